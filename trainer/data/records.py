@@ -1,0 +1,162 @@
+"""Records: compact tf.train.Examples in TFRecord shards, and the manifest that says what they are.
+
+Examples are encoded here byte by byte: protobuf does not fix the order of a map's entries, and shards must be
+byte-identical whatever process wrote them. No padding is stored.
+"""
+
+import struct
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from trainer import __version__, files
+from trainer.errors import UserError
+from trainer.features import Example, FeatureSpec, spec_from_json, spec_to_json
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+MAX_BYTES_HASHED_ON_OPEN = 1 << 28  # larger sets are checked by size when opened, record by record (CRC) when read
+
+
+def encode_example(example: Example, spec: FeatureSpec) -> bytes:
+    """Returns the serialized tf.train.Example, features in alphabetical order, integers packed."""
+    entries = bytearray()
+    for name in sorted(spec):
+        values = example[name] if spec[name].per == "token" else [example[name]]
+        if spec[name].dtype == "float32":
+            feature = _field(2, _field(1, struct.pack(f"<{len(values)}f", *values)))
+        else:
+            feature = _field(3, _field(1, b"".join(map(_varint, values))))
+        entries += _field(1, _field(1, name.encode()) + _field(2, feature))
+    return _field(1, bytes(entries))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A length-delimited protobuf field (wire type 2)."""
+    return bytes([number << 3 | 2]) + _varint(len(content)) + content
+
+
+_SMALL_VARINTS = [bytes([n]) if n < 0x80 else bytes([n & 0x7F | 0x80, n >> 7]) for n in range(1 << 14)]
+
+
+def _varint(value: int) -> bytes:
+    value = int(value)
+    if 0 <= value < 1 << 14:
+        return _SMALL_VARINTS[value]
+    value &= (1 << 64) - 1  # negative numbers take ten bytes, as protobuf has it
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def shard_name(split: str, shard: int, shards: int) -> str:
+    """Returns the file name of a shard: "train-00003-of-00016.tfrecord"."""
+    return f"{split}-{shard:05d}-of-{shards:05d}.tfrecord"
+
+
+class ShardWriter:
+    """Writes records round-robin into the shards of a split, under names that no reader looks for.
+
+    Record i goes to shard i mod shards, so reading the shards in turn gives the records back in order.
+    """
+
+    def __init__(self, folder: str, split: str, shards: int):
+        import tensorflow as tf
+
+        self._paths = [files.join(folder, shard_name(split, shard, shards)) for shard in range(shards)]
+        self._writers = [tf.io.TFRecordWriter(f"{path}.partial") for path in self._paths]
+        self.records = 0
+
+    def write(self, records: Iterable[bytes]) -> None:
+        """Appends serialized examples."""
+        for record in records:
+            self._writers[self.records % len(self._writers)].write(record)
+            self.records += 1
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Gives the shards their names; returns what the manifest says of each."""
+        shards = []
+        for number, (path, writer) in enumerate(zip(self._paths, self._writers, strict=True)):
+            writer.close()
+            files.rename(f"{path}.partial", path)
+            count = len(range(number, self.records, len(self._paths)))
+            shards.append(
+                {"file": path.rpartition("/")[2], "examples": count, "bytes": files.size(path), "sha256": files.sha256(path)}
+            )
+        return shards
+
+    def discard(self) -> None:
+        """Removes what was written so far."""
+        for path, writer in zip(self._paths, self._writers, strict=True):
+            writer.close()
+            files.remove_tree(f"{path}.partial")
+
+
+class Manifest:
+    """What a records folder holds: feature spec, shards and counts of each split, and what it was made from.
+
+    Attributes:
+      spec: the features of every record.
+      made_from: {what: value}, everything that decides the records; another value makes them stale.
+      splits: {split: {"shards": [...], "examples": int, "rows": int, "rejected": int, "tokens": int, "values": {...}}}.
+    """
+
+    def __init__(self, folder: str, spec: FeatureSpec, made_from: Mapping[str, Any], splits: Mapping[str, Any]):
+        self.folder, self.spec, self.made_from, self.splits = folder, dict(spec), dict(made_from), dict(splits)
+
+    @classmethod
+    def load(cls, folder: str) -> "Manifest | None":
+        """Reads a folder's manifest; None where there is none, so nothing was prepared."""
+        path = files.join(folder, MANIFEST)
+        if not files.exists(path):
+            return None
+        stored = files.read_json(path)
+        return cls(folder, spec_from_json(stored["features"]), stored["made_from"], stored["splits"])
+
+    def save(self) -> None:
+        """Writes the manifest; from this moment the records are there."""
+        files.write_json(
+            files.join(self.folder, MANIFEST),
+            {
+                "format": FORMAT_VERSION,
+                "tool": f"bert-trainer {__version__}",
+                "features": spec_to_json(self.spec),
+                "made_from": self.made_from,
+                "splits": self.splits,
+            },
+        )
+
+    def stale_because(self, made_from: Mapping[str, Any]) -> list[str]:
+        """Returns why these records do not fit what is asked for, a line each; [] when they do."""
+        reasons = []
+        for key in {**self.made_from, **made_from}:
+            before, now = self.made_from.get(key), made_from.get(key)
+            if before != now:
+                reasons.append(f"{key} was {_brief(before)}, is {_brief(now)}")
+        return reasons
+
+    def paths(self, split: str) -> list[str]:
+        """Returns the paths of a split's shards, in order."""
+        return [files.join(self.folder, shard["file"]) for shard in self.splits[split]["shards"]]
+
+    def check(self, split: str) -> None:
+        """Raises UserError where a shard is missing, cut short or altered."""
+        shards = self.splits[split]["shards"]
+        hash_too = sum(shard["bytes"] for shard in shards) <= MAX_BYTES_HASHED_ON_OPEN
+        for path, shard in zip(self.paths(split), shards, strict=True):
+            if not files.exists(path):
+                problem = "is missing"
+            elif files.size(path) != shard["bytes"]:
+                problem = f"has {files.size(path):,} bytes where the manifest says {shard['bytes']:,}: it was cut short"
+            elif hash_too and files.sha256(path) != shard["sha256"]:
+                problem = "is not what was written: its SHA-256 differs from the manifest's"
+            else:
+                continue
+            raise UserError(f"{path} {problem}; remove {self.folder} and run prepare again")
+
+
+def _brief(value: Any) -> str:
+    text = "absent" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

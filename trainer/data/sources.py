@@ -1,0 +1,246 @@
+"""Sources of rows: csv, tsv, jsonl, parquet, txt, `tfds:name/config:split`; a path or a glob, local or gs://.
+
+A row that cannot be read comes out as a `Rejected`, with its file, line and reason: no row is lost without a word.
+"""
+
+import csv
+import dataclasses
+import gzip
+import io
+import json
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from trainer import files
+from trainer.errors import UserError, suggestion
+
+csv.field_size_limit(1 << 30)
+MAX_LINES_PER_CSV_ROW = 1000  # a quote that stays open longer was never meant to be one
+FORMATS = ("csv", "tsv", "jsonl", "parquet", "txt")
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceFormat:
+    """How to read a source.
+
+    Attributes:
+      format: one of FORMATS, or "auto": by the file's ending (`.gz` is unpacked).
+      column_names: the columns of a csv or tsv file that has no header line.
+      quoting: "auto" (csv: standard double quotes; tsv: none, as GLUE's files), "standard" or "none".
+    """
+
+    format: str = "auto"
+    column_names: tuple[str, ...] = ()
+    quoting: str = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row as its source gave it.
+
+    Attributes:
+      values: {column: value}.
+      path, line: where it came from; the line is the row number in parquet and tfds sources. Both count from 1.
+    """
+
+    values: dict[str, Any]
+    path: str
+    line: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejected:
+    """A row that is left out: where it stands, why, and what it was."""
+
+    path: str
+    line: int
+    reason: str
+    content: str
+
+
+class RowError(ValueError):
+    """What is wrong with one row; its message becomes the reason in `rejected.jsonl`."""
+
+
+def read_rows(source: str, key: str, source_format: SourceFormat = SourceFormat()) -> Iterator[Row | Rejected]:
+    """Yields the rows of a source in order.
+
+    Args:
+      source: a path, a glob or `tfds:name/config:split`.
+      key: the config key that named it, for messages: "data.train".
+      source_format: see SourceFormat.
+
+    Raises:
+      UserError: no such file, an unknown ending, a header that cannot be used.
+    """
+    if source.startswith("tfds:"):
+        yield from _read_tfds(source, key)
+        return
+    for path in files.expand(source, key):
+        yield from _reader(path, key, source_format.format)(path, source_format)
+
+
+def format_of(path: str) -> str:
+    """Returns a file's ending without `.gz`: "csv"."""
+    return path.removesuffix(".gz").rpartition(".")[2].lower()
+
+
+def _reader(path: str, key: str, name: str):
+    readers = {"csv": _read_csv, "tsv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet, "txt": _read_txt}
+    name = format_of(path) if name == "auto" else name
+    if name not in readers:
+        raise UserError(
+            f"{key}: cannot tell the format of {path} by its ending; set data.format to one of {', '.join(FORMATS)}"
+            f"{suggestion(name, FORMATS)}"
+        )
+    return readers[name]
+
+
+def _lines(path: str) -> Iterator[str]:
+    """Yields a text file's lines with their ends; a byte that is not UTF-8 comes as a lone surrogate."""
+    if path.endswith(".gz"):
+        with files.open_binary(path) as raw, gzip.GzipFile(fileobj=io.BytesIO(raw.read())) as unpacked:
+            yield from io.TextIOWrapper(unpacked, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    else:
+        with files.open_text(path, errors="surrogateescape") as file:
+            yield from file
+
+
+def _bad_byte(text: str) -> str | None:
+    """Returns what to say of a text that holds bytes which are not UTF-8, or None."""
+    for position, character in enumerate(text):
+        if "\udc80" <= character <= "\udcff":
+            return f"not UTF-8: byte 0x{ord(character) - 0xDC00:02X} at character {position + 1}; save the file as UTF-8"
+    return None
+
+
+def _shown(text: str) -> str:
+    return text.encode("utf8", "surrogateescape").decode("utf8", "backslashreplace").rstrip("\r\n")
+
+
+def _read_csv(path: str, source_format: SourceFormat) -> Iterator[Row | Rejected]:
+    is_tsv = (source_format.format == "tsv") or (source_format.format == "auto" and format_of(path) == "tsv")
+    quoting = source_format.quoting
+    quoted = quoting == "standard" or (quoting == "auto" and not is_tsv)
+    delimiter = "\t" if is_tsv else ","
+    records = _quoted_records(path, delimiter) if quoted else _unquoted_records(path, delimiter)
+    columns = list(source_format.column_names)
+    for line, content, fields in records:
+        if isinstance(fields, str):
+            yield Rejected(path, line, fields, content)
+        elif not columns:
+            columns = _header(path, line, fields)
+        elif fields == [] or fields == [""] and len(columns) > 1:
+            continue  # a blank line holds no row
+        elif problem := _bad_byte(content):
+            yield Rejected(path, line, problem, _shown(content))
+        elif len(fields) != len(columns):
+            yield Rejected(path, line, f"{len(fields)} columns where {len(columns)} belong ({columns})", content)
+        else:
+            yield Row(dict(zip(columns, fields, strict=True)), path, line)
+
+
+def _header(path: str, line: int, fields: list[str]) -> list[str]:
+    repeated = sorted({name for name in fields if fields.count(name) > 1})
+    if repeated or not all(fields):
+        what = f"column {repeated[0]!r} twice" if repeated else "an empty column name"
+        raise UserError(
+            f"{path}:{line}: the header has {what}; if the file has no header, name the columns in data.column_names"
+        )
+    return fields
+
+
+def _unquoted_records(path: str, delimiter: str) -> Iterator[tuple[int, str, list[str]]]:
+    for number, text in enumerate(_lines(path), start=1):
+        text = text.rstrip("\r\n")
+        yield number, text, text.split(delimiter)
+
+
+def _quoted_records(path: str, delimiter: str) -> Iterator[tuple[int, str, list[str] | str]]:
+    """Yields (first line, raw text, fields or what is wrong); an unclosed quote costs its own line, not the rest."""
+    waiting = deque()
+    numbered = enumerate(_lines(path), start=1)
+    taken: list[tuple[int, str]] = []
+
+    def feed():
+        while line := waiting.popleft() if waiting else next(numbered, None):
+            taken.append(line)
+            if len(taken) > MAX_LINES_PER_CSV_ROW:
+                raise csv.Error("too many lines in one row")
+            yield line[1]
+
+    reader = csv.reader(feed(), delimiter=delimiter, strict=True)
+    while True:
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            number, text = taken[0]
+            is_open = len(taken) > 1 or "unexpected end" in str(error)
+            reason = "a double quote opens here and never closes" if is_open else f"not valid csv: {error}"
+            yield number, _shown(text), reason
+            waiting.extendleft(reversed(taken[1:]))
+            reader = csv.reader(feed(), delimiter=delimiter, strict=True)
+        else:
+            if fields is None:
+                return
+            yield taken[0][0], "".join(text for _, text in taken).rstrip("\r\n"), fields
+        taken.clear()
+
+
+def _read_jsonl(path: str, _: SourceFormat) -> Iterator[Row | Rejected]:
+    for number, text in enumerate(_lines(path), start=1):
+        if not text.strip():
+            continue
+        problem = _bad_byte(text)
+        if not problem:
+            try:
+                values = json.loads(text)
+            except json.JSONDecodeError as error:
+                problem = f"not valid JSON: {error.msg} at character {error.pos + 1}"
+            else:
+                if isinstance(values, dict):
+                    yield Row(values, path, number)
+                    continue
+                problem = f"a JSON {type(values).__name__} where an object belongs"
+        yield Rejected(path, number, problem, _shown(text))
+
+
+def _read_txt(path: str, _: SourceFormat) -> Iterator[Row | Rejected]:
+    for number, text in enumerate(_lines(path), start=1):
+        text = text.rstrip("\r\n")
+        if problem := _bad_byte(text):
+            yield Rejected(path, number, problem, _shown(text))
+        elif text.strip():
+            yield Row({"text": text}, path, number)
+
+
+def _read_parquet(path: str, _: SourceFormat) -> Iterator[Row]:
+    import pyarrow.parquet
+
+    number = 0
+    with files.open_binary(path) as file:
+        # pyarrow wants a real file object; a remote file is read whole, a local one by row groups.
+        table = pyarrow.parquet.ParquetFile(io.BytesIO(file.read()) if files.is_remote(path) else file)
+        for batch in table.iter_batches():
+            for values in batch.to_pylist():
+                number += 1
+                yield Row(values, path, number)
+
+
+def _read_tfds(source: str, key: str) -> Iterator[Row]:
+    name, _, split = source.removeprefix("tfds:").rpartition(":")
+    if not name or not split:
+        raise UserError(f"{key}: {source} needs a split: tfds:name/config:split, as tfds:glue/sst2:train")
+    import tensorflow_datasets as tfds
+
+    try:
+        dataset, info = tfds.load(name, split=split, with_info=True)
+    except Exception as error:  # tfds raises its own and TensorFlow's errors alike; each is told in one line
+        raise UserError(f"{key}: {source} could not be loaded: {str(error).strip().splitlines()[0]}") from error
+    names = {key: feature.int2str for key, feature in info.features.items() if hasattr(feature, "int2str")}
+    for number, example in enumerate(tfds.as_numpy(dataset), start=1):
+        values = {column: value.decode() if isinstance(value, bytes) else value for column, value in example.items()}
+        for column, int2str in names.items():
+            values[column] = int2str(int(values[column])) if int(values[column]) >= 0 else ""
+        yield Row(values, source, number)

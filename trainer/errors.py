@@ -1,0 +1,18 @@
+"""The one exception that stands for a user's mistake: shown as a message, never as a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """What was found, where, what is allowed and what to do, in the message itself."""
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Returns "; did you mean 'x'?" for the closest known word, or "" when nothing is close.
+
+    >>> suggestion("acuracy", ["accuracy", "f1"])
+    "; did you mean 'accuracy'?"
+    """
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,192 @@
+"""Files, wherever they lie: local paths through Python, `gs://` and `ram://` through tf.io.gfile.
+
+Local work does not import TensorFlow: `init`, `describe` and the preparation workers start at once.
+"""
+
+import errno
+import glob as local_glob
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from trainer.errors import UserError
+
+
+def is_remote(path: str) -> bool:
+    """Returns whether a path names a file system of TensorFlow's, as gs:// or ram://."""
+    return "://" in str(path)
+
+
+def _gfile():
+    import tensorflow as tf
+
+    return tf.io.gfile
+
+
+def join(folder: str, *names: str) -> str:
+    """Joins path parts with "/", as every file system here takes it."""
+    return "/".join([str(folder).rstrip("/") or "/", *names])
+
+
+def exists(path: str) -> bool:
+    """Returns whether the path names a file or folder."""
+    return _gfile().exists(path) if is_remote(path) else os.path.exists(path)
+
+
+def is_dir(path: str) -> bool:
+    """Returns whether the path names a folder."""
+    return _gfile().isdir(path) if is_remote(path) else os.path.isdir(path)
+
+
+def make_dirs(path: str) -> None:
+    """Creates a folder and its parents; an existing one is fine."""
+    _gfile().makedirs(path) if is_remote(path) else os.makedirs(path, exist_ok=True)
+
+
+def list_dir(path: str) -> list[str]:
+    """Returns the sorted names in a folder, [] where there is none."""
+    if not is_dir(path):
+        return []
+    names = _gfile().listdir(path) if is_remote(path) else os.listdir(path)
+    return sorted(name.rstrip("/") for name in names)
+
+
+def remove_tree(path: str) -> None:
+    """Removes a file or folder with all it holds, if it is there."""
+    if not exists(path):
+        return
+    if is_remote(path):
+        _gfile().rmtree(path) if is_dir(path) else _gfile().remove(path)
+    else:
+        shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+
+
+def rename(source: str, target: str) -> None:
+    """Moves a file over its target: atomic on local disks, one object operation on gs://."""
+    _gfile().rename(source, target, overwrite=True) if is_remote(target) else os.replace(source, target)
+
+
+def copy(source: str, target: str) -> None:
+    """Copies one file between any two file systems."""
+    with open_binary(source) as reader, open_binary(target, "wb") as writer:
+        shutil.copyfileobj(reader, writer, 1 << 20)
+
+
+def size(path: str) -> int:
+    """Returns a file's size in bytes."""
+    return _gfile().stat(path).length if is_remote(path) else os.stat(path).st_size
+
+
+def open_binary(path: str, mode: str = "rb") -> IO[bytes]:
+    """Opens a file for bytes."""
+    return _gfile().GFile(path, mode) if is_remote(path) else open(path, mode)
+
+
+def open_text(path: str, errors: str = "strict", encoding: str = "utf-8-sig") -> IO[str]:
+    """Opens a text file for reading, line ends untouched; a byte-order mark is dropped."""
+    return io.TextIOWrapper(_Buffered(open_binary(path)), encoding=encoding, errors=errors, newline="")
+
+
+class _Buffered(io.BufferedIOBase):
+    """Gives GFile, which is no io object, the few methods that TextIOWrapper reads through."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def readable(self):
+        return True
+
+    def read(self, size=-1):
+        return self._file.read(size)
+
+    read1 = read
+
+    def close(self):
+        self._file.close()
+        super().close()
+
+
+def read_text(path: str) -> str:
+    """Returns a small UTF-8 file's text."""
+    with open_binary(path) as file:
+        return file.read().decode("utf-8-sig")
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a small UTF-8 file so that it is seen whole or not at all."""
+    partial = f"{path}.partial"
+    with explain_full_disk(path):
+        make_dirs(os.path.dirname(path) or ".")
+        with open_binary(partial, "wb") as file:
+            file.write(text.encode())
+        rename(partial, path)
+
+
+def read_json(path: str) -> Any:
+    """Returns a JSON file's value."""
+    return json.loads(read_text(path))
+
+
+def write_json(path: str, value: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sha256(path: str) -> str:
+    """Returns a file's SHA-256 in hexadecimal."""
+    digest = hashlib.sha256()
+    with open_binary(path) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def expand(pattern: str, key: str) -> list[str]:
+    """Returns the sorted files that a path or glob names.
+
+    Raises:
+      UserError: no file; the message opens with the config key that named it and lists near names.
+    """
+    if exists(pattern) and not is_dir(pattern):
+        return [pattern]
+    if is_dir(pattern):
+        raise UserError(f"{key}: {pattern} is a folder; name its files, as {join(pattern, '*.csv')}")
+    found = _gfile().glob(pattern) if is_remote(pattern) else local_glob.glob(pattern, recursive=True)
+    if not found:
+        folder = os.path.dirname(pattern) or "."
+        there = ", ".join(list_dir(folder)[:8])
+        beside = f"; in {folder} there are: {there}" if there else f"; the folder {folder} is empty or not there"
+        raise UserError(f"{key}: no file {pattern}{beside}")
+    return sorted(found)
+
+
+@contextmanager
+def explain_full_disk(path: str) -> Iterator[None]:
+    """Turns a full disk (ENOSPC, or TensorFlow's word for it) into an error that says where and how much is free."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(_full_disk_message(path)) from error
+    except Exception as error:
+        if "No space left on device" not in str(error):
+            raise
+        raise UserError(_full_disk_message(path)) from error
+
+
+def _full_disk_message(path: str) -> str:
+    folder = Path(path).parent
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    return (
+        f"the disk is full: writing {path} failed with {free / 1e6:.0f} MB free. Nothing that was finished is lost; "
+        "free some space (or choose another --workdir or data.records_dir) and run the same command again"
+    )

@@ -1,0 +1,1 @@
+"""Scores in plain NumPy; no TensorFlow."""

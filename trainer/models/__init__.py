@@ -1,0 +1,1 @@
+"""The encoder, its packed forward pass, heads, losses, optimizer and schedules."""

@@ -1,0 +1,127 @@
+"""The encoder layer: a TFBertModel with its weights and config, run on packed rows."""
+
+import tensorflow as tf
+import tf_keras as keras
+from transformers import BertConfig, TFBertModel
+
+from trainer.models import forward
+
+PACKED_INPUTS = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
+
+
+class BertEncoder(keras.layers.Layer):
+    """BERT on packed rows.
+
+    Args:
+      bert_config: transformers' BertConfig.
+      precision: "float32", "bfloat16" or "float16": the type of the matrix products; weights stay float32.
+
+    Call:
+      inputs: {name: int32 [batch, length]} for each of PACKED_INPUTS.
+
+    Returns:
+      precision [batch, length, hidden]: the last layer's output.
+    """
+
+    def __init__(self, bert_config: BertConfig, precision: str = "float32", name: str = "encoder"):
+        # "bert" belongs to TFBertModel's own weight names; the layer's name stays out of them.
+        super().__init__(name=name, dtype="float32")
+        self.bert_config = bert_config
+        self.compute = tf.as_dtype(precision)
+        self.model = TFBertModel(bert_config, name="tf_bert_model")
+        self.model.build()
+
+    @property
+    def bert(self):
+        """transformers' TFBertMainLayer: embeddings, encoder, pooler."""
+        return self.model.bert
+
+    def call(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        ids = [inputs[name] for name in PACKED_INPUTS]
+        return forward.encode(self.bert, *ids, training=training, dtype=self.compute)
+
+    def freeze(self, layers: int) -> list[str]:
+        """Stops the training of the embeddings and the first `layers` layers; -1 freezes the whole encoder.
+
+        Returns:
+          The names of what is frozen.
+
+        Raises:
+          ValueError: more layers than there are.
+        """
+        count = len(self.bert.encoder.layer)
+        if layers > count:
+            raise ValueError(f"{layers} is more than the encoder's {count} layers")
+        if layers < 0:
+            self.model.trainable = False
+            return ["the whole encoder"]
+        if layers == 0:
+            return []
+        frozen = [self.bert.embeddings, *self.bert.encoder.layer[:layers]]
+        for layer in frozen:
+            layer.trainable = False
+        return ["embeddings"] + [f"layer {i}" for i in range(layers)]
+
+    def depth_of(self, variable_name: str) -> int:
+        """Returns a variable's depth for layer-wise learning rates: 0 embeddings, 1 the first layer, ..., the rest last."""
+        count = len(self.bert.encoder.layer)
+        if "/embeddings/" in variable_name:
+            return 0
+        if "/layer_._" in variable_name:
+            return int(variable_name.split("/layer_._")[1].split("/")[0]) + 1
+        return count + 1
+
+
+class PoolCls(keras.layers.Layer):
+    """Reads the first token of each packed example: [batch, length, hidden] and int32 [batch, K] → [batch, K, hidden].
+
+    Args:
+      encoder: gives the pooler's dense layer.
+      with_dense: whether BERT's pooler (dense, tanh) follows, as in BertForSequenceClassification.
+    """
+
+    def __init__(self, encoder: BertEncoder, with_dense: bool, name: str = "pool_cls"):
+        super().__init__(name=name, dtype="float32")
+        # The encoder owns the pooler's weights: kept out of this layer's tracking, so that they are counted once.
+        self._bert = _Untracked(encoder.bert)
+        self._with_dense = with_dense
+
+    def call(self, sequence: tf.Tensor, cls_positions: tf.Tensor) -> tf.Tensor:
+        if self._with_dense:
+            return forward.pool(self._bert.value, sequence, cls_positions)
+        return tf.gather(sequence, cls_positions, batch_dims=1)
+
+
+class _Untracked:
+    """Holds an object that Keras must not track as a sub-layer."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+class PoolMean(keras.layers.Layer):
+    """Means each packed example's tokens: [batch, length, hidden], int32 [batch, length] segments → [batch, K, hidden]."""
+
+    def __init__(self, max_examples_per_row: int, name: str = "pool_mean"):
+        super().__init__(name=name, dtype="float32")
+        self._slots = max_examples_per_row
+
+    def call(self, sequence: tf.Tensor, segment_ids: tf.Tensor) -> tf.Tensor:
+        member = tf.one_hot(segment_ids - 1, self._slots, dtype=tf.float32, axis=1)  # [B, K, L]
+        total = tf.matmul(member, tf.cast(sequence, tf.float32))
+        return total / tf.maximum(tf.reduce_sum(member, -1, keepdims=True), 1.0)
+
+
+def check_fits(bert_config: BertConfig, vocabulary_size: int, max_seq_length: int) -> str | None:
+    """Returns what is wrong between encoder and tokenizer, or None."""
+    if vocabulary_size > bert_config.vocab_size:
+        return (
+            f"the tokenizer has {vocabulary_size} ids, the encoder embeddings for {bert_config.vocab_size}: this vocabulary "
+            "is not the encoder's; give the folder that holds both, or the matching vocab.txt"
+        )
+    if max_seq_length > bert_config.max_position_embeddings:
+        return (
+            f"data.max_seq_length={max_seq_length} is over the encoder's {bert_config.max_position_embeddings} positions; "
+            f"set data.max_seq_length to {bert_config.max_position_embeddings} or less"
+        )
+    return None

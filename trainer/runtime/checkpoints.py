@@ -1,0 +1,145 @@
+"""Checkpoints that are whole or do not count: written aside, read back, then named the latest.
+
+A run's `checkpoints/` holds `step-00001000/` folders and `latest.json`; the best model, weights only, is in `best-*/`
+with `best.json`. Variables are stored by name, so a checkpoint can be read without building the model.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer import files
+from trainer.errors import UserError
+
+Variables = Mapping[str, tf.Variable]
+log = logging.getLogger(__name__)
+
+
+class CheckpointStore:
+    """The checkpoints of one run.
+
+    Args:
+      folder: the run's `checkpoints/`.
+      keep: how many are kept, besides the best.
+    """
+
+    def __init__(self, folder: str, keep: int = 2):
+        self.folder, self._keep = folder, keep
+
+    def save(self, step: int, variables: Variables, state: Mapping[str, Any]) -> str:
+        """Writes a checkpoint, reads it back, and only then names it the latest; older ones beyond `keep` go."""
+        name = f"step-{step:08d}"
+        self._write(name, variables, {**state, "step": step}, "latest.json")
+        kept = [entry for entry in self._steps() if entry <= name][-self._keep :]
+        for entry in self._steps():
+            if entry not in kept:
+                files.remove_tree(files.join(self.folder, entry))
+        return files.join(self.folder, name)
+
+    def save_best(self, step: int, variables: Variables, state: Mapping[str, Any]) -> None:
+        """Writes the weights of the best model so far; the one before goes once this one is whole."""
+        name = f"best-{step:08d}"
+        self._write(name, variables, {**state, "step": step}, "best.json")
+        for entry in files.list_dir(self.folder):
+            if entry.startswith("best-") and entry != name:
+                files.remove_tree(files.join(self.folder, entry))
+
+    def _write(self, name: str, variables: Variables, state: Mapping[str, Any], pointer: str) -> None:
+        folder = files.join(self.folder, name)
+        with files.explain_full_disk(folder):
+            files.make_dirs(folder)
+            tf.train.Checkpoint(values=dict(variables)).write(files.join(folder, "weights"))
+            problem = self.problem_with(name, variables)
+            if problem:
+                raise UserError(f"the checkpoint just written, {folder}, does not read back: {problem}; is the disk failing?")
+            files.write_json(files.join(folder, "state.json"), dict(state))
+            files.write_json(files.join(self.folder, pointer), {"name": name, **state})
+
+    def problem_with(self, name: str, variables: Variables) -> str | None:
+        """Reads a checkpoint whole, its checksums with it; returns what is wrong, or None.
+
+        Raises:
+          UserError: it is whole, but of another model.
+        """
+        prefix = files.join(self.folder, name, "weights")
+        try:
+            stored = read_variables(prefix)
+        except (tf.errors.OpError, ValueError, RuntimeError) as error:
+            return str(error).strip().splitlines()[0]
+        for key, variable in variables.items():
+            if key not in stored or stored[key].shape != tuple(variable.shape):
+                found = f"shape {list(stored[key].shape)}" if key in stored else "no such weight"
+                raise UserError(
+                    f"{prefix} is a checkpoint of another model: for {key} of shape {list(variable.shape)} it has {found}. "
+                    "Choose another --workdir, or train with the config that is saved in this one"
+                )
+        return None
+
+    def restore_latest(self, variables: Variables) -> dict[str, Any] | None:
+        """Restores the latest checkpoint that is whole.
+
+        Returns:
+          Its state, or None where there is none to go on from.
+
+        Raises:
+          UserError: checkpoints are there, and not one is whole; or they are of another model.
+        """
+        damaged = []
+        for name in reversed(self._steps()):
+            if not files.exists(files.join(self.folder, name, "state.json")):
+                damaged.append(f"{name}: it was never finished")
+                continue
+            problem = self.problem_with(name, variables)
+            if problem is None:
+                for line in damaged:
+                    log.warning("checkpoint left aside: %s", line)
+                return self._read(name, variables)
+            damaged.append(f"{name}: {problem}")
+        if damaged and files.exists(files.join(self.folder, "latest.json")):
+            raise UserError(
+                f"no checkpoint in {self.folder} is whole ({'; '.join(damaged)}); remove that folder to start afresh"
+            )
+        return None
+
+    def restore_best(self, variables: Variables) -> dict[str, Any]:
+        """Restores the best model, or the latest where no validation chose one.
+
+        Raises:
+          UserError: nothing was saved yet, or it is damaged, or of another model.
+        """
+        for pointer in ("best.json", "latest.json"):
+            path = files.join(self.folder, pointer)
+            if files.exists(path):
+                name = files.read_json(path)["name"]
+                problem = self.problem_with(name, variables)
+                if problem:
+                    raise UserError(f"{files.join(self.folder, name)} cannot be read: {problem}")
+                return self._read(name, variables)
+        raise UserError(f"{self.folder}: no checkpoint there yet; run train first")
+
+    def best_state(self) -> dict[str, Any] | None:
+        """Returns the state saved with the best model, or None."""
+        path = files.join(self.folder, "best.json")
+        return files.read_json(path) if files.exists(path) else None
+
+    def _steps(self) -> list[str]:
+        return [name for name in files.list_dir(self.folder) if name.startswith("step-")]
+
+    def _read(self, name: str, variables: Variables) -> dict[str, Any]:
+        prefix = files.join(self.folder, name, "weights")
+        tf.train.Checkpoint(values=dict(variables)).read(prefix).assert_existing_objects_matched().expect_partial()
+        return files.read_json(files.join(self.folder, name, "state.json"))
+
+
+def read_variables(prefix: str) -> dict[str, np.ndarray]:
+    """Returns {name: array} of everything in a checkpoint of ours."""
+    reader = tf.train.load_checkpoint(prefix)
+    found = {}
+    for key in reader.get_variable_to_shape_map():
+        if key.startswith("values/") and key.endswith("/.ATTRIBUTES/VARIABLE_VALUE"):
+            name = key.removeprefix("values/").removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
+            found[name.replace(".S", "/").replace("..", ".")] = reader.get_tensor(key)
+    return found

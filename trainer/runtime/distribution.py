@@ -1,0 +1,162 @@
+"""Chooses the devices: a TPU, a multi-worker cluster, the GPUs of this machine, or one device; says what and why."""
+
+import concurrent.futures
+import dataclasses
+import glob
+import json
+import os
+
+import tensorflow as tf
+
+from trainer.errors import UserError
+
+TPU_DEVICE_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """The chosen devices.
+
+    Attributes:
+      strategy: the tf.distribute strategy.
+      kind: "tpu", "mirrored", "multi_worker" or "default".
+      reason: one line for the log: what was chosen and why.
+      worker, workers: this process among those that feed data; (0, 1) alone.
+    """
+
+    strategy: tf.distribute.Strategy
+    kind: str
+    reason: str
+    worker: int = 0
+    workers: int = 1
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes checkpoints and logs."""
+        return self.worker == 0
+
+    @property
+    def replicas(self) -> int:
+        """Replicas over all workers."""
+        return self.strategy.num_replicas_in_sync
+
+
+def choose(distribution: str, tpu: str | None = None, cpu_devices: int = 1, tpu_connect_seconds: int = 120) -> Placement:
+    """Chooses and starts a strategy.
+
+    Args:
+      distribution: "auto", "tpu", "mirrored", "multi_worker" or "default".
+      tpu: a TPU's name, or "local" on a TPU VM.
+      cpu_devices: logical devices to cut the CPU into.
+      tpu_connect_seconds: how long to wait for a TPU.
+
+    Raises:
+      UserError: what was asked for is not there.
+    """
+    if cpu_devices > 1:
+        _cut_cpu(cpu_devices)
+    gpus = tf.config.list_logical_devices("GPU")
+    cluster = os.environ.get("TF_CONFIG")
+    kind, why = _kind(distribution, tpu, bool(cluster), len(gpus), cpu_devices)
+    if kind == "tpu":
+        return _tpu(tpu or "local", why, tpu_connect_seconds)
+    if kind == "multi_worker":
+        return _multi_worker(cluster, why)
+    if kind == "mirrored":
+        return _mirrored([device.name for device in gpus], cpu_devices, why)
+    device = "one GPU" if gpus else "the CPU"
+    return Placement(tf.distribute.get_strategy(), "default", f"device: {device} ({why})")
+
+
+def _kind(distribution: str, tpu: str | None, has_cluster: bool, gpus: int, cpu_devices: int) -> tuple[str, str]:
+    if distribution != "auto":
+        return distribution, f"runtime.distribution={distribution}"
+    if tpu:
+        return "tpu", f"auto: --tpu={tpu} is given"
+    if has_cluster:
+        return "multi_worker", "auto: TF_CONFIG names a cluster"
+    if gpus > 1:
+        return "mirrored", f"auto: {gpus} GPUs are here"
+    if cpu_devices > 1:
+        return "mirrored", f"auto: runtime.cpu_devices={cpu_devices}"
+    return "default", "auto: no TPU named, no TF_CONFIG, " + ("one GPU" if gpus else "no GPU")
+
+
+def _cut_cpu(devices: int) -> None:
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    try:
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
+    except RuntimeError:
+        found = len(tf.config.list_logical_devices("CPU"))
+        if found < devices:
+            raise UserError(
+                f"runtime.cpu_devices={devices}: TensorFlow runs already, with {found} CPU device(s); "
+                "start a process of its own for this run"
+            ) from None
+
+
+def _mirrored(gpus: list[str], cpu_devices: int, why: str) -> Placement:
+    devices = gpus
+    if not gpus:
+        if cpu_devices == 1:
+            raise UserError(
+                "runtime.distribution=mirrored: TensorFlow sees no GPU here. With an NVIDIA GPU install the cuda extra "
+                "(pip install 'bert-trainer[cuda]') and check nvidia-smi; without one use runtime.distribution=default, "
+                "or runtime.cpu_devices=2 to try replicas on the CPU"
+            )
+        devices = [device.name for device in tf.config.list_logical_devices("CPU")[:cpu_devices]]
+    what = f"{len(devices)} {'GPUs' if gpus else 'logical CPU devices'}"
+    return Placement(tf.distribute.MirroredStrategy(devices), "mirrored", f"devices: {what}, mirrored ({why})")
+
+
+def _multi_worker(cluster: str | None, why: str) -> Placement:
+    if not cluster:
+        raise UserError(
+            "runtime.distribution=multi_worker: TF_CONFIG is not set; each worker needs it, as "
+            'TF_CONFIG=\'{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}\''
+        )
+    try:
+        parsed = json.loads(cluster)
+        workers, index = parsed["cluster"]["worker"], parsed["task"]["index"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"TF_CONFIG cannot be used: {error!r} in {cluster[:200]}") from None
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    reason = f"devices: worker {index} of {len(workers)}, {strategy.num_replicas_in_sync} replicas in all ({why})"
+    return Placement(strategy, "multi_worker", reason, worker=index, workers=len(workers))
+
+
+def _tpu(name: str, why: str, seconds: int) -> Placement:
+    if name == "local" and not any(glob.glob(pattern) for pattern in TPU_DEVICE_FILES):
+        raise UserError(
+            "--tpu=local: this machine has no TPU chip (no /dev/accel* or /dev/vfio device). On a laptop leave --tpu "
+            "out; run_tpu.sh creates a TPU VM and starts the job there"
+        )
+    # Connecting blocks without a word when the TPU is not there (tensorflow#34564): a thread with a deadline.
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    future = pool.submit(_connect, name)
+    try:
+        resolver = future.result(timeout=seconds)
+    except concurrent.futures.TimeoutError:
+        raise UserError(_unreachable(name, f"no answer within {seconds} s (runtime.tpu_connect_seconds)")) from None
+    except Exception as error:  # the resolver raises Google API, gRPC and TensorFlow errors alike
+        raise UserError(_unreachable(name, str(error).strip().splitlines()[0])) from error
+    finally:
+        pool.shutdown(wait=False)
+    strategy = tf.distribute.TPUStrategy(resolver)
+    return Placement(strategy, "tpu", f"devices: TPU {name}, {strategy.num_replicas_in_sync} cores ({why})")
+
+
+def _connect(name: str):
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+    if name != "local":
+        tf.config.experimental_connect_to_cluster(resolver)
+    tf.tpu.experimental.initialize_tpu_system(resolver)
+    return resolver
+
+
+def _unreachable(name: str, reason: str) -> str:
+    return (
+        f"--tpu={name}: the TPU cannot be reached: {reason}. Check that it exists and is READY (gcloud compute tpus "
+        "tpu-vm list), that its zone and project are this machine's, and that the tpu extra is installed "
+        "(plain tensorflow cannot drive a TPU VM)"
+    )

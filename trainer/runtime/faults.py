@@ -1,0 +1,87 @@
+"""What goes wrong in a run and is met: another run in the same workdir, signals, numbers that are none."""
+
+import fcntl
+import math
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from types import FrameType
+
+from trainer import files
+from trainer.errors import UserError
+
+
+class WorkdirLock:
+    """Holds a workdir for one run; the system drops the lock when the process ends, however it ends.
+
+    Local folders only: object stores have no locks.
+    """
+
+    def __init__(self, workdir: str):
+        self._workdir, self._file = workdir, None
+
+    def __enter__(self) -> "WorkdirLock":
+        if files.is_remote(self._workdir):
+            return self
+        files.make_dirs(self._workdir)
+        path = files.join(self._workdir, "lock")
+        self._file = open(path, "a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "another process"
+            self._file.close()
+            raise UserError(
+                f"--workdir: {self._workdir} is in use by {holder}; wait for it, stop it, or choose another --workdir"
+            ) from None
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._file.flush()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._file:
+            self._file.truncate(0)
+            self._file.close()
+
+
+class StopSignals:
+    """Turns Ctrl-C and SIGTERM (preemption) into a wish to stop at the end of the step; a second one acts at once.
+
+    Attributes:
+      received: the signal's name, or None.
+    """
+
+    def __init__(self):
+        self.received: str | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "StopSignals":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+        signal.signal(number, self._before[number])
+
+
+def check_finite(losses: Sequence[float], first_step: int, precision: str, learning_rate: float) -> None:
+    """Raises UserError where a loss is NaN or infinite: the step, what the run had, what to try."""
+    for number, loss in enumerate(losses):
+        if not math.isfinite(loss):
+            step = first_step + number
+            tries = [f"a smaller train.learning_rate than {learning_rate:g}", "a longer warm-up (train.warmup_rate)"]
+            if precision == "float16":
+                tries.insert(0, "train.precision=bfloat16")
+            raise UserError(
+                f"the loss is {loss} at step {step} (steps {first_step} to {first_step + len(losses) - 1} since the last "
+                f"good log line). Nothing of these steps is saved; the last checkpoint is from before. "
+                f"Try {', '.join(tries)}, or look at the rows of these steps"
+            )

@@ -1,0 +1,104 @@
+"""The log of a run: a line every so many steps on the console, in metrics.jsonl and in TensorBoard."""
+
+import json
+import sys
+import time
+from typing import Any
+
+import tensorflow as tf
+
+from trainer import files
+
+
+class MetricsLog:
+    """Writes numbers of steps to `metrics.jsonl` and `tensorboard/`.
+
+    Args:
+      workdir: the run's folder.
+      first_step: where the run begins; lines from later steps, which a resumed run repeats, are dropped.
+    """
+
+    def __init__(self, workdir: str, first_step: int = 0):
+        self._path = files.join(workdir, "metrics.jsonl")
+        self._lines = []
+        if files.exists(self._path):
+            lines = files.read_text(self._path).splitlines()
+            self._lines = [line for line in lines if json.loads(line)["step"] <= first_step]
+        self._writer = tf.summary.create_file_writer(files.join(workdir, "tensorboard"))
+
+    def write(self, step: int, kind: str, values: dict[str, float]) -> None:
+        """Adds one line: {"step", "kind": "train" or "validation", values}."""
+        self._lines.append(json.dumps({"step": step, "kind": kind, **values}))
+        files.write_text(self._path, "\n".join(self._lines) + "\n")
+        with self._writer.as_default(step=step):
+            for name, value in values.items():
+                if isinstance(value, (int, float)):
+                    tf.summary.scalar(f"{kind}/{name}", value)
+        self._writer.flush()
+
+
+class Meter:
+    """Measures the time, tokens and cells between two log lines."""
+
+    def __init__(self, total_steps: int, first_step: int):
+        self._total, self._step, self._time = total_steps, first_step, time.monotonic()
+
+    def lap(self, step: int, tokens: int, cells: int, flops_per_token: float) -> dict[str, float]:
+        """Returns {"tokens_per_second", "padding_efficiency", "gflops_per_second", "seconds_per_step", "seconds_left"}."""
+        now = time.monotonic()
+        seconds, steps = max(now - self._time, 1e-9), max(step - self._step, 1)
+        self._time, self._step = now, step
+        return {
+            "tokens_per_second": tokens / seconds,
+            "padding_efficiency": tokens / max(cells, 1),
+            "gflops_per_second": tokens * flops_per_token / seconds / 1e9,
+            "seconds_per_step": seconds / steps,
+            "seconds_left": seconds / steps * (self._total - step),
+        }
+
+    def restart(self) -> None:
+        """Leaves out the time since the last lap (a validation, a checkpoint)."""
+        self._time = time.monotonic()
+
+
+def training_line(step: int, total_steps: int, values: dict[str, Any]) -> str:
+    """Returns a step's numbers as one console line."""
+    return (
+        f"step {step:,}/{total_steps:,}  loss {values['loss']:.4f}  rate {values['learning_rate']:.2e}  "
+        f"{values['tokens_per_second']:,.0f} tokens/s  {values['gflops_per_second']:,.0f} GFLOP/s  "
+        f"{values['padding_efficiency']:.0%} useful  {duration(values['seconds_left'])} left"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Returns a duration for people: "45 s", "3 min 20 s", "2 h 5 min".
+
+    >>> duration(200), duration(7500)
+    ('3 min 20 s', '2 h 5 min')
+    """
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+class ProgressBar:
+    """A bar on the terminal's last line; silent where standard error is no terminal."""
+
+    def __init__(self, total: int):
+        self._total, self._shown = total, sys.stderr.isatty()
+
+    def update(self, step: int) -> None:
+        """Draws the bar."""
+        if self._shown:
+            done = 30 * step // self._total
+            sys.stderr.write(f"\r[{'#' * done}{'.' * (30 - done)}] {step:,}/{self._total:,}")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Takes the bar off, so that a line can be printed."""
+        if self._shown:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()

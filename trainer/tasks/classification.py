@@ -1,0 +1,248 @@
+"""Classification of a text or a pair of texts into two or many classes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from trainer.config import check
+from trainer.data.sources import Row, RowError
+from trainer.errors import UserError
+from trainer.features import ROW_ID, TOKENS, Example, Feature, FeatureSpec
+from trainer.metrics.classification import classification_scores
+from trainer.tasks import base
+from trainer.text.sequences import pair_sequence, single_sequence
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+    import tf_keras as keras
+
+    from trainer.models.encoder import BertEncoder
+
+MAX_CLASSES = 10_000  # more distinct labels mean that the column holds no classes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(base.TaskConfig):
+    """The `task` section of a classification."""
+
+    name: str = "classification"
+    """Which task: the name of a file in trainer/tasks."""
+    class_names: tuple[str, ...] = ()
+    """The classes, in the order of their numbers. Empty: learned from data.train (sorted) and saved with the run."""
+    balance: Literal["none", "class_weights", "sampling"] = "none"
+    """Against unequal classes: weigh the loss by inverse frequency, or draw rare classes more often."""
+    class_weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Loss weights by class name, as {spam: 3.0}; classes not named have 1.0."""
+    focal_gamma: float = 0.0
+    """Over 0: focal loss with this gamma (Lin et al. 2017); 2.0 is usual."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over all classes."""
+    pooling: Literal["pooler", "cls", "mean"] = "pooler"
+    """What the head reads: BERT's pooler (dense and tanh on [CLS]), [CLS] itself, or the mean of the tokens."""
+    head_dropout_rate: float = 0.1
+    """Dropout before the head's dense layer."""
+    threshold: float | None = None
+    """Two classes: predict the second when its probability reaches this. More: below this the label is null."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        twice = sorted({name for name in self.class_names if self.class_names.count(name) > 1})
+        check(not twice, "class_names", f"{twice and twice[0]!r} stands there twice")
+        check(len(self.class_names) != 1, "class_names", "one class only: there is nothing to tell apart")
+        check(self.focal_gamma >= 0, "focal_gamma", f"must be 0 or more, got {self.focal_gamma}")
+        check(0 <= self.label_smoothing < 1, "label_smoothing", f"must be in [0, 1), got {self.label_smoothing}")
+        check(0 <= self.head_dropout_rate < 1, "head_dropout_rate", f"must be in [0, 1), got {self.head_dropout_rate}")
+        in_range = self.threshold is None or 0 < self.threshold < 1
+        check(in_range, "threshold", f"must be between 0 and 1, got {self.threshold}")
+        check(
+            not (self.class_weights and self.balance == "class_weights"),
+            "class_weights",
+            "given by hand, while task.balance=class_weights would derive them; keep one of the two",
+        )
+        unknown = [name for name in self.class_weights if self.class_names and name not in self.class_names]
+        check(not unknown, "class_weights", f"{unknown and unknown[0]!r} is not one of task.class_names")
+
+
+def label_text(value: Any) -> str:
+    """Returns a label as its class name: 1 and "1" are the same class, and so are true and True."""
+    return str(value).strip()
+
+
+class Task(base.Task):
+    """See the module."""
+
+    config: Config
+    best_score = "accuracy"
+
+    @classmethod
+    def learn(cls, config: Config, fields: base.TextFields, rows: Iterable[Row]) -> Config:
+        if config.class_names:
+            return config
+        found: set[str] = set()
+        column = fields.label_column
+        for row in rows:
+            if column not in row.values:
+                raise UserError(
+                    f"{row.path}:{row.line}: no column {column!r} (data.label_column); "
+                    f"the columns are {', '.join(map(repr, row.values))}"
+                )
+            if row.values[column] is not None and label_text(row.values[column]):
+                found.add(label_text(row.values[column]))
+            if len(found) > MAX_CLASSES:
+                raise UserError(
+                    f"data.label_column: {column!r} has over {MAX_CLASSES:,} different values; is it the label's column?"
+                )
+        if not found:
+            raise UserError("data.train: not one labelled row; class names cannot be learned from it")
+        if len(found) == 1:
+            raise UserError(
+                f"data.train: one class only, {found.pop()!r}; a classifier needs at least two. "
+                f"Is data.label_column={column!r} right?"
+            )
+        return dataclasses.replace(config, class_names=tuple(sorted(found, key=_class_order)))
+
+    def features(self) -> FeatureSpec:
+        is_pair = len(self.fields.text_columns) == 2
+        tokens = TOKENS if is_pair else {"input_ids": TOKENS["input_ids"]}
+        return {**tokens, "label": Feature("int32", "example"), **ROW_ID}
+
+    def examples(self, row: Row, labelled: bool = True) -> list[Example]:
+        texts = self.texts(row)
+        ids = [self.tokenizer.encode(text) for text in texts]
+        label = self._class_number(row) if labelled else 0
+        if len(texts) == 1:
+            return [{"input_ids": single_sequence(ids[0], self.tokenizer, self.fields.max_seq_length), "label": label}]
+        input_ids, types = pair_sequence(*ids, self.tokenizer, self.fields.max_seq_length)
+        return [{"input_ids": input_ids, "token_type_ids": types, "label": label}]
+
+    def _class_number(self, row: Row) -> int:
+        column = self.fields.label_column
+        if row.values.get(column) is None:
+            raise RowError(f"no label: column {column!r} is missing or null")
+        name = label_text(row.values[column])
+        if name not in self.config.class_names:
+            known = ", ".join(map(repr, self.config.class_names[:10]))
+            more = f" and {len(self.config.class_names) - 10} more" if len(self.config.class_names) > 10 else ""
+            raise RowError(f"label {name!r} is not one of the classes {known}{more}")
+        return self.config.class_names.index(name)
+
+    def build_model(self, encoder: BertEncoder) -> keras.Model:
+        import tf_keras as keras
+
+        from trainer.models.encoder import PACKED_INPUTS, PoolCls, PoolMean
+        from trainer.models.heads import DenseHead
+        from trainer.models.task_model import TaskModel
+
+        # Inputs: each int32, [rows, length] or [rows, K]
+        inputs = {name: keras.Input([None], dtype="int32", name=name) for name in PACKED_INPUTS}
+        inputs["cls_positions"] = keras.Input([None], dtype="int32", name="cls_positions")
+
+        # Encoder
+        sequence = encoder(inputs)
+
+        # Head
+        if self.config.pooling == "mean":
+            pooled = PoolMean(self.fields.max_examples_per_row)(sequence, inputs["segment_ids"])
+        else:
+            pooled = PoolCls(encoder, with_dense=self.config.pooling == "pooler")(sequence, inputs["cls_positions"])
+        head = DenseHead(len(self.config.class_names), self.config.head_dropout_rate)
+        return TaskModel(inputs, {"logits": head(pooled)}, name="classification")
+
+    def loss(self, batch: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        import tensorflow as tf
+
+        from trainer.models.losses import cross_entropy
+
+        losses = cross_entropy(
+            batch["label"], outputs["logits"], self.config.label_smoothing, self.config.focal_gamma
+        )
+        by_class = tf.constant([self.config.class_weights.get(name, 1.0) for name in self.config.class_names])
+        return losses, batch["example_weights"] * tf.gather(by_class, batch["label"])
+
+    def decode(self, outputs: base.Outputs) -> base.Predictions:
+        probabilities = softmax(outputs["logits"])
+        names, threshold = self.config.class_names, self.config.threshold
+        chosen = self._chosen(probabilities)
+        predictions = []
+        for row, best in zip(probabilities, chosen, strict=True):
+            unsure = threshold is not None and len(names) > 2 and row[best] < threshold
+            predictions.append(
+                {
+                    "label": None if unsure else names[best],
+                    "probability": float(row[best]),
+                    "probabilities": {name: float(p) for name, p in zip(names, row, strict=True)},
+                }
+            )
+        return predictions
+
+    def _chosen(self, probabilities: np.ndarray) -> np.ndarray:
+        if len(self.config.class_names) == 2 and self.config.threshold is not None:
+            return (probabilities[:, 1] >= self.config.threshold).astype(np.int64)
+        return probabilities.argmax(axis=1)
+
+    def score(self, outputs: base.Outputs, labels: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        probabilities = softmax(outputs["logits"])
+        chosen = self._chosen(probabilities)
+        return classification_scores(labels["label"], probabilities, self.config.class_names, chosen)
+
+    def serving(self, outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        import tensorflow as tf
+
+        probabilities = tf.nn.softmax(outputs["logits"])
+        if len(self.config.class_names) == 2 and self.config.threshold is not None:
+            best = tf.cast(probabilities[:, 1] >= self.config.threshold, tf.int64)
+        else:
+            best = tf.argmax(probabilities, axis=-1)
+        probability = tf.gather(probabilities, best, batch_dims=1)
+        label = tf.gather(tf.constant(self.config.class_names), best)
+        if len(self.config.class_names) > 2 and self.config.threshold is not None:
+            label = tf.where(probability < self.config.threshold, "", label)
+        return {"label": label, "probability": probability, "probabilities": probabilities}
+
+    def labels_asset(self) -> tuple[str, ...]:
+        return self.config.class_names
+
+    def copies(self, value_counts: Mapping[str, Mapping[str, int]]) -> Any:
+        if self.config.balance != "sampling":
+            return None
+        import tensorflow as tf
+
+        rates = self._inverse_frequencies(value_counts)
+
+        def copies(record: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+            """Takes a rare class's example several times, a frequent one's with a probability below one."""
+            label = tf.io.parse_single_example(record, {"label": tf.io.FixedLenFeature([], tf.int64)})["label"]
+            rate = tf.gather(tf.constant(rates, tf.float32), label)
+            return tf.cast(tf.floor(rate + tf.random.stateless_uniform([], seed)), tf.int64)
+
+        return copies
+
+    def with_derived_weights(self, value_counts: Mapping[str, Mapping[str, int]]) -> Task:
+        """Returns the task with balance=class_weights worked out from the training counts."""
+        if self.config.balance != "class_weights":
+            return self
+        rates = self._inverse_frequencies(value_counts)
+        weights = dict(zip(self.config.class_names, map(float, rates), strict=True))
+        derived = dataclasses.replace(self.config, balance="none", class_weights=weights)
+        return Task(derived, self.fields, self.tokenizer)
+
+    def _inverse_frequencies(self, value_counts: Mapping[str, Mapping[str, int]]) -> np.ndarray:
+        """examples / (classes × examples of the class), scikit-learn's "balanced"; 0 for a class that is not there."""
+        counts = np.array([value_counts["label"].get(str(c), 0) for c in range(len(self.config.class_names))])
+        total, present = counts.sum(), np.count_nonzero(counts)
+        return np.divide(total / present, counts, out=np.zeros(len(counts)), where=counts > 0)
+
+
+def _class_order(name: str) -> tuple:
+    """Numbers in their order, then names in theirs."""
+    return (0, int(name), "") if name.lstrip("-").isdigit() else (1, 0, name)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns the softmax over the last axis, float64."""
+    shifted = np.exp(np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)

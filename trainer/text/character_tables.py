@@ -1,0 +1,176 @@
+"""Tables over all Unicode code points, read off a Hugging Face tokenizer: what it does to each character.
+
+A BERT tokenizer works character by character before WordPiece: clean-up, spaces around CJK, accent stripping and
+lower-casing map one code point to zero or more; whitespace and punctuation then split. So a table over all code points,
+filled by asking the tokenizer itself, equals it by construction, whatever its options and its Unicode version.
+Only one step looks at neighbours: canonical reordering of combining marks in NFD (Unicode, section 3.11). The combining
+classes that it sorts by are read off the library, too.
+"""
+
+import dataclasses
+import functools
+import unicodedata
+
+import numpy as np
+from tokenizers import normalizers
+
+from trainer.errors import UserError
+from trainer.text.tokenizer import Tokenizer
+
+CODE_POINTS = 0x110000
+PAGE = 256
+WORD, SPACE, PUNCTUATION = 0, 1, 2
+_SEPARATOR = "|"  # no normalizer here makes it of another character, and marks do not move across it
+
+
+@dataclasses.dataclass(frozen=True)
+class PagedTable:
+    """A table over all code points, equal pages of 256 stored once.
+
+    Attributes:
+      page_of: int32 [4352], the page of each block of 256 code points.
+      pages: int32 [number of distinct pages, 256].
+    """
+
+    page_of: np.ndarray
+    pages: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "PagedTable":
+        """Pages an int32 [0x110000] table."""
+        pages, page_of = np.unique(values.reshape(-1, PAGE), axis=0, return_inverse=True)
+        return cls(page_of.reshape(-1).astype(np.int32), pages.astype(np.int32))
+
+
+@dataclasses.dataclass(frozen=True)
+class CharacterTables:
+    """What a tokenizer does to each code point.
+
+    Attributes:
+      replacement: for each code point 0 = stays itself, else 1 + its row of `replacements`.
+      replacement_values: int32 [total], the distinct outputs, one after another.
+      replacement_starts: int32 [rows + 1], where each begins.
+      kind: for each code point that comes out, WORD, SPACE or PUNCTUATION.
+      starters: for each code point that goes in, how many code points of combining class 0 NFD makes of it; each opens
+        a new run for canonical reordering. None where the tokenizer keeps accents, so applies no NFD.
+      mark_order: for each code point that comes out, its rank among combining classes, 0 for starters; or None.
+    """
+
+    replacement: PagedTable
+    replacement_values: np.ndarray
+    replacement_starts: np.ndarray
+    kind: PagedTable
+    starters: PagedTable | None
+    mark_order: PagedTable | None
+
+
+def read_tables(tokenizer: Tokenizer) -> CharacterTables:
+    """Reads the tables off a tokenizer.
+
+    Raises:
+      UserError: a tokenizer with another normalizer or pre-tokenizer than BERT's.
+    """
+    normalizer, pre_tokenizer = tokenizer.backend.normalizer, tokenizer.backend.pre_tokenizer
+    if type(normalizer).__name__ != "BertNormalizer" or type(pre_tokenizer).__name__ != "BertPreTokenizer":
+        raise UserError(
+            "the in-graph tokenizer reproduces BertNormalizer and BertPreTokenizer; this tokenizer has "
+            f"{type(normalizer).__name__} and {type(pre_tokenizer).__name__}"
+        )
+    outputs = _outputs(normalizer)
+    strips = normalizer.strip_accents if normalizer.strip_accents is not None else normalizer.lowercase
+    starters, mark_order = _combining_tables(normalizer, outputs) if strips else (None, None)
+    replacement, values, starts = _replacement_table(outputs)
+    kind = PagedTable.of(_kinds(type(pre_tokenizer)))
+    return CharacterTables(replacement, values, starts, kind, starters, mark_order)
+
+
+@functools.cache
+def _characters() -> list[str]:
+    """Every code point that a string can hold: all but the surrogates."""
+    return [chr(c) for c in range(CODE_POINTS) if not 0xD800 <= c <= 0xDFFF]
+
+
+def _outputs(normalizer) -> list[str]:
+    """Returns the normalizer's output for each of `_characters()`, asked in one call."""
+    outputs = normalizer.normalize_str(_SEPARATOR.join(_characters())).split(_SEPARATOR)
+    position = ord(_SEPARATOR)  # the separator itself was cut into two empty outputs
+    if outputs[position : position + 2] != ["", ""] or len(outputs) != len(_characters()) + 1:
+        raise UserError(f"this tokenizer changes or makes {_SEPARATOR!r}; its character tables cannot be read")
+    return [*outputs[:position], _SEPARATOR, *outputs[position + 2 :]]
+
+
+def _replacement_table(outputs: list[str]) -> tuple[PagedTable, np.ndarray, np.ndarray]:
+    rows: dict[str, int] = {}
+    table = np.zeros(CODE_POINTS, np.int32)
+    for character, output in zip(_characters(), outputs, strict=True):
+        if output != character:
+            table[ord(character)] = rows.setdefault(output, len(rows) + 1)
+    values = np.array([ord(c) for output in rows for c in output], np.int32)
+    starts = np.cumsum([0, *map(len, rows)]).astype(np.int32)
+    return PagedTable.of(table), values, starts
+
+
+@functools.cache
+def _kinds(pre_tokenizer_class: type) -> np.ndarray:
+    """Returns int32 [0x110000]: how the pre-tokenizer takes each code point between two letters."""
+    text = " ".join(f"a{character}a" for character in _characters())
+    spans = np.array([span for _, span in pre_tokenizer_class().pre_tokenize_str(text)])
+    group, place = np.divmod(spans[:, 0], 4)
+    kinds = np.full(len(_characters()), SPACE, np.int32)
+    kinds[group[spans[:, 1] - spans[:, 0] == 3]] = WORD
+    kinds[group[place == 1]] = PUNCTUATION
+    table = np.zeros(CODE_POINTS, np.int32)
+    table[[ord(character) for character in _characters()]] = kinds
+    return table
+
+
+def _combining_tables(normalizer, outputs: list[str]) -> tuple[PagedTable, PagedTable]:
+    """Returns the tables `starters` and `mark_order`."""
+    keeping = normalizers.BertNormalizer(
+        clean_text=normalizer.clean_text,
+        handle_chinese_chars=normalizer.handle_chinese_chars,
+        strip_accents=False,
+        lowercase=False,
+    )
+    nfd = normalizers.NFD()
+    nonstarters = _nonstarters(nfd)
+    starters = np.zeros(CODE_POINTS, np.int32)
+    for character, cleaned in zip(_characters(), _outputs(keeping), strict=True):
+        decomposed = nfd.normalize_str(cleaned) if not cleaned.isascii() else cleaned
+        count = sum(part not in nonstarters for part in decomposed)
+        if any(part in nonstarters for part in decomposed[:count]):
+            raise UserError(f"U+{ord(character):04X} decomposes to a mark before a letter; reordering it is not supported")
+        starters[ord(character)] = count
+    mark_order = np.zeros(CODE_POINTS, np.int32)
+    for character in sorted(nonstarters.intersection("".join(outputs))):
+        mark_order[ord(character)] = _mark_rank(character, nfd)
+    return PagedTable.of(starters), PagedTable.of(mark_order)
+
+
+def _nonstarters(nfd) -> set[str]:
+    """Returns the code points of combining class over 0: those that NFD moves before, or behind, a neighbouring mark."""
+    decomposed = nfd.normalize_str(_SEPARATOR.join(_characters()[0x80:])).split(_SEPARATOR)
+    candidates = [c for c, parts in zip(_characters()[0x80:], decomposed, strict=True) if parts == c]
+    over_one = _moved(nfd, [c + "\u0334" for c in candidates])  # U+0334 has class 1, the lowest
+    under_230 = _moved(nfd, ["\u0301" + c for c in candidates])  # U+0301 has class 230
+    return {c for c, over, under in zip(candidates, over_one, under_230, strict=True) if over or under}
+
+
+def _moved(nfd, pairs: list[str]) -> list[bool]:
+    """Returns for each pair of characters whether NFD swaps it."""
+    ordered = nfd.normalize_str("".join("a" + pair for pair in pairs))
+    return [ordered[3 * i + 1 : 3 * i + 3] != pair for i, pair in enumerate(pairs)]
+
+
+@functools.cache
+def _reference_marks() -> list[str]:
+    """One mark of each combining class, lowest first (classes never change: Unicode's normalization stability)."""
+    by_class: dict[int, str] = {}
+    for character in _characters():
+        if unicodedata.combining(character) and not unicodedata.decomposition(character):
+            by_class.setdefault(unicodedata.combining(character), character)
+    return [by_class[number] for number in sorted(by_class)]
+
+
+def _mark_rank(mark: str, nfd) -> int:
+    return 1 + sum(_moved(nfd, [mark + reference for reference in _reference_marks()]))

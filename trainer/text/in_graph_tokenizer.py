@@ -1,0 +1,172 @@
+"""The tokenizer as TensorFlow operations: strings in, the Hugging Face tokenizer's ids out, exactly.
+
+Invalid UTF-8 follows one rule: each invalid sequence becomes U+FFFD, as Python's `decode(errors="replace")` has it;
+BERT's clean-up then drops U+FFFD.
+"""
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+import tensorflow_text as tf_text
+
+from trainer.errors import UserError
+from trainer.text.character_tables import PAGE, SPACE, WORD, CharacterTables, PagedTable, read_tables
+from trainer.text.tokenizer import SPECIAL_TOKENS, Tokenizer
+
+MAX_CHARACTERS_PER_WORD = 100  # WordPiece's max_input_chars_per_word: a longer word is [UNK]
+_SPECIAL = 0x110000  # stands for a special token in a row of code points; one number for each, above Unicode
+
+
+class InGraphTokenizer(tf.Module):
+    """Tokenizes string tensors inside a graph.
+
+    Raises (when built):
+      UserError: a tokenizer whose model is not WordPiece, or whose special tokens could overlap in a text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        super().__init__(name="in_graph_tokenizer")
+        self._tables = read_tables(tokenizer)
+        self._special_tokens = _special_tokens(tokenizer)
+        self._unk_id = tokenizer.unk_id
+        self._wordpiece = _fast_wordpiece(tokenizer)
+
+    def __call__(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """Tokenizes texts, without [CLS] and [SEP].
+
+        Args:
+          texts: string [batch].
+
+        Returns:
+          int32 [batch, (tokens)].
+        """
+        decoded = tf.strings.unicode_decode(texts, "UTF-8", errors="replace")
+        row_count = tf.shape(texts, tf.int64)[0]
+        points, rows = self._mark_special_tokens(decoded.flat_values, decoded.value_rowids())
+        points, rows = self._normalize(points, rows)
+        ids, rows = self._split_into_ids(points, rows)
+        return tf.RaggedTensor.from_value_rowids(ids, rows, nrows=row_count)
+
+    def _mark_special_tokens(self, points: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Puts one code above Unicode for each special token written in the text, as "[MASK]"."""
+        length = tf.size(points)
+        kept = tf.ones([length], tf.bool)
+        for number, (token, _) in enumerate(self._special_tokens):
+            width = len(token)
+            starts = tf.maximum(length - width + 1, 0)
+            found = rows[:starts] == rows[width - 1 :] if width > 1 else tf.ones([starts], tf.bool)
+            for offset, character in enumerate(token):
+                found &= points[offset : offset + starts] == ord(character)
+            inside = tf.zeros([length], tf.bool)
+            for offset in range(1, width):
+                inside |= tf.pad(found, [[offset, width - 1 - offset]])[:length]
+            first = tf.pad(found, [[0, width - 1]])[:length]
+            points = tf.where(first, _SPECIAL + number, points)
+            kept &= ~inside
+        return tf.boolean_mask(points, kept), tf.boolean_mask(rows, kept)
+
+    def _normalize(self, points: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Replaces every code point by what the tokenizer makes of it, marks in canonical order.
+
+        Args:
+          points, rows: int32 [n] code points and int64 [n] the text of each.
+
+        Returns:
+          The same for what comes out.
+        """
+        is_special = points >= _SPECIAL
+        entry = tf.where(is_special, 0, _look_up(self._tables.replacement, tf.where(is_special, 0, points)))
+        starts = tf.constant(self._tables.replacement_starts)
+        row_of_entry = tf.maximum(entry - 1, 0)
+        begins = tf.gather(starts, row_of_entry)
+        lengths = tf.where(entry == 0, 1, tf.gather(starts, row_of_entry + 1) - begins)
+        source = tf.repeat(tf.range(tf.size(points)), lengths)
+        within = tf.range(tf.size(source)) - tf.gather(tf.cumsum(lengths, exclusive=True), source)
+        values = tf.constant(self._tables.replacement_values)
+        replaced = tf.gather(values, tf.minimum(tf.gather(begins, source) + within, tf.size(values) - 1))
+        out = tf.where(tf.gather(entry, source) == 0, tf.gather(points, source), replaced)
+        out_rows = tf.gather(rows, source)
+        if self._tables.starters is None:
+            return out, out_rows
+        opened = tf.where(is_special, 1, _look_up(self._tables.starters, tf.where(is_special, 0, points)))
+        return self._reorder_marks(out, tf.gather(tf.cumsum(opened), source), out_rows), out_rows
+
+    def _reorder_marks(self, points: tf.Tensor, runs: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """Sorts each run of marks by combining class, stably; hardly any text needs it, so it is looked for first."""
+        rank = _look_up(self._tables.mark_order, tf.where(points >= _SPECIAL, 0, points))
+        # A mark at the start of a text must not go back into the text before it: texts part runs, too.
+        key = (rows * 2**31 + tf.cast(runs, tf.int64)) * 2**8 + tf.cast(rank, tf.int64)
+        in_order = tf.reduce_all(key[1:] >= key[:-1])
+        return tf.cond(in_order, lambda: points, lambda: tf.gather(points, tf.argsort(key, stable=True)))
+
+    def _split_into_ids(self, points: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Splits code points into words, each punctuation mark alone, and words into pieces.
+
+        Returns:
+          (int32 [tokens] ids, int64 [tokens] the text of each).
+        """
+        is_special = points >= _SPECIAL
+        kind = _look_up(self._tables.kind, tf.where(is_special, 0, points))
+        is_word = ~is_special & (kind == WORD)
+        goes_on = is_word[1:] & is_word[:-1] & (rows[1:] == rows[:-1])
+        opens = ~tf.concat([tf.zeros([tf.minimum(tf.size(points), 1)], tf.bool), goes_on], 0)
+        stays = is_special | (kind != SPACE)
+        word_of = tf.cumsum(tf.cast(opens & stays, tf.int64))  # from 1; only code points that stay are looked at
+        points, rows, word_of = (tf.boolean_mask(t, stays) for t in (points, rows, word_of))
+        words = tf.RaggedTensor.from_value_rowids(points, word_of - 1)
+        first = words.row_starts()
+        return self._words_to_ids(words, tf.gather(points, first), tf.gather(rows, first))
+
+    def _words_to_ids(self, words: tf.RaggedTensor, first: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        is_special = first >= _SPECIAL
+        is_long = words.row_lengths() > MAX_CHARACTERS_PER_WORD
+        plain = words.with_values(tf.where(words.flat_values >= _SPECIAL, ord("a"), words.flat_values))
+        pieces = self._wordpiece.tokenize(tf.strings.unicode_encode(plain, "UTF-8"))
+        pieces = tf.cast(pieces, tf.int32)
+        special_ids = tf.constant([number for _, number in self._special_tokens])
+        single = tf.where(is_special, tf.gather(special_ids, tf.maximum(first - _SPECIAL, 0)), self._unk_id)
+        alone = is_special | is_long
+        lengths = tf.where(alone, tf.constant(1, tf.int64), pieces.row_lengths())
+        word = tf.repeat(tf.range(tf.size(first, tf.int64)), lengths)
+        within = tf.range(tf.size(word, tf.int64)) - tf.gather(tf.cumsum(lengths, exclusive=True), word)
+        ids = tf.gather(pieces.flat_values, tf.gather(pieces.row_starts(), word) + within)
+        return tf.where(tf.gather(alone, word), tf.gather(single, word), ids), tf.gather(rows, word)
+
+
+def _look_up(table: PagedTable, points: tf.Tensor) -> tf.Tensor:
+    page = tf.gather(tf.constant(table.page_of), points // PAGE)
+    return tf.gather(tf.reshape(tf.constant(table.pages), [-1]), page * PAGE + points % PAGE)
+
+
+def _special_tokens(tokenizer: Tokenizer) -> list[tuple[str, int]]:
+    """Returns [(token, id)] of the tokens that are found in the raw text before anything else."""
+    added: Mapping = tokenizer.backend.get_added_tokens_decoder()
+    found = []
+    for number, token in added.items():
+        if token.normalized or token.lstrip or token.rstrip or token.single_word:
+            raise UserError(f"added token {token.content!r} has options that the in-graph tokenizer does not reproduce")
+        found.append((token.content, number))
+    for token, _ in found:
+        for other, _ in found:
+            overlaps = any(token.endswith(other[:width]) for width in range(1, len(other) + (token != other)))
+            if overlaps or (token != other and other in token):
+                raise UserError(f"special tokens {token!r} and {other!r} can overlap in a text; rename one of them")
+    return found
+
+
+def _fast_wordpiece(tokenizer: Tokenizer) -> tf_text.FastWordpieceTokenizer:
+    model = tokenizer.backend.model
+    if type(model).__name__ != "WordPiece" or model.max_input_chars_per_word != MAX_CHARACTERS_PER_WORD:
+        raise UserError(f"the in-graph tokenizer reproduces WordPiece with words up to {MAX_CHARACTERS_PER_WORD} characters")
+    ids = tokenizer.backend.get_vocab(with_added_tokens=False)
+    vocabulary = [""] * (max(ids.values()) + 1)
+    for token, number in ids.items():
+        vocabulary[number] = token
+    return tf_text.FastWordpieceTokenizer(
+        vocab=vocabulary,
+        suffix_indicator=model.continuing_subword_prefix,
+        max_bytes_per_word=4 * MAX_CHARACTERS_PER_WORD,
+        token_out_type=tf.int32,
+        unknown_token=SPECIAL_TOKENS["unk"],
+        no_pretokenization=True,
+    )
