@@ -4,8 +4,8 @@ import os
 
 # TFBertModel is a Keras 2 model: both TensorFlow and transformers must pick tf-keras (transformers#29470).
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-# TensorFlow's start-up notices (CPU features, missing CUDA) drown the messages that are ours.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# TensorFlow's start-up notices (CPU features, missing CUDA) drown the messages that are ours; --verbose shows them.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # transformers tells every user of a TF class that TF is deprecated; this project exists for them.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 

@@ -87,7 +87,11 @@ class DataConfig:
     def __post_init__(self):
         check(1 <= len(self.text_columns) <= 2, "text_columns", f"one or two columns, got {len(self.text_columns)}")
         check(self.max_seq_length >= 8, "max_seq_length", f"must be 8 or more, got {self.max_seq_length}")
-        check(self.max_examples_per_row >= 1, "max_examples_per_row", f"must be 1 or more, got {self.max_examples_per_row}")
+        check(
+            self.max_examples_per_row >= 1,
+            "max_examples_per_row",
+            f"must be 1 or more, got {self.max_examples_per_row}",
+        )
         check(0 <= self.max_rejected_rate <= 1, "max_rejected_rate", f"must be in [0, 1], got {self.max_rejected_rate}")
         for field in ("shards", "workers", "shuffle_buffer_examples"):
             check(getattr(self, field) >= 0, field, f"must be 0 or more, got {getattr(self, field)}")
@@ -199,9 +203,19 @@ class RuntimeConfig:
     """Steps between log lines."""
 
     def __post_init__(self):
-        for field in ("checkpoint_every_steps", "keep_checkpoints", "log_every_steps", "cpu_devices", "tpu_connect_seconds"):
+        for field in (
+            "checkpoint_every_steps",
+            "keep_checkpoints",
+            "log_every_steps",
+            "cpu_devices",
+            "tpu_connect_seconds",
+        ):
             check(getattr(self, field) >= 1, field, f"must be 1 or more, got {getattr(self, field)}")
-        check(self.static_rows is None or self.static_rows >= 1, "static_rows", f"must be 1 or more, got {self.static_rows}")
+        check(
+            self.static_rows is None or self.static_rows >= 1,
+            "static_rows",
+            f"must be 1 or more, got {self.static_rows}",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

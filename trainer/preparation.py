@@ -138,7 +138,12 @@ def _prepare_split(data: DataConfig, split: str, folder: str, task: Task) -> tup
     summary = {"examples": writer.records, **totals.summary(), "shards": stored}
     log.info(
         "prepared %s: %s rows → %s examples, %s tokens, %s rejected, %s shard(s)",
-        split, f"{totals.rows:,}", f"{writer.records:,}", f"{totals.tokens:,}", len(totals.rejected), shards,
+        split,
+        f"{totals.rows:,}",
+        f"{writer.records:,}",
+        f"{totals.tokens:,}",
+        len(totals.rejected),
+        shards,
     )
     return summary, totals.rejected
 
@@ -283,13 +288,19 @@ def _write_tfds_metadata(manifest: Manifest) -> None:
             shard_lengths=[shard["examples"] for shard in summary["shards"]],
             num_bytes=sum(shard["bytes"] for shard in summary["shards"]),
             filename_template=tfds.core.ShardedFileTemplate(
-                data_dir=manifest.folder, template=TFDS_TEMPLATE, split=split, dataset_name="records",
+                data_dir=manifest.folder,
+                template=TFDS_TEMPLATE,
+                split=split,
+                dataset_name="records",
                 filetype_suffix="tfrecord",
             ),
         )
         for split, summary in manifest.splits.items()
     ]
     tfds.folder_dataset.write_metadata(
-        data_dir=manifest.folder, features=tfds.features.FeaturesDict(features), split_infos=infos, check_data=False,
+        data_dir=manifest.folder,
+        features=tfds.features.FeaturesDict(features),
+        split_infos=infos,
+        check_data=False,
         filename_template=TFDS_TEMPLATE,
     )

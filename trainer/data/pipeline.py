@@ -103,9 +103,7 @@ def packed_batches(
 
     def parse_and_pack(serialized):
         features = _parse(serialized, spec)
-        return pack(
-            features, spec, packing.row_length, packing.max_examples_per_row, packing.row_multiple, packing.static_rows
-        )
+        return pack(features, spec, packing.row_length, packing.max_examples_per_row, packing.row_multiple, packing.static_rows)
 
     batches = records.batch(batch_size, drop_remainder=drop_remainder)
     batches = batches.map(parse_and_pack, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -23,15 +23,15 @@ def encode_example(example: Example, spec: FeatureSpec) -> bytes:
     for name in sorted(spec):
         values = example[name] if spec[name].per == "token" else [example[name]]
         if spec[name].dtype == "float32":
-            feature = _field(2, _field(1, struct.pack(f"<{len(values)}f", *values)))
+            feature = proto_field(2, proto_field(1, struct.pack(f"<{len(values)}f", *values)))
         else:
-            feature = _field(3, _field(1, b"".join(map(_varint, values))))
-        entries += _field(1, _field(1, name.encode()) + _field(2, feature))
-    return _field(1, bytes(entries))
+            feature = proto_field(3, proto_field(1, b"".join(map(_varint, values))))
+        entries += proto_field(1, proto_field(1, name.encode()) + proto_field(2, feature))
+    return proto_field(1, bytes(entries))
 
 
-def _field(number: int, content: bytes) -> bytes:
-    """A length-delimited protobuf field (wire type 2)."""
+def proto_field(number: int, content: bytes) -> bytes:
+    """Returns a length-delimited protobuf field (wire type 2)."""
     return bytes([number << 3 | 2]) + _varint(len(content)) + content
 
 
@@ -83,7 +83,12 @@ class ShardWriter:
             files.rename(f"{path}.partial", path)
             count = len(range(number, self.records, len(self._paths)))
             shards.append(
-                {"file": path.rpartition("/")[2], "examples": count, "bytes": files.size(path), "sha256": files.sha256(path)}
+                {
+                    "file": path.rpartition("/")[2],
+                    "examples": count,
+                    "bytes": files.size(path),
+                    "sha256": files.sha256(path),
+                }
             )
         return shards
 

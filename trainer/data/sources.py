@@ -195,7 +195,7 @@ def _read_jsonl(path: str, _: SourceFormat) -> Iterator[Row | Rejected]:
         problem = _bad_byte(text)
         if not problem:
             try:
-                values = json.loads(text)
+                values = json.loads(text.rstrip())
             except json.JSONDecodeError as error:
                 problem = f"not valid JSON: {error.msg} at character {error.pos + 1}"
             else:

@@ -24,7 +24,7 @@ def segment_bias(segment_ids: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
       dtype [B, 1, L, L]: 0 where both tokens are of one segment, else a number that softmax turns into 0.
     """
     same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]  # [B, 1, L, L]
-    masked = max(MASKED, dtype.min / 2) if dtype == tf.float16 else MASKED
+    masked = -3e4 if dtype == tf.float16 else MASKED  # float16 ends at -65504
     return tf.where(same, tf.zeros([], dtype), tf.cast(masked, dtype))
 
 

@@ -12,6 +12,7 @@ from trainer import files
 from trainer.errors import UserError
 from trainer.models.checkpoint_formats import Weights, read_weights
 from trainer.models.encoder import BertEncoder
+from trainer.runtime.checkpoints import read_variables
 
 HUB_FILES = ("config.json", "model.safetensors", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
 REGISTRY_PACKAGES = {
@@ -48,6 +49,11 @@ class LoadReport:
         if self.unused:
             lines.append(f"  in the file, not part of the encoder: {', '.join(self.unused)}")
         return lines
+
+
+def is_workdir(folder: str) -> bool:
+    """Returns whether a folder is a workdir of ours, with checkpoints in it."""
+    return files.exists(files.join(folder, "config.yaml")) and files.is_dir(files.join(folder, "checkpoints"))
 
 
 def find_encoder(init_from: str, revision: str | None = None) -> str:
@@ -92,9 +98,7 @@ def _from_hub(hub_id: str, revision: str | None) -> str:
     try:
         folder = huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=list(HUB_FILES))
         if "model.safetensors" not in files.list_dir(folder):
-            folder = huggingface_hub.snapshot_download(
-                hub_id, revision=revision, allow_patterns=[*HUB_FILES, "tf_model.h5"]
-            )
+            folder = huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=[*HUB_FILES, "tf_model.h5"])
     except Exception as error:  # the hub's client raises a dozen kinds; all mean: not to be had from here
         reason = str(error).strip().splitlines()[0]
         raise UserError(
@@ -110,6 +114,8 @@ def read_bert_config(folder: str) -> BertConfig:
     Raises:
       UserError: neither is there, or it describes another architecture than BERT.
     """
+    if is_workdir(folder):
+        folder = files.join(folder, "checkpoints")
     for name in ("config.json", "bert_config.json"):
         path = files.join(folder, name)
         if files.exists(path):
@@ -137,8 +143,23 @@ def load_encoder_weights(encoder: BertEncoder, folder: str, allow_missing: Seque
     Raises:
       UserError: a weight of another shape, or a missing one that no pattern allows.
     """
-    weights, source = read_weights(folder, encoder.bert_config)
+    if is_workdir(folder):
+        weights, source = _read_workdir(folder)
+    else:
+        weights, source = read_weights(folder, encoder.bert_config)
     return assign(encoder, weights, source, allow_missing)
+
+
+def _read_workdir(workdir: str) -> tuple[Weights, str]:
+    """Reads the best model of an earlier run, or its latest."""
+    folder = files.join(workdir, "checkpoints")
+    for pointer in ("best.json", "latest.json"):
+        if files.exists(files.join(folder, pointer)):
+            prefix = files.join(folder, files.read_json(files.join(folder, pointer))["name"], "weights")
+            stored = read_variables(prefix)
+            model = {name: value for name, value in stored.items() if not name.startswith("optimizer/")}
+            return {name.removeprefix("bert/"): value for name, value in model.items()}, prefix
+    raise UserError(f"encoder.init_from: the workdir {workdir} has no checkpoint yet; its training has not saved one")
 
 
 def assign(encoder: BertEncoder, weights: Weights, source: str, allow_missing: Sequence[str]) -> LoadReport:

@@ -3,9 +3,7 @@
 import tensorflow as tf
 
 
-def cross_entropy(
-    labels: tf.Tensor, logits: tf.Tensor, label_smoothing: float = 0.0, focal_gamma: float = 0.0
-) -> tf.Tensor:
+def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, label_smoothing: float = 0.0, focal_gamma: float = 0.0) -> tf.Tensor:
     """Cross entropy of each element.
 
     Args:

@@ -101,9 +101,7 @@ class AdamW(keras.optimizers.Optimizer):
         raise NotImplementedError("an optimizer is rebuilt from the run's config.yaml, not from its own")
 
 
-def layerwise_rates(
-    depth_of: Callable[[str], int], depths: int, decay_rate: float
-) -> Callable[[tf.Variable], float] | None:
+def layerwise_rates(depth_of: Callable[[str], int], depths: int, decay_rate: float) -> Callable[[tf.Variable], float] | None:
     """Returns each variable's multiple of the learning rate: decay_rate for each layer below the head.
 
     Source: ELECTRA's `optimization.py` (`_get_layer_lrs`); 1.0 switches it off.

@@ -72,7 +72,7 @@ class TaskModel(keras.Model):
         seed = step_seed(self._seed, self.optimizer.iterations, replica, number)
         scaled = isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer)
         with tf.GradientTape() as tape, random_scope(seed):
-            losses, weights = self._loss(batch, self(batch, training=True))
+            losses, weights = self._loss(batch, self(self._inputs_of(batch), training=True))
             loss = tf.reduce_sum(losses * weights)
             # float16: the mean, not the sum, times the loss scale, so that a large batch does not overflow.
             size = tf.cast(tf.size(losses), tf.float32) if scaled else 1.0
@@ -85,7 +85,10 @@ class TaskModel(keras.Model):
 
     def outputs_for(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Returns the outputs without dropout, float32."""
-        return {name: tf.cast(value, tf.float32) for name, value in self(batch, training=False).items()}
+        return {name: tf.cast(value, tf.float32) for name, value in self(self._inputs_of(batch), training=False).items()}
+
+    def _inputs_of(self, batch: Batch) -> dict[str, tf.Tensor]:
+        return {name: batch[name] for name in self.input_names}
 
 
 def _added(left: list[tf.Tensor], right: list[tf.Tensor]) -> list[tf.Tensor]:

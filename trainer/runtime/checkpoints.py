@@ -5,6 +5,7 @@ with `best.json`. Variables are stored by name, so a checkpoint can be read with
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,7 +57,7 @@ class CheckpointStore:
             if problem:
                 raise UserError(f"the checkpoint just written, {folder}, does not read back: {problem}; is the disk failing?")
             files.write_json(files.join(folder, "state.json"), dict(state))
-            files.write_json(files.join(self.folder, pointer), {"name": name, **state})
+            files.write_json(files.join(self.folder, pointer), {**state, "name": name})
 
     def problem_with(self, name: str, variables: Variables) -> str | None:
         """Reads a checkpoint whole, its checksums with it; returns what is wrong, or None.
@@ -141,5 +142,5 @@ def read_variables(prefix: str) -> dict[str, np.ndarray]:
     for key in reader.get_variable_to_shape_map():
         if key.startswith("values/") and key.endswith("/.ATTRIBUTES/VARIABLE_VALUE"):
             name = key.removeprefix("values/").removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
-            found[name.replace(".S", "/").replace("..", ".")] = reader.get_tensor(key)
+            found[re.sub(r"\.([S.])", lambda escape: "/" if escape[1] == "S" else ".", name)] = reader.get_tensor(key)
     return found

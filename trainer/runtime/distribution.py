@@ -40,6 +40,21 @@ class Placement:
         """Replicas over all workers."""
         return self.strategy.num_replicas_in_sync
 
+    def sum_over_workers(self, value: float) -> float:
+        """Returns the sum of every worker's value; all must call it. Alone, the value itself."""
+        if self.workers == 1:
+            return value
+        local = self.strategy.experimental_distribute_values_from_function(lambda _: tf.constant(value))
+        return float(self.strategy.reduce(tf.distribute.ReduceOp.SUM, local, axis=None))
+
+
+def worker_index() -> int:
+    """Returns this process's number among TF_CONFIG's workers; 0 alone. Starts nothing."""
+    try:
+        return int(json.loads(os.environ["TF_CONFIG"])["task"]["index"])
+    except (KeyError, ValueError, TypeError):
+        return 0
+
 
 def choose(distribution: str, tpu: str | None = None, cpu_devices: int = 1, tpu_connect_seconds: int = 120) -> Placement:
     """Chooses and starts a strategy.

@@ -16,6 +16,7 @@ import numpy as np
 from trainer.config import check
 from trainer.data.sources import Row, RowError
 from trainer.features import Example, FeatureSpec
+from trainer.text.sequences import pair_sequence, single_sequence
 from trainer.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -121,9 +122,25 @@ class Task(abc.ABC):
         """Returns the lines of the export's labels file, if the task has labels."""
         return None
 
+    def hugging_face_head(self, model: keras.Model) -> dict[str, np.ndarray]:
+        """Returns the head's weights as BertForSequenceClassification names them; {} where it is no such head."""
+        return {}
+
+    def for_training(self, value_counts: Mapping[str, Mapping[str, int]]) -> Task:
+        """Returns the task completed by the counts of the training examples' values; by default itself."""
+        return self
+
     def copies(self, value_counts: Mapping[str, Mapping[str, int]]) -> Any:
         """Returns the sampling rule for `data.pipeline.training_stream`, or None to take every example once."""
         return None
+
+    def example_of_texts(self, texts: Sequence[str]) -> dict[str, list[int]]:
+        """Returns the token features of a text or a pair."""
+        ids = [self.tokenizer.encode(text) for text in texts]
+        if len(ids) == 1:
+            return {"input_ids": single_sequence(ids[0], self.tokenizer, self.fields.max_seq_length)}
+        input_ids, types = pair_sequence(*ids, self.tokenizer, self.fields.max_seq_length)
+        return {"input_ids": input_ids, "token_type_ids": types}
 
     def texts(self, row: Row) -> list[str]:
         """Returns the row's texts, in the order of `data.text_columns`.

@@ -14,7 +14,6 @@ from trainer.errors import UserError
 from trainer.features import ROW_ID, TOKENS, Example, Feature, FeatureSpec
 from trainer.metrics.classification import classification_scores
 from trainer.tasks import base
-from trainer.text.sequences import pair_sequence, single_sequence
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -111,13 +110,8 @@ class Task(base.Task):
         return {**tokens, "label": Feature("int32", "example"), **ROW_ID}
 
     def examples(self, row: Row, labelled: bool = True) -> list[Example]:
-        texts = self.texts(row)
-        ids = [self.tokenizer.encode(text) for text in texts]
         label = self._class_number(row) if labelled else 0
-        if len(texts) == 1:
-            return [{"input_ids": single_sequence(ids[0], self.tokenizer, self.fields.max_seq_length), "label": label}]
-        input_ids, types = pair_sequence(*ids, self.tokenizer, self.fields.max_seq_length)
-        return [{"input_ids": input_ids, "token_type_ids": types, "label": label}]
+        return [{**self.example_of_texts(self.texts(row)), "label": label}]
 
     def _class_number(self, row: Row) -> int:
         column = self.fields.label_column
@@ -157,9 +151,7 @@ class Task(base.Task):
 
         from trainer.models.losses import cross_entropy
 
-        losses = cross_entropy(
-            batch["label"], outputs["logits"], self.config.label_smoothing, self.config.focal_gamma
-        )
+        losses = cross_entropy(batch["label"], outputs["logits"], self.config.label_smoothing, self.config.focal_gamma)
         by_class = tf.constant([self.config.class_weights.get(name, 1.0) for name in self.config.class_names])
         return losses, batch["example_weights"] * tf.gather(by_class, batch["label"])
 
@@ -206,6 +198,12 @@ class Task(base.Task):
     def labels_asset(self) -> tuple[str, ...]:
         return self.config.class_names
 
+    def hugging_face_head(self, model: keras.Model) -> dict[str, np.ndarray]:
+        if self.config.pooling != "pooler":
+            return {}
+        kernel, bias = (weight.numpy() for weight in model.get_layer("head").weights)
+        return {"classifier.weight": np.ascontiguousarray(kernel.T), "classifier.bias": bias}
+
     def copies(self, value_counts: Mapping[str, Mapping[str, int]]) -> Any:
         if self.config.balance != "sampling":
             return None
@@ -221,8 +219,8 @@ class Task(base.Task):
 
         return copies
 
-    def with_derived_weights(self, value_counts: Mapping[str, Mapping[str, int]]) -> Task:
-        """Returns the task with balance=class_weights worked out from the training counts."""
+    def for_training(self, value_counts: Mapping[str, Mapping[str, int]]) -> Task:
+        # balance=class_weights is worked out from the training counts
         if self.config.balance != "class_weights":
             return self
         rates = self._inverse_frequencies(value_counts)

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 
 from trainer.errors import UserError
-from trainer.text.character_tables import PAGE, SPACE, WORD, CharacterTables, PagedTable, read_tables
+from trainer.text.character_tables import PAGE, SPACE, WORD, PagedTable, read_tables
 from trainer.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 MAX_CHARACTERS_PER_WORD = 100  # WordPiece's max_input_chars_per_word: a longer word is [UNK]
@@ -26,10 +26,10 @@ class InGraphTokenizer(tf.Module):
 
     def __init__(self, tokenizer: Tokenizer):
         super().__init__(name="in_graph_tokenizer")
-        self._tables = read_tables(tokenizer)
         self._special_tokens = _special_tokens(tokenizer)
         self._unk_id = tokenizer.unk_id
         self._wordpiece = _fast_wordpiece(tokenizer)
+        self._tables = read_tables(tokenizer)
 
     def __call__(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """Tokenizes texts, without [CLS] and [SEP].

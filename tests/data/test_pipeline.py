@@ -1,0 +1,113 @@
+"""The pipeline: a seeded order, exact resume, shares that add up to the whole."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.data.pipeline import Packing, Share, packed_batches, read_records, serialized_examples, training_stream
+from trainer.data.records import ShardWriter, encode_example
+from trainer.errors import UserError
+from trainer.features import ROW_ID, TOKENS, Feature
+
+SPEC = {"input_ids": TOKENS["input_ids"], "label": Feature("int32", "example"), **ROW_ID}
+COUNT = 50
+
+
+def encoded(number: int) -> bytes:
+    length = number % 7 + 2
+    return encode_example({"input_ids": [number + 1] * length, "label": number % 3, "row_id": number}, SPEC)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("records")
+    writer = ShardWriter(str(folder), "train", 4)
+    writer.write(encoded(i) for i in range(COUNT))
+    return [str(folder / shard["file"]) for shard in writer.finish()]
+
+
+def row_of(record) -> int:
+    return tf.train.Example.FromString(record.numpy()).features.feature["row_id"].int64_list.value[0]
+
+
+def first_rows(stream, count):
+    return [row_of(record) for record in itertools.islice(stream, count)]
+
+
+def stream_of(paths, **options):
+    return training_stream(paths, COUNT, options.pop("seed", 3), options.pop("shuffle_buffer", 1000), **options)
+
+
+def test_shards_give_back_the_order_of_writing(paths):
+    assert [row_of(record) for record in read_records(paths)] == list(range(COUNT))
+
+
+def test_each_epoch_is_every_example_in_an_order_of_its_own(paths):
+    rows = first_rows(stream_of(paths), 3 * COUNT)
+    epochs = [rows[i * COUNT : (i + 1) * COUNT] for i in range(3)]
+    assert all(sorted(epoch) == list(range(COUNT)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert rows == first_rows(stream_of(paths), 3 * COUNT), "the same seed gives the same order"
+    assert rows != first_rows(stream_of(paths, seed=4), 3 * COUNT)
+    assert first_rows(stream_of(paths, shuffle_buffer=0), COUNT) == list(range(COUNT))
+
+
+@pytest.mark.parametrize("first", [1, 49, 50, 77, 130])
+def test_resume_goes_on_with_the_next_example(paths, first):
+    whole = first_rows(stream_of(paths), 200)
+    assert first_rows(stream_of(paths, first=first), 200 - first) == whole[first:]
+
+
+def test_shares_together_are_the_whole_step_by_step(paths):
+    whole = first_rows(stream_of(paths), 40)
+    shares = [first_rows(stream_of(paths, share=Share(i, 2)), 20) for i in range(2)]
+    for step in range(10):  # a step of four examples: two from each share
+        together = shares[0][2 * step : 2 * step + 2] + shares[1][2 * step : 2 * step + 2]
+        assert sorted(together) == sorted(whole[4 * step : 4 * step + 4])
+
+
+def test_batches_are_packed_full_and_endless(paths):
+    batches = packed_batches(stream_of(paths), SPEC, 8, Packing(16, 4))
+    seen = []
+    for batch in itertools.islice(batches, 20):
+        rows = batch["row_id"].numpy()
+        seen += sorted(rows[rows >= 0])
+        assert (batch["example_weights"].numpy() > 0).sum() == 8
+        assert batch["input_ids"].shape[1] == 16
+    assert len(seen) == 160
+
+
+def test_evaluation_has_every_example_once(paths):
+    batches = packed_batches(read_records(paths), SPEC, 8, Packing(16, 4))
+    rows = np.concatenate([batch["row_id"].numpy().ravel() for batch in batches])
+    assert sorted(rows[rows >= 0]) == list(range(COUNT))
+
+
+def test_static_rows_give_one_shape_and_lose_nothing(paths):
+    batches = list(packed_batches(read_records(paths), SPEC, 16, Packing(16, 4, static_rows=4)))
+    assert {tuple(batch["input_ids"].shape) for batch in batches} == {(4, 16)}
+    rows = np.concatenate([batch["row_id"].numpy().ravel() for batch in batches])
+    assert sorted(rows[rows >= 0]) == list(range(COUNT))
+
+
+def test_sampled_copies_follow_their_rule_and_resume(paths):
+    def twice_if_zero(record, seed):
+        label = tf.io.parse_single_example(record, {"label": tf.io.FixedLenFeature([], tf.int64)})["label"]
+        return tf.where(label == 0, tf.constant(2, tf.int64), tf.constant(1, tf.int64))
+
+    whole = first_rows(stream_of(paths, copies=twice_if_zero), 120)
+    epoch = whole[: COUNT + 17]  # 17 of 50 rows have label 0
+    assert sorted(epoch) == sorted([*range(COUNT), *range(0, COUNT, 3)])
+    assert first_rows(stream_of(paths, copies=twice_if_zero, first=70), 50) == whole[70:]
+
+
+def test_python_examples_stream():
+    records = [encoded(i) for i in range(3)]
+    assert [record.numpy() for record in serialized_examples(lambda: records)] == records
+
+
+def test_no_examples_is_told(paths):
+    with pytest.raises(UserError, match="there are no training examples"):
+        training_stream(paths, 0, 1, 0)

@@ -1,0 +1,93 @@
+"""Records: TensorFlow reads them, they hold no padding, and a damaged shard is told."""
+
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer import files
+from trainer.data.records import Manifest, ShardWriter, encode_example, shard_name
+from trainer.errors import UserError
+from trainer.features import Feature
+
+SPEC = {
+    "input_ids": Feature("int32", "token"),
+    "rates": Feature("float32", "token"),
+    "label": Feature("int32", "example"),
+    "score": Feature("float32", "example"),
+}
+integers = st.integers(-(2**63), 2**63 - 1)
+floats = st.floats(width=32, allow_nan=False)
+
+
+@given(st.lists(integers, max_size=20), integers, st.lists(floats, max_size=20), floats)
+def test_tensorflow_reads_what_is_encoded(ids, label, rates, score):
+    encoded = encode_example({"input_ids": ids, "label": label, "rates": rates, "score": score}, SPEC)
+    feature = tf.train.Example.FromString(encoded).features.feature
+    assert list(feature["input_ids"].int64_list.value) == ids
+    assert list(feature["label"].int64_list.value) == [label]
+    assert list(feature["rates"].float_list.value) == rates
+    assert list(feature["score"].float_list.value) == [score]
+
+
+def test_no_padding_is_stored():
+    short = encode_example({"input_ids": [101, 102], "label": 0, "rates": [], "score": 0.0}, SPEC)
+    long = encode_example({"input_ids": [101] * 128, "label": 0, "rates": [], "score": 0.0}, SPEC)
+    assert len(long) - len(short) < 135
+
+
+def write_split(folder, shards=3, records=7):
+    writer = ShardWriter(str(folder), "train", shards)
+    writer.write(b"%d" % i for i in range(records))
+    return writer
+
+
+def test_shards_appear_only_when_finished(tmp_path):
+    writer = write_split(tmp_path)
+    assert not [name for name in files.list_dir(str(tmp_path)) if not name.endswith(".partial")]
+    stored = writer.finish()
+    assert files.list_dir(str(tmp_path)) == [shard_name("train", i, 3) for i in range(3)]
+    assert [shard["examples"] for shard in stored] == [3, 2, 2]
+    records = [r.numpy() for r in tf.data.TFRecordDataset(str(tmp_path / shard_name("train", 1, 3)))]
+    assert records == [b"1", b"4"]
+
+
+def test_discarded_shards_leave_nothing(tmp_path):
+    write_split(tmp_path).discard()
+    assert files.list_dir(str(tmp_path)) == []
+
+
+def manifest_of(folder):
+    stored = write_split(folder).finish()
+    manifest = Manifest(str(folder), SPEC, {"data.max_seq_length": 64}, {"train": {"shards": stored, "examples": 7}})
+    manifest.save()
+    return manifest
+
+
+def test_manifest_round_trip_and_staleness(tmp_path):
+    assert Manifest.load(str(tmp_path)) is None
+    manifest_of(tmp_path)
+    loaded = Manifest.load(str(tmp_path))
+    assert loaded.spec == SPEC and loaded.splits["train"]["examples"] == 7
+    loaded.check("train")
+    assert loaded.stale_because({"data.max_seq_length": 64}) == []
+    assert loaded.stale_because({"data.max_seq_length": 128, "file x": "y"}) == [
+        "data.max_seq_length was 64, is 128",
+        "file x was absent, is 'y'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-3]), "it was cut short"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x00"), "is not what was written: its SHA-256 differs"),
+        (lambda path: path.unlink(), "is missing"),
+    ],
+)
+def test_damaged_shards_are_told(tmp_path, damage, message):
+    manifest = manifest_of(tmp_path)
+    damage(tmp_path / shard_name("train", 1, 3))
+    with pytest.raises(UserError, match=message) as caught:
+        manifest.check("train")
+    assert "train-00001-of-00003.tfrecord" in str(caught.value) and "run prepare again" in str(caught.value)

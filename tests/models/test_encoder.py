@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import tiny_config
+from trainer.models.encoder import BertEncoder, PoolCls, PoolMean, check_fits
+
+
+def test_freezing_stops_the_embeddings_and_the_lower_layers():
+    encoder = BertEncoder(tiny_config())
+    assert encoder.freeze(0) == []
+    assert encoder.freeze(1) == ["embeddings", "layer 0"]
+    names = [variable.name for variable in encoder.trainable_variables]
+    assert not [name for name in names if "/embeddings/" in name or "layer_._0/" in name]
+    assert [name for name in names if "layer_._1/" in name] and [name for name in names if "pooler" in name]
+    with pytest.raises(ValueError, match="3 is more than the encoder's 2 layers"):
+        encoder.freeze(3)
+    assert encoder.freeze(-1) == ["the whole encoder"] and encoder.trainable_variables == []
+
+
+def test_depths_rise_from_the_embeddings_to_the_head():
+    encoder = BertEncoder(tiny_config())
+    depths = {encoder.depth_of(variable.name) for variable in encoder.variables}
+    assert depths == {0, 1, 2, 3} and encoder.depth_of("head/dense/kernel:0") == 3
+
+
+def test_pooling_reads_each_examples_own_tokens():
+    sequence = tf.reshape(tf.range(2 * 6 * 4, dtype=tf.float32), [2, 6, 4])
+    segments = tf.constant([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 0, 0]])
+    encoder = BertEncoder(tiny_config())
+    cls = PoolCls(encoder, with_dense=False)(sequence, tf.constant([[0, 2], [0, 0]]))
+    assert np.array_equal(cls[0], sequence.numpy()[0, [0, 2]])
+    mean = PoolMean(2)(sequence, segments)
+    assert np.allclose(mean[0, 1], sequence.numpy()[0, 2:5].mean(0)) and np.allclose(mean[1, 1], 0)
+    assert PoolCls(encoder, with_dense=True).trainable_variables == [], "the encoder owns the pooler's weights"
+
+
+def test_vocabulary_and_length_must_fit():
+    assert check_fits(tiny_config(), 30522, 128) is None
+    assert "the tokenizer has 30523 ids, the encoder embeddings for 30522" in check_fits(tiny_config(), 30523, 128)
+    assert "data.max_seq_length=129 is over the encoder's 128 positions; set data.max_seq_length to 128" in check_fits(
+        tiny_config(), 30522, 129
+    )

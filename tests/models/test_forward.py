@@ -1,0 +1,161 @@
+"""The packed forward pass against transformers' TFBertModel: outputs and gradients, on real text and real weights."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import tiny_config
+from trainer.data.packing import pack
+from trainer.features import ROW_ID, TOKENS
+from trainer.models import forward
+from trainer.models.encoder import PACKED_INPUTS, BertEncoder
+from trainer.models.initialization import load_encoder_weights, read_bert_config
+from trainer.runtime.randomness import random_scope, step_seed
+from trainer.text.sequences import pair_sequence
+
+TOLERANCE = 1e-5
+SPEC = {**TOKENS, **ROW_ID}
+LENGTH = 64
+
+
+@pytest.fixture(scope="module")
+def encoder(minilm):
+    encoder = BertEncoder(read_bert_config(str(minilm)))
+    load_encoder_weights(encoder, str(minilm))
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def batches(tokenizer, reviews):
+    """The same sentence pairs, packed four to a row and one to a row."""
+    pairs = [
+        pair_sequence(tokenizer.encode(a["text"]), tokenizer.encode(b["text"]), tokenizer, LENGTH)
+        for a, b in zip(reviews[:12], reviews[12:24], strict=True)
+    ]
+    features = {
+        "input_ids": tf.ragged.constant([ids for ids, _ in pairs], dtype=tf.int32),
+        "token_type_ids": tf.ragged.constant([types for _, types in pairs], dtype=tf.int32),
+        "row_id": tf.range(len(pairs)),
+    }
+    return {k: pack(features, SPEC, LENGTH, k) for k in (1, 4)}
+
+
+def by_example(packed, sequence) -> dict[int, np.ndarray]:
+    """Returns {example: float [tokens, hidden]}."""
+    found = {}
+    for row, slot in np.argwhere(packed["row_id"].numpy() >= 0):
+        tokens = packed["segment_ids"].numpy()[row] == slot + 1
+        found[int(packed["row_id"][row, slot])] = sequence[row][tokens]
+    return found
+
+
+def objective(packed, sequence, pooled):
+    """A scalar that every output of every example takes part in, the same whatever the packing."""
+    real = tf.cast(packed["segment_ids"] > 0, tf.float32)[..., None]
+    present = packed["example_weights"][..., None]
+    direction = tf.sin(tf.range(sequence.shape[-1], dtype=tf.float32))
+    tokens = tf.reduce_sum(real)
+    examples = tf.reduce_sum(present)
+    return tf.reduce_sum(sequence * real * direction) / tokens + tf.reduce_sum(pooled * present * direction) / examples
+
+
+def ours(encoder, packed):
+    with tf.GradientTape() as tape:
+        sequence = encoder({name: packed[name] for name in PACKED_INPUTS})
+        pooled = forward.pool(encoder.bert, sequence, packed["cls_positions"])
+        value = objective(packed, sequence, pooled)
+    return sequence, pooled, tape.gradient(value, encoder.model.trainable_variables)
+
+
+def hugging_faces(encoder, packed):
+    with tf.GradientTape() as tape:
+        outputs = encoder.model(
+            input_ids=packed["input_ids"],
+            attention_mask=tf.cast(packed["segment_ids"] > 0, tf.int32),
+            token_type_ids=packed["token_type_ids"],
+        )
+        pooled = outputs.pooler_output[:, None]
+        value = objective(packed, outputs.last_hidden_state, pooled)
+    return outputs.last_hidden_state, pooled, tape.gradient(value, encoder.model.trainable_variables)
+
+
+def largest_gap(left, right) -> float:
+    gaps = [tf.reduce_max(tf.abs(tf.convert_to_tensor(a) - tf.convert_to_tensor(b))) for a, b in zip(left, right, strict=True)]
+    return float(max(gaps))
+
+
+def test_unpacked_equals_tfbertmodel(encoder, batches):
+    packed = batches[1]
+    sequence, pooled, gradients = ours(encoder, packed)
+    expected, expected_pooled, expected_gradients = hugging_faces(encoder, packed)
+    real = packed["segment_ids"].numpy() > 0
+    gaps = {
+        "outputs": float(np.abs(sequence.numpy()[real] - expected.numpy()[real]).max()),
+        "pooled": largest_gap([pooled], [expected_pooled]),
+        "gradients": largest_gap(gradients, expected_gradients),
+    }
+    print(f"unpacked, largest difference to TFBertModel: {gaps}")
+    assert max(gaps.values()) <= TOLERANCE
+
+
+def test_packed_equals_tfbertmodel(encoder, batches):
+    assert batches[4]["input_ids"].shape[0] < batches[1]["input_ids"].shape[0], "the batch must really be packed"
+    sequence, pooled, gradients = ours(encoder, batches[4])
+    expected, expected_pooled, expected_gradients = hugging_faces(encoder, batches[1])
+    mine, theirs = by_example(batches[4], sequence.numpy()), by_example(batches[1], expected.numpy())
+    where = np.argwhere(batches[4]["row_id"].numpy() >= 0)
+    pooled_gap = max(
+        np.abs(pooled.numpy()[row, slot] - expected_pooled.numpy()[batches[4]["row_id"].numpy()[row, slot], 0]).max()
+        for row, slot in where
+    )
+    gaps = {
+        "outputs": float(max(np.abs(mine[i] - theirs[i]).max() for i in theirs)),
+        "pooled": float(pooled_gap),
+        "gradients": largest_gap(gradients, expected_gradients),
+    }
+    print(f"packed, largest difference to TFBertModel: {gaps}")
+    assert max(gaps.values()) <= TOLERANCE
+
+
+def test_attention_never_crosses_a_segment(encoder, batches):
+    packed = dict(batches[4])
+    before = encoder({name: packed[name] for name in PACKED_INPUTS}).numpy()
+    second = packed["segment_ids"] == 2
+    packed["input_ids"] = tf.where(second, 2003, packed["input_ids"])
+    after = encoder({name: packed[name] for name in PACKED_INPUTS}).numpy()
+    others = ~second.numpy()
+    assert np.array_equal(before[others], after[others])
+    assert not np.allclose(before[second.numpy()], after[second.numpy()])
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 0.15), ("float16", 0.02)])
+def test_lower_precisions_stay_near(encoder, batches, precision, tolerance):
+    inputs = [batches[4][name] for name in PACKED_INPUTS]
+    full = forward.encode(encoder.bert, *inputs, training=False, dtype=tf.float32).numpy()
+    low = forward.encode(encoder.bert, *inputs, training=False, dtype=tf.as_dtype(precision))
+    assert low.dtype == tf.as_dtype(precision)
+    real = batches[4]["segment_ids"].numpy() > 0
+    gap = np.abs(full[real] - tf.cast(low, tf.float32).numpy()[real])
+    assert np.isfinite(gap).all() and gap.max() < tolerance
+
+
+def test_bias_is_zero_inside_a_segment_only():
+    bias = forward.segment_bias(tf.constant([[1, 1, 2, 0]]), tf.float32).numpy()[0, 0]
+    assert (bias[:2, :2] == 0).all() and bias[2, 2] == 0 and bias[3, 3] == 0
+    assert (bias[0, 2:] < -1e8).all() and bias[2, 3] < -1e8
+    assert np.isfinite(forward.segment_bias(tf.constant([[1, 2]]), tf.float16).numpy()).all()
+
+
+def test_dropout_is_seeded_and_on_in_training_only():
+    encoder = BertEncoder(tiny_config(hidden_dropout_prob=0.5))
+    inputs = {name: tf.ones([2, 8], tf.int32) for name in PACKED_INPUTS}
+    still = encoder(inputs)
+    assert np.array_equal(still, encoder(inputs))
+
+    def run(step):
+        with random_scope(step_seed(1, tf.constant(step), 0)):
+            return encoder(inputs, training=True).numpy()
+
+    assert np.array_equal(run(3), run(3)) and not np.array_equal(run(3), run(4))
+    with pytest.raises(RuntimeError, match="needs a random_scope"):
+        encoder(inputs, training=True)

@@ -1,0 +1,93 @@
+"""AdamW against Keras' own, and each of its extras against hand-made arithmetic."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+from trainer.models.optimizers import AdamW, layerwise_rates
+
+
+def variables():
+    generator = np.random.default_rng(0)
+    kernel = tf.Variable(generator.normal(size=(5, 3)).astype("float32"), name="kernel")
+    bias = tf.Variable(generator.normal(size=3).astype("float32"), name="bias")
+    return [kernel, bias]
+
+
+def gradients(step):
+    generator = np.random.default_rng(100 + step)
+    return [tf.constant(generator.normal(size=shape).astype("float32")) for shape in ((5, 3), (3,))]
+
+
+def run(optimizer, steps=5):
+    weights = variables()
+    for step in range(steps):
+        optimizer.apply_gradients(zip(gradients(step), weights, strict=True))
+    return [weight.numpy() for weight in weights]
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_equals_keras_adamw(clip):
+    reference = keras.optimizers.AdamW(0.01, weight_decay=0.1, epsilon=1e-6, global_clipnorm=clip or None)
+    reference.exclude_from_weight_decay(var_names=["bias"])
+    expected = run(reference)
+    # Keras adds epsilon to the uncorrected second moment; ours, as the paper has it, to the corrected one.
+    found = run(AdamW(0.01, weight_decay=0.1, epsilon=1e-6, max_gradient_norm=clip))
+    assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
+
+
+def test_equals_the_papers_algorithm():
+    rate, decay, epsilon, beta_1, beta_2 = 0.02, 0.1, 1e-3, 0.9, 0.99
+    optimizer = AdamW(rate, decay, beta_1, beta_2, epsilon, max_gradient_norm=0.0)
+    weights = [w.numpy().astype(np.float64) for w in variables()]
+    first, second = [np.zeros_like(w) for w in weights], [np.zeros_like(w) for w in weights]
+    for step in range(5):
+        for i, gradient in enumerate(g.numpy().astype(np.float64) for g in gradients(step)):
+            first[i] = beta_1 * first[i] + (1 - beta_1) * gradient
+            second[i] = beta_2 * second[i] + (1 - beta_2) * gradient**2
+            corrected = first[i] / (1 - beta_1 ** (step + 1)), second[i] / (1 - beta_2 ** (step + 1))
+            decayed = decay * weights[i] if weights[i].ndim > 1 else 0.0
+            weights[i] = weights[i] - rate * (corrected[0] / (np.sqrt(corrected[1]) + epsilon) + decayed)
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(run(optimizer), weights, strict=True))
+
+
+def test_a_gathers_gradient_counts_as_its_dense_sum():
+    """A row used twice must enter the norm and the moments as one sum (tf.clip_by_global_norm alone would not)."""
+    dense_table, sparse_table = (tf.Variable(np.ones((4, 2), "float32")) for _ in range(2))
+    slices = tf.IndexedSlices(tf.constant([[1.0, 2.0], [3.0, 4.0]]), tf.constant([1, 1]), tf.constant([4, 2]))
+    AdamW(0.1, max_gradient_norm=1.0).apply_gradients([(slices, sparse_table)])
+    AdamW(0.1, max_gradient_norm=1.0).apply_gradients([(tf.convert_to_tensor(slices), dense_table)])
+    assert np.array_equal(dense_table, sparse_table)
+    assert not np.array_equal(dense_table.numpy()[1], np.ones(2))
+
+
+def test_layerwise_rates_shrink_towards_the_embeddings():
+    named = {"low:0": 0, "high:0": 3}
+    rate_of = layerwise_rates(named.get, depths=3, decay_rate=0.5)
+    low, high = tf.Variable([1.0], name="low"), tf.Variable([1.0], name="high")
+    assert (rate_of(low), rate_of(high)) == (0.125, 1.0)
+    AdamW(0.1, max_gradient_norm=0.0, epsilon=1e-12, rate_of=rate_of).apply_gradients([(tf.ones(1), low), (tf.ones(1), high)])
+    assert 1 - low.numpy()[0] == pytest.approx(0.0125, rel=1e-3) and 1 - high.numpy()[0] == pytest.approx(0.1, rel=1e-3)
+    assert layerwise_rates(named.get, 3, 1.0) is None
+
+
+def test_averages_follow_and_swap():
+    optimizer = AdamW(0.1, ema_decay_rate=0.5)
+    weight = tf.Variable([[1.0]])
+    expected, history = 1.0, []
+    for _ in range(3):
+        optimizer.apply_gradients([(tf.constant([[1.0]]), weight)])
+        history.append(weight.numpy().item())
+        expected = 0.5 * expected + 0.5 * history[-1]
+    assert optimizer.averages[0].numpy().item() == pytest.approx(expected)
+    optimizer.swap_averages([weight])
+    assert weight.numpy().item() == pytest.approx(expected)
+    optimizer.swap_averages([weight])
+    assert weight.numpy().item() == pytest.approx(history[-1])
+
+
+def test_named_slots_hold_everything():
+    optimizer = AdamW(0.1, ema_decay_rate=0.9)
+    optimizer.build(variables())
+    assert set(optimizer.named_slots()) == {"iterations", *(f"{k}/{n}" for k in ("m", "v", "average") for n in ("kernel", "bias"))}

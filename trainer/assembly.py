@@ -1,0 +1,222 @@
+"""Puts a run together: tokenizer, encoder, task, model, optimizer; restores what an earlier command saved."""
+
+import dataclasses
+import logging
+
+import tensorflow as tf
+import tf_keras as keras
+
+from trainer import experiment as experiments
+from trainer import files
+from trainer.data.records import Manifest
+from trainer.errors import UserError
+from trainer.experiment import Experiment
+from trainer.models.encoder import BertEncoder, check_fits
+from trainer.models.initialization import find_encoder, is_workdir, load_encoder_weights, read_bert_config
+from trainer.models.optimizers import AdamW, layerwise_rates
+from trainer.models.schedules import WarmupDecay
+from trainer.models.task_model import TaskModel
+from trainer.runtime.checkpoints import CheckpointStore
+from trainer.tasks.base import Task
+from trainer.text.tokenizer import Tokenizer, from_vocabulary, load_tokenizer
+
+log = logging.getLogger(__name__)
+ENCODER_CONFIG = "checkpoints/config.json"
+
+
+def tokenizer_folder(workdir: str) -> str:
+    """Returns where a run keeps its tokenizer."""
+    return files.join(workdir, "tokenizer")
+
+
+def encoder_folder(experiment: Experiment) -> str | None:
+    """Returns the folder that `encoder.init_from` names, found; None for random weights."""
+    if experiment.encoder.init_from == "random":
+        return None
+    return find_encoder(experiment.encoder.init_from, experiment.encoder.revision)
+
+
+def find_tokenizer(experiment: Experiment) -> Tokenizer:
+    """Loads the tokenizer that the config names: encoder.vocabulary_path, else the encoder's own.
+
+    Raises:
+      UserError: none is there, or it is no BERT tokenizer.
+    """
+    encoder = experiment.encoder
+    path = encoder.vocabulary_path
+    if path is not None and not files.is_dir(path):
+        if not files.exists(path):
+            raise UserError(f"encoder.vocabulary_path: no file or folder {path}")
+        return from_vocabulary(files.read_text(path).rstrip("\n").split("\n"), encoder.lowercase)
+    folder = path or encoder_folder(experiment)
+    if folder is None:
+        raise UserError("encoder.init_from=random needs encoder.vocabulary_path, the tokenizer's folder or vocab.txt")
+    return load_tokenizer(tokenizer_folder(folder) if is_workdir(folder) else folder, encoder.lowercase)
+
+
+def bert_config_of(experiment: Experiment):
+    """Returns the encoder's BertConfig with the run's dropout rates."""
+    folder = encoder_folder(experiment)
+    if folder is None:
+        folder = experiment.encoder.config_path
+        folder = folder.rpartition("/")[0] or "." if folder.endswith(".json") else folder
+    config = read_bert_config(folder)
+    if experiment.encoder.dropout_rate is not None:
+        config.hidden_dropout_prob = experiment.encoder.dropout_rate
+    if experiment.encoder.attention_dropout_rate is not None:
+        config.attention_probs_dropout_prob = experiment.encoder.attention_dropout_rate
+    return config
+
+
+def check_encoder(experiment: Experiment, tokenizer: Tokenizer, bert_config) -> None:
+    """Raises UserError where tokenizer, sequence length and encoder do not go together."""
+    problem = check_fits(bert_config, tokenizer.vocabulary_size, experiment.data.max_seq_length)
+    if problem:
+        raise UserError(problem)
+    if bert_config.pad_token_id not in (None, tokenizer.pad_id):
+        raise UserError(
+            f"the encoder's pad_token_id is {bert_config.pad_token_id}, the tokenizer's [PAD] is {tokenizer.pad_id}: "
+            "this vocabulary is not the encoder's"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembled:
+    """A task with its model."""
+
+    task: Task
+    encoder: BertEncoder
+    model: TaskModel
+
+    def variables(self) -> dict[str, tf.Variable]:
+        """Returns {name: variable} of the model's weights, as checkpoints store them."""
+        named = {variable.name.removesuffix(":0"): variable for variable in self.model.weights}
+        if len(named) != len(self.model.weights):
+            raise RuntimeError("two weights share one name; checkpoints could not tell them apart")
+        return named
+
+
+def build(experiment: Experiment, tokenizer: Tokenizer, bert_config) -> Assembled:
+    """Builds encoder and task model with random weights; call inside the strategy's scope."""
+    check_encoder(experiment, tokenizer, bert_config)
+    task = experiment.build_task(tokenizer)
+    encoder = BertEncoder(bert_config, experiment.train.precision)
+    return Assembled(task, encoder, task.build_model(encoder))
+
+
+def initialize_encoder(experiment: Experiment, assembled: Assembled) -> None:
+    """Loads `encoder.init_from` into the encoder and freezes what the config says; logs both.
+
+    Raises:
+      UserError: see `initialization.load_encoder_weights`; more frozen layers than there are.
+    """
+    folder = encoder_folder(experiment)
+    if folder is None:
+        log.info("encoder weights: random (seed %d)", experiment.train.seed)
+    else:
+        report = load_encoder_weights(assembled.encoder, folder, experiment.encoder.allow_missing)
+        log.info("%s", "\n".join(report.lines()))
+    try:
+        frozen = assembled.encoder.freeze(experiment.encoder.freeze_layers)
+    except ValueError as error:
+        raise UserError(f"encoder.freeze_layers: {error}") from None
+    if frozen:
+        log.info("frozen: %s", ", ".join(frozen))
+
+
+def build_optimizer(experiment: Experiment, encoder: BertEncoder, total_steps: int) -> keras.optimizers.Optimizer:
+    """Returns the optimizer of the config; with float16, wrapped to scale the loss dynamically."""
+    train = experiment.train
+    schedule = WarmupDecay(
+        train.learning_rate, round(train.warmup_rate * total_steps), total_steps, train.schedule, train.schedule_power
+    )
+    depths = encoder.bert_config.num_hidden_layers + 1
+    optimizer = AdamW(
+        schedule,
+        weight_decay=train.weight_decay,
+        beta_1=train.beta_1,
+        beta_2=train.beta_2,
+        epsilon=train.epsilon,
+        max_gradient_norm=train.max_gradient_norm,
+        rate_of=layerwise_rates(encoder.depth_of, depths, train.layer_decay_rate),
+        ema_decay_rate=train.ema_decay_rate,
+    )
+    return keras.mixed_precision.LossScaleOptimizer(optimizer) if train.precision == "float16" else optimizer
+
+
+def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> AdamW:
+    """Returns the AdamW inside a loss-scaling optimizer, or itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> dict[str, tf.Variable]:
+    """Returns {name: variable} of the optimizer's state, loss scale included."""
+    named = inner_optimizer(optimizer).named_slots()
+    if optimizer is not inner_optimizer(optimizer):
+        scale = optimizer._loss_scale
+        named |= {"loss_scale": scale._current_loss_scale, "good_steps": scale._counter}
+    return {f"optimizer/{name}": variable for name, variable in named.items()}
+
+
+def store_of(workdir: str, experiment: Experiment) -> CheckpointStore:
+    """Returns the checkpoints of a run."""
+    return CheckpointStore(files.join(workdir, "checkpoints"), experiment.runtime.keep_checkpoints)
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A finished or half-finished run, read back from its workdir alone."""
+
+    experiment: Experiment
+    tokenizer: Tokenizer
+    assembled: Assembled
+    step: int
+
+
+def restore(workdir: str, overrides: tuple[str, ...] = ()) -> Restored:
+    """Restores the best model of a workdir (the latest where nothing was validated).
+
+    Args:
+      workdir: of a run.
+      overrides: `--set` changes for this command only, as data.test=other.csv.
+
+    Raises:
+      UserError: no run there, no checkpoint yet, or a damaged one.
+    """
+    experiment = experiments.load_workdir(workdir)
+    if overrides:
+        experiment = experiments.load(files.join(workdir, experiments.CONFIG_FILE), overrides)
+    if not files.exists(files.join(workdir, ENCODER_CONFIG)):
+        raise UserError(f"--workdir: {workdir} has no trained model yet; run train first")
+    tokenizer = load_tokenizer(tokenizer_folder(workdir))
+    from transformers import BertConfig
+
+    bert_config = BertConfig.from_dict(files.read_json(files.join(workdir, ENCODER_CONFIG)))
+    assembled = build(experiment, tokenizer, bert_config)
+    state = store_of(workdir, experiment).restore_best(assembled.variables())
+    return Restored(experiment, tokenizer, assembled, state["step"])
+
+
+def describe_size(assembled: Assembled) -> str:
+    """Returns the model's size for the header: "22.7 M parameters (22.7 M train)"."""
+    total = sum(variable.shape.num_elements() for variable in assembled.model.weights)
+    trained = sum(variable.shape.num_elements() for variable in assembled.model.trainable_weights)
+    return f"{total / 1e6:.1f} M parameters ({trained / 1e6:.1f} M train)"
+
+
+def training_flops_per_token(bert_config, row_length: int) -> float:
+    """Returns the model FLOPs of a training step for each token: matrix products only, backward twice the forward.
+
+    Source: Chowdhery et al. 2022 (PaLM), appendix B: 6 FLOPs a weight, and 12 · layers · hidden · length for attention;
+    embeddings, the pooler and the head do not count.
+    """
+    hidden, inner, layers = bert_config.hidden_size, bert_config.intermediate_size, bert_config.num_hidden_layers
+    weights = layers * (4 * hidden * hidden + 2 * hidden * inner)
+    return 6.0 * weights + 12.0 * layers * hidden * row_length
+
+
+def split_summary(manifest: Manifest, split: str) -> str:
+    """Returns a split's size for the header: "10,003 examples of 16.2 tokens"."""
+    summary = manifest.splits[split]
+    mean = summary["tokens"] / max(summary["examples"], 1)
+    return f"{summary['examples']:,} examples of {mean:.1f} tokens on average"

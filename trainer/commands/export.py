@@ -1,0 +1,106 @@
+"""export: restored → served in a graph → reloaded in a clean process and compared → exports/<version> and huggingface/."""
+
+import itertools
+import logging
+
+import numpy as np
+import tensorflow as tf
+
+from trainer import assembly, files
+from trainer.cli import Options
+from trainer.data.sources import Row, RowError, read_rows
+from trainer.errors import UserError
+from trainer.serving.export import next_version, write_export
+from trainer.serving.hugging_face import write_hugging_face
+from trainer.serving.signatures import ServingModule
+
+log = logging.getLogger(__name__)
+COMPARED_TEXTS = 32
+# Shapes and characters that a tokenizer can get wrong, compared beside the run's own rows.
+HARD_TEXTS = (
+    "",
+    "x",
+    "Ünïcödé 你好 ﬁ ½ ß İ …",
+    "a [MASK] b[SEP]c",
+    "word " * 600,
+    "e\u0301\u0323 \u200b\ufeff\u0000 \U0001f600",
+)
+
+
+def run(options: Options) -> None:
+    """Writes exports/<version> and huggingface/ in the workdir."""
+    workdir = options.required("workdir")
+    restored = assembly.restore(workdir, options.set)
+    task, data = restored.assembled.task, restored.experiment.data
+    texts = _texts_to_compare(restored)
+    exports = files.join(workdir, "exports")
+    log.info("exporting the model of step %s; reading the tokenizer's tables", f"{restored.step:,}")
+    module = ServingModule(
+        restored.assembled.model, task.serving, restored.tokenizer, len(data.text_columns), data.max_seq_length
+    )
+    expected = _model_reply(restored, texts)
+    folder = write_export(
+        exports,
+        next_version(exports),
+        module,
+        task.labels_asset(),
+        texts,
+        expected,
+        restored.experiment.train.precision,
+    )
+    log.info("reloaded in a clean process: equal to the model on %d texts, as strings and as tf.Examples", len(texts[0]))
+    hugging_face = files.join(workdir, "huggingface")
+    write_hugging_face(
+        hugging_face,
+        restored.assembled.encoder,
+        restored.tokenizer,
+        task.hugging_face_head(restored.assembled.model),
+        task.labels_asset() or (),
+    )
+    print(f"SavedModel: {folder}\nHugging Face files: {hugging_face}")
+
+
+def _texts_to_compare(restored: assembly.Restored) -> list[list[str]]:
+    """Returns for each input its texts: some of the run's own rows, and the hard ones."""
+    data, task = restored.experiment.data, restored.assembled.task
+    found: list[list[str]] = []
+    for split, source in data.sources().items():
+        try:
+            rows = read_rows(source, f"data.{split}", data.source_format)
+            usable = (row for row in itertools.islice(rows, 200) if isinstance(row, Row))
+            for row in usable:
+                try:
+                    found.append(task.texts(row))
+                except RowError:
+                    continue
+        except UserError as error:
+            log.info("compared without the rows of data.%s: %s", split, error)
+        if found:
+            break
+    rows = found[: COMPARED_TEXTS - len(HARD_TEXTS)]
+    rows += [[text] * len(data.text_columns) for text in HARD_TEXTS]
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _model_reply(restored: assembly.Restored, texts: list[list[str]]) -> dict[str, list]:
+    """Returns what the Keras model replies, fed through the Hugging Face tokenizer, one unpadded text at a time."""
+    task, model = restored.assembled.task, restored.assembled.model
+    replies: list[dict[str, np.ndarray]] = []
+    for row in zip(*texts, strict=True):
+        example = task.example_of_texts(row)
+        ids = tf.constant([example["input_ids"]], tf.int32)
+        inputs = {
+            "input_ids": ids,
+            "token_type_ids": tf.constant([example.get("token_type_ids", [0] * ids.shape[1])], tf.int32),
+            "position_ids": tf.range(ids.shape[1])[None],
+            "segment_ids": tf.ones_like(ids),
+            "cls_positions": tf.zeros([1, 1], tf.int32),
+        }
+        outputs = {name: value[:, 0] for name, value in model.outputs_for(inputs).items()}
+        replies.append({name: value.numpy()[0] for name, value in task.serving(outputs).items()})
+    joined = {name: np.stack([reply[name] for reply in replies]) for name in replies[0]}
+    return {name: _plain(value) for name, value in joined.items()}
+
+
+def _plain(array: np.ndarray) -> list:
+    return [value.decode() for value in array] if array.dtype.kind in "OS" else array.tolist()

@@ -1,0 +1,178 @@
+"""train: config → devices → records → model → start from → fit → best and latest kept."""
+
+import logging
+import shutil
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from trainer import assembly, experiment, feeding, files, inference, preparation
+from trainer.cli import Options
+from trainer.data.records import Manifest
+from trainer.errors import UserError
+from trainer.experiment import Experiment
+from trainer.runtime import distribution
+from trainer.runtime.faults import StopSignals, WorkdirLock
+from trainer.training import RunState, TrainingRhythm
+
+log = logging.getLogger(__name__)
+
+
+def run(options: Options) -> int:
+    """Trains, or goes on with the run in the workdir; returns the exit status."""
+    workdir = options.required("workdir")
+    asked = _asked(options, workdir)
+    # Workers of one run share a workdir: each but the chief locks a folder of its own in it.
+    index = distribution.worker_index()
+    with WorkdirLock(workdir if index == 0 else files.join(workdir, f"worker-{index}")):
+        placement = _place(asked)
+        resolved = _resolve(asked, workdir)
+        if placement.is_chief:
+            experiment.save(resolved, workdir)
+        return _train(resolved, workdir, placement)
+
+
+def _asked(options: Options, workdir: str) -> Experiment:
+    """Loads --config; without one, the config of the run that is already in the workdir."""
+    saved = files.join(workdir, experiment.CONFIG_FILE)
+    path = options.config or (saved if files.exists(saved) else None)
+    return experiment.load(path, options.set, options.tpu)
+
+
+def _place(asked: Experiment) -> distribution.Placement:
+    if asked.train.deterministic_ops:
+        tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(asked.train.seed)
+    runtime = asked.runtime
+    placement = distribution.choose(runtime.distribution, runtime.tpu, runtime.cpu_devices, runtime.tpu_connect_seconds)
+    log.info("%s", placement.reason)
+    return placement
+
+
+def _resolve(asked: Experiment, workdir: str) -> Experiment:
+    """Completes the config from the data, and compares it with the run that the workdir holds.
+
+    Raises:
+      UserError: the workdir's run was another one; the keys that differ are named.
+    """
+    resolved = preparation.learned(asked)
+    path = files.join(workdir, experiment.CONFIG_FILE)
+    has_started = files.exists(files.join(workdir, "checkpoints", "latest.json"))
+    if files.exists(path) and has_started:
+        changed = experiment.resume_differences(experiment.load(path), resolved)
+        if changed:
+            lines = [f"  {key}: {before!r} in the workdir, {now!r} now" for key, (before, now) in changed.items()]
+            raise UserError(
+                f"--workdir: {workdir} holds a run with another config; these keys differ:\n"
+                + "\n".join(lines)
+                + "\ngo on with the saved config (leave --config and --set out), or choose another --workdir"
+            )
+    return resolved
+
+
+def _train(resolved: Experiment, workdir: str, placement: distribution.Placement) -> int:
+    # Records
+    tokenizer = assembly.find_tokenizer(resolved)
+    bert_config = assembly.bert_config_of(resolved)
+    assembly.check_encoder(resolved, tokenizer, bert_config)
+    manifest = _records(resolved, workdir, tokenizer, placement)
+    total_steps = resolved.train.total_steps(manifest.splits["train"]["examples"])
+
+    # Model
+    with placement.strategy.scope():
+        assembled = assembly.build(resolved, tokenizer, bert_config)
+        task = assembled.task.for_training(manifest.splits["train"]["values"])
+        optimizer = assembly.build_optimizer(resolved, assembled.encoder, total_steps)
+        # Start from: 1. the latest checkpoint in the workdir, 2. encoder.init_from, 3. random
+        store = assembly.store_of(workdir, resolved)
+        has_checkpoint = files.exists(files.join(store.folder, "latest.json"))
+        if not has_checkpoint:
+            assembly.initialize_encoder(resolved, assembled)
+        else:
+            assembled.encoder.freeze(resolved.encoder.freeze_layers)
+        optimizer.build(assembled.model.trainable_variables)
+        variables = assembled.variables() | assembly.optimizer_variables(optimizer)
+        state = store.restore_latest(variables) if has_checkpoint else None
+    first_step = state["step"] if state else 0
+    if state:
+        log.info("resumed from step %s of %s", f"{first_step:,}", f"{total_steps:,}")
+    if placement.is_chief:
+        _save_identity(workdir, tokenizer, bert_config)
+        _check_space(workdir, variables, resolved.runtime.keep_checkpoints)
+
+    # Fit
+    _log_header(resolved, placement, assembled, manifest, total_steps)
+    model, train = assembled.model, resolved.train
+    model.prepare_training(task.loss, train.seed, train.accumulation_steps)
+    model.compile(
+        optimizer=optimizer,
+        jit_compile=train.jit_compile and placement.kind != "tpu",
+        steps_per_execution=train.steps_per_execution,
+    )
+    remaining = total_steps - first_step
+    if remaining <= 0:
+        log.info("the run is complete: step %s of %s", f"{first_step:,}", f"{total_steps:,}")
+        return 0
+    batches = feeding.training_batches(resolved, manifest, placement, task, first_step)
+    runner = inference.BatchRunner(model, placement.strategy, task.features())
+    with StopSignals() as signals:
+        run_state = RunState(resolved, workdir, placement, manifest, assembled, store, variables, first_step, total_steps)
+        rhythm = TrainingRhythm(run_state, runner, signals)
+        model.fit(batches, epochs=1, steps_per_epoch=remaining, callbacks=[rhythm], verbose=0)
+    return rhythm.finish()
+
+
+def _records(resolved: Experiment, workdir: str, tokenizer, placement: distribution.Placement) -> Manifest:
+    """The chief prepares; other workers wait until the manifest is there."""
+    if resolved.data.train is None:
+        raise UserError("data.train is not given: name the training rows, as --set data.train=my.csv")
+    if placement.is_chief:
+        manifest = preparation.ensure_records(resolved, workdir, tokenizer)
+    if placement.workers > 1:
+        # A collective that the chief joins when it is done: the others wait in it.
+        placement.sum_over_workers(1.0)
+        manifest = Manifest.load(preparation.records_dir(resolved, workdir))
+    if manifest.splits["train"]["examples"] == 0:
+        raise UserError("data.train: every row was rejected; there is nothing to train on")
+    return manifest
+
+
+def _save_identity(workdir: str, tokenizer, bert_config) -> None:
+    """Saves what later commands need besides the weights: the tokenizer's files and the encoder's sizes."""
+    tokenizer.save(assembly.tokenizer_folder(workdir))
+    files.make_dirs(files.join(workdir, "checkpoints"))
+    files.write_text(files.join(workdir, assembly.ENCODER_CONFIG), bert_config.to_json_string(use_diff=False))
+
+
+def _check_space(workdir: str, variables, keep: int) -> None:
+    """Raises UserError where the disk cannot take the run's checkpoints: before the training, not after."""
+    if files.is_remote(workdir):
+        return
+    each = sum(int(np.prod(variable.shape)) * variable.dtype.size for variable in variables.values())
+    needed, free = each * (keep + 2), shutil.disk_usage(workdir).free
+    if needed > free:
+        raise UserError(
+            f"--workdir: {workdir} has {free / 1e6:,.0f} MB free; {keep} checkpoints, the best and the one being written "
+            f"need {needed / 1e6:,.0f} MB. Free some space, set runtime.keep_checkpoints=1, or choose another --workdir"
+        )
+
+
+def _log_header(resolved, placement, assembled, manifest, total_steps) -> None:
+    train = resolved.train
+    splits = ", ".join(f"{split} {assembly.split_summary(manifest, split)}" for split in manifest.splits)
+    parts = f" in {train.accumulation_steps} micro-batches" if train.accumulation_steps > 1 else ""
+    log.info(
+        "model: %s, %s\nbatch: %s examples%s over %d replica(s), rows of %d tokens with up to %d examples\n"
+        "data: %s\nlength: %s steps = %.2f epochs",
+        assembly.describe_size(assembled),
+        train.precision,
+        f"{train.batch_size:,}",
+        parts,
+        placement.replicas,
+        resolved.data.max_seq_length,
+        resolved.data.max_examples_per_row,
+        splits,
+        f"{total_steps:,}",
+        total_steps * train.batch_size / manifest.splits["train"]["examples"],
+    )

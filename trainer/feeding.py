@@ -1,0 +1,82 @@
+"""From records to what `fit` and evaluation eat: the data pipeline, cut to a run's batch, packing and replicas."""
+
+import math
+
+import tensorflow as tf
+
+from trainer.data.pipeline import Packing, Share, packed_batches, read_records, training_stream
+from trainer.data.records import Manifest
+from trainer.errors import UserError
+from trainer.experiment import Experiment
+from trainer.runtime.distribution import Placement
+from trainer.tasks.base import Task
+
+EVALUATION_TOKENS = 8192  # of a batch in evaluation and prediction: no gradients, so more fits than in training
+
+
+def training_batches(experiment: Experiment, manifest: Manifest, placement: Placement, task: Task, first_step: int):
+    """Returns the batches of a run from its step `first_step` on, distributed to the replicas.
+
+    Every step takes the next train.batch_size examples of the seeded stream, whatever the number of replicas.
+
+    Raises:
+      UserError: a batch size that the replicas cannot share evenly.
+    """
+    train, data = experiment.train, experiment.data
+    if train.batch_size % placement.replicas:
+        nearest = max(round(train.batch_size / placement.replicas), 1) * placement.replicas
+        raise UserError(f"train.batch_size={train.batch_size} cannot be shared by {placement.replicas} replicas; use {nearest}")
+    replica_batch = train.batch_size // placement.replicas
+    packing = _packing(experiment, manifest, placement, replica_batch)
+    local_replicas = placement.replicas // placement.workers
+    # One static row count may take a batch in several steps: then the stream is counted in batches, not in examples.
+    by_batch = packing.static_rows is not None
+
+    def pipeline(share: Share) -> tf.data.Dataset:
+        stream = training_stream(
+            manifest.paths("train"),
+            manifest.splits["train"]["examples"],
+            train.seed,
+            data.shuffle_buffer_examples,
+            first=0 if by_batch else first_step * train.batch_size,
+            share=share,
+            copies=task.copies(manifest.splits["train"]["values"]),
+        )
+        batches = packed_batches(stream, task.features(), replica_batch, packing)
+        return batches.skip(first_step * local_replicas) if by_batch else batches
+
+    if placement.replicas == 1:
+        return pipeline(Share())
+    return placement.strategy.distribute_datasets_from_function(
+        lambda context: pipeline(Share(context.input_pipeline_id, context.num_input_pipelines))
+    )
+
+
+def _packing(experiment: Experiment, manifest: Manifest, placement: Placement, replica_batch: int) -> Packing:
+    data, steps = experiment.data, experiment.train.accumulation_steps
+    static_rows = experiment.runtime.static_rows
+    if static_rows is None and placement.kind == "tpu":
+        static_rows = likely_rows(manifest.splits["train"], replica_batch, data.max_seq_length, data.max_examples_per_row)
+    if static_rows is not None:
+        static_rows = math.ceil(static_rows / steps) * steps
+    return Packing(data.max_seq_length, data.max_examples_per_row, steps, static_rows)
+
+
+def likely_rows(split: dict, batch: int, row_length: int, max_examples_per_row: int) -> int:
+    """Returns a row count that hardly any batch overflows: its mean tokens, a quarter more, and one row."""
+    mean_tokens = split["tokens"] / max(split["examples"], 1)
+    rows = max(batch * mean_tokens * 1.25 / row_length, batch / max_examples_per_row)
+    return min(math.ceil(rows) + 1, batch)
+
+
+def evaluation_batches(experiment: Experiment, manifest: Manifest, split: str, task: Task) -> tf.data.Dataset:
+    """Returns a split's examples in order, packed, each once."""
+    return packed_for_inference(read_records(manifest.paths(split)), experiment, task)
+
+
+def packed_for_inference(records: tf.data.Dataset, experiment: Experiment, task: Task) -> tf.data.Dataset:
+    """Packs serialized examples into batches of about EVALUATION_TOKENS tokens."""
+    data = experiment.data
+    batch = max(EVALUATION_TOKENS // data.max_seq_length, 1) * min(data.max_examples_per_row, 4)
+    packing = Packing(data.max_seq_length, data.max_examples_per_row, static_rows=experiment.runtime.static_rows)
+    return packed_batches(records, task.features(), batch, packing)

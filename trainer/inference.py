@@ -1,0 +1,72 @@
+"""Runs a model over packed batches, every example exactly once, on any number of replicas; outputs come back by row."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.data.packing import ABSENT
+from trainer.features import FeatureSpec
+from trainer.models.task_model import TaskModel
+
+Arrays = dict[str, np.ndarray]
+
+
+class BatchRunner:
+    """Calls a model on packed batches, as many at a time as there are replicas.
+
+    Args:
+      model: the task's.
+      strategy: the run's; with several workers each runs all of the batches on its own devices.
+      spec: the task's features; its example-level ones are handed back beside the outputs.
+    """
+
+    def __init__(self, model: TaskModel, strategy: tf.distribute.Strategy, spec: FeatureSpec):
+        self._strategy = strategy
+        self._is_alone = strategy.num_replicas_in_sync == 1 or isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        self._labels = [name for name, feature in spec.items() if feature.per == "example"]
+        self._call = tf.function(model.outputs_for, reduce_retracing=True)
+
+    def run(self, batches: Iterable[dict[str, tf.Tensor]]) -> Iterator[tuple[Arrays, Arrays]]:
+        """Yields (outputs, labels) of each batch's real examples: float32 [n, ...]; int32 or float32 [n], row_id among them."""
+        replicas = 1 if self._is_alone else self._strategy.num_replicas_in_sync
+        waiting: list[dict[str, tf.Tensor]] = []
+        for batch in batches:
+            waiting.append(batch)
+            if len(waiting) == replicas:
+                yield from self._run_together(waiting)
+                waiting = []
+        if waiting:
+            empty = {name: tf.zeros_like(value) for name, value in waiting[0].items()}
+            empty["row_id"] += ABSENT
+            yield from self._run_together(waiting + [empty] * (replicas - len(waiting)))
+
+    def _run_together(self, batches: list[dict[str, tf.Tensor]]) -> Iterator[tuple[Arrays, Arrays]]:
+        if len(batches) == 1:
+            results = [self._call(batches[0])]
+        else:
+            values = self._strategy.experimental_distribute_values_from_function(
+                lambda context: batches[context.replica_id_in_sync_group]
+            )
+            outputs = self._strategy.run(self._call, args=(values,))
+            local = {name: self._strategy.experimental_local_results(value) for name, value in outputs.items()}
+            results = [{name: value[i] for name, value in local.items()} for i in range(len(batches))]
+        for batch, outputs in zip(batches, results, strict=True):
+            is_real = batch["row_id"].numpy() != ABSENT
+            labels = {name: batch[name].numpy()[is_real] for name in self._labels}
+            yield {name: value.numpy()[is_real] for name, value in outputs.items()}, labels
+
+
+def collect(results: Iterable[tuple[Arrays, Arrays]]) -> tuple[Arrays, Arrays]:
+    """Returns all outputs and labels in the order of their rows."""
+    results = list(results)
+    outputs, labels = ({n: np.concatenate([r[i][n] for r in results]) for n in results[0][i]} for i in (0, 1))
+    order = np.argsort(labels["row_id"], kind="stable")
+    return {n: value[order] for n, value in outputs.items()}, {n: value[order] for n, value in labels.items()}
+
+
+def evaluate(runner: BatchRunner, batches: Iterable[dict[str, tf.Tensor]], task: Any) -> dict[str, Any]:
+    """Returns the task's scores over the batches."""
+    outputs, labels = collect(runner.run(batches))
+    return task.score(outputs, labels)

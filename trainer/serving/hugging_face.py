@@ -1,0 +1,65 @@
+"""The run as Hugging Face files: what transformers' from_pretrained loads, in PyTorch and in TensorFlow."""
+
+import tempfile
+from collections.abc import Mapping
+
+import numpy as np
+
+from trainer import files
+from trainer.models.encoder import BertEncoder
+from trainer.models.initialization import variable_key
+from trainer.text.tokenizer import Tokenizer
+
+
+def write_hugging_face(
+    folder: str,
+    encoder: BertEncoder,
+    tokenizer: Tokenizer,
+    head: Mapping[str, np.ndarray],
+    class_names: tuple[str, ...],
+) -> None:
+    """Writes config, tokenizer and weights.
+
+    `model.safetensors` has PyTorch's layout, which is what the Hub's tools read; `tf_model.h5` is for TensorFlow without
+    PyTorch: `TFBertModel.from_pretrained(folder, use_safetensors=False)`.
+
+    Args:
+      folder: local or remote.
+      encoder: its weights and config.
+      tokenizer: the run's.
+      head: {"classifier.weight": [classes, hidden], "classifier.bias": [classes]} of a BertForSequenceClassification, or {}.
+      class_names: of the head.
+    """
+    import safetensors.numpy
+
+    config = type(encoder.bert_config).from_dict(encoder.bert_config.to_dict())
+    config.architectures = ["BertForSequenceClassification" if head else "BertModel"]
+    if head:
+        config.id2label = dict(enumerate(class_names))
+        config.label2id = {name: number for number, name in enumerate(class_names)}
+    prefix = "bert." if head else ""
+    weights = {prefix + pytorch_name(variable_key(v.name)): _pytorch_array(v) for v in encoder.model.weights}
+    with tempfile.TemporaryDirectory() as local:
+        encoder.model.save_pretrained(local, safe_serialization=False)  # tf_model.h5
+        safetensors.numpy.save_file({**weights, **head}, files.join(local, "model.safetensors"), {"format": "pt"})
+        config.save_pretrained(local)
+        files.make_dirs(folder)
+        for name in files.list_dir(local):
+            files.copy(files.join(local, name), files.join(folder, name))
+    tokenizer.save(folder)
+
+
+def pytorch_name(key: str) -> str:
+    """Returns PyTorch's name of an encoder variable.
+
+    >>> pytorch_name("encoder/layer_._0/attention/self/query/kernel")
+    'encoder.layer.0.attention.self.query.weight'
+    """
+    endings = {"kernel": "weight", "gamma": "weight", "beta": "bias", "embeddings": "weight"}
+    *path, last = key.replace("layer_._", "layer/").split("/")
+    return ".".join([*path, endings.get(last, last)])
+
+
+def _pytorch_array(variable) -> np.ndarray:
+    array = variable.numpy()
+    return np.ascontiguousarray(array.T) if variable.name.endswith("kernel:0") else array

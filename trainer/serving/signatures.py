@@ -1,0 +1,102 @@
+"""What a served model takes: strings, token ids, or serialized tf.Examples; dynamic batch and length."""
+
+from collections.abc import Callable, Mapping
+
+import tensorflow as tf
+
+from trainer.models.task_model import TaskModel
+from trainer.text.in_graph_tokenizer import InGraphTokenizer
+from trainer.text.tokenizer import Tokenizer
+
+TEXT_INPUTS = ("text", "text_pair")  # as Hugging Face's tokenizers name them
+Serve = Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]
+
+
+class ServingModule(tf.Module):
+    """A task's model behind three signatures.
+
+    Args:
+      model: the task's model.
+      serve: turns the model's outputs into a reply: `Task.serving`.
+      tokenizer: the run's.
+      texts: 1, or 2 for pairs.
+      max_seq_length: longer inputs are cut to this, as in training.
+    """
+
+    def __init__(self, model: TaskModel, serve: Serve, tokenizer: Tokenizer, texts: int, max_seq_length: int):
+        super().__init__(name="serving")
+        # Only the weights are tracked: Keras' own export would trace every layer of TFBertModel beside ours.
+        self.weights = list(model.weights)
+        self._call = model.outputs_for
+        self._serve = serve
+        self._tokenize = InGraphTokenizer(tokenizer)
+        self._ids = (tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id)
+        self._texts, self._max_seq_length = texts, max_seq_length
+
+    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+        """Returns {"serving_default": strings, "tokens": ids, "examples": serialized tf.Examples}."""
+        names = TEXT_INPUTS[: self._texts]
+        strings = [tf.TensorSpec([None], tf.string, name) for name in names]
+        ids = [tf.TensorSpec([None, None], tf.int32, name) for name in ("input_ids", "attention_mask", "token_type_ids")]
+        return {
+            "serving_default": tf.function(self._from_strings).get_concrete_function(*strings),
+            "tokens": tf.function(self._from_tokens).get_concrete_function(*ids),
+            "examples": tf.function(self._from_examples).get_concrete_function(tf.TensorSpec([None], tf.string, "examples")),
+        }
+
+    def _from_strings(self, text: tf.Tensor, text_pair: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """string [batch] (twice for pairs) → the reply."""
+        cls_id, sep_id, pad_id = self._ids
+        if text_pair is None:
+            parts = [self._tokenize(text)[:, : self._max_seq_length - 2]]
+        else:
+            parts = cut_pairs(self._tokenize(text), self._tokenize(text_pair), self._max_seq_length - 3)
+        batch = tf.shape(text)[0]
+        sep = tf.fill([batch, 1], sep_id)
+        pieces = [tf.concat([part, sep], axis=1) for part in parts]
+        first = tf.concat([tf.fill([batch, 1], cls_id), pieces[0]], axis=1)
+        rows = tf.concat([first, *pieces[1:]], axis=1)
+        types = tf.concat([tf.zeros_like(first), *[tf.ones_like(piece) for piece in pieces[1:]]], axis=1)
+        return self._from_tokens(rows.to_tensor(pad_id), tf.ones_like(rows).to_tensor(0), types.to_tensor(0))
+
+    def _from_tokens(self, input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> dict[str, tf.Tensor]:
+        """int32 [batch, length] each, [CLS] first; attention_mask 1 for tokens, 0 for padding → the reply."""
+        input_ids, mask, types = (tensor[:, : self._max_seq_length] for tensor in (input_ids, attention_mask, token_type_ids))
+        inputs = {
+            "input_ids": input_ids,
+            "token_type_ids": types,
+            "position_ids": tf.broadcast_to(tf.range(tf.shape(input_ids)[1]), tf.shape(input_ids)),
+            "segment_ids": mask,
+            "cls_positions": tf.zeros([tf.shape(input_ids)[0], 1], tf.int32),
+        }
+        outputs = self._call(inputs)
+        return self._serve({name: value[:, 0] for name, value in outputs.items()})
+
+    def _from_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """string [batch] of tf.Examples with the features "text" (and "text_pair") → the reply."""
+        wanted = {name: tf.io.FixedLenFeature([], tf.string) for name in TEXT_INPUTS[: self._texts]}
+        parsed = tf.io.parse_example(examples, wanted)
+        return self._from_strings(*[parsed[name] for name in wanted])
+
+
+def cut_pairs(first: tf.RaggedTensor, second: tf.RaggedTensor, budget: int) -> list[tf.RaggedTensor]:
+    """Cuts pairs of token rows to `budget` together, as `text.sequences.pair_lengths` does: int32 [batch, (tokens)] each."""
+    lengths = [tf.cast(part.row_lengths(), tf.int32) for part in (first, second)]
+    short = tf.minimum(*lengths)
+    long = tf.maximum(short, budget - short)
+    is_both = short + long > budget
+    short = tf.where(is_both, budget // 2, short)
+    long = tf.where(is_both, budget // 2 + budget % 2, long)
+    first_is_longer = lengths[0] > lengths[1]
+    kept = [tf.where(first_is_longer, long, short), tf.where(first_is_longer, short, long)]
+    fits = lengths[0] + lengths[1] <= budget
+    return [
+        _keep(part, tf.where(fits, length, keep)) for part, length, keep in zip((first, second), lengths, kept, strict=True)
+    ]
+
+
+def _keep(rows: tf.RaggedTensor, lengths: tf.Tensor) -> tf.RaggedTensor:
+    """Keeps the first tokens of each row."""
+    position = tf.ragged.range(tf.cast(rows.row_lengths(), tf.int32))
+    limit = tf.gather(lengths, position.value_rowids())
+    return tf.ragged.boolean_mask(rows, position.with_values(position.flat_values < limit))

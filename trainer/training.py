@@ -1,0 +1,158 @@
+"""What happens between the steps of `fit`: log lines, validation, checkpoints, stops."""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from trainer import assembly, feeding, inference
+from trainer.assembly import Assembled
+from trainer.data.records import Manifest
+from trainer.experiment import Experiment
+from trainer.runtime.checkpoints import CheckpointStore
+from trainer.runtime.distribution import Placement
+from trainer.runtime.faults import StopSignals, check_finite
+from trainer.runtime.logs import Meter, MetricsLog, ProgressBar, training_line
+
+log = logging.getLogger(__name__)
+EXIT_OF_SIGNAL = {"SIGINT": 130, "SIGTERM": 143}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunState:
+    """A run that is about to fit.
+
+    Attributes:
+      experiment, workdir, placement, manifest, assembled, store: its parts.
+      variables: {name: variable} of everything a checkpoint holds.
+      first_step, total_steps: where it begins and ends.
+    """
+
+    experiment: Experiment
+    workdir: str
+    placement: Placement
+    manifest: Manifest
+    assembled: Assembled
+    store: CheckpointStore
+    variables: Mapping[str, tf.Variable]
+    first_step: int
+    total_steps: int
+
+
+class TrainingRhythm(keras.callbacks.Callback):
+    """Does what is due after each call into TensorFlow.
+
+    Args:
+      run: the run.
+      runner: calls the model for validation.
+      signals: tells of Ctrl-C and SIGTERM.
+    """
+
+    def __init__(self, run: RunState, runner: inference.BatchRunner, signals: StopSignals):
+        super().__init__()
+        self._supports_tf_logs = True  # numbers stay on the device until a line is due
+        self._run, self._runner, self._signals = run, runner, signals
+        self._step = self._saved = run.first_step
+        self._log = MetricsLog(run.workdir, run.first_step) if run.placement.is_chief else None
+        self._meter, self._bar = Meter(run.total_steps, run.first_step), ProgressBar(run.total_steps)
+        self._pending: list[dict[str, tf.Tensor]] = []
+        best = run.store.best_state()
+        self._best = best["score"] if best else None
+        train, data = run.experiment.train, run.experiment.data
+        self._flops = assembly.training_flops_per_token(run.assembled.encoder.bert_config, data.max_seq_length)
+        epoch_steps = math.ceil(run.manifest.splits["train"]["examples"] / train.batch_size)
+        self._validate_every = train.validate_every_steps or epoch_steps
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, tf.Tensor] | None = None) -> None:
+        """Counts the steps of the call and does what is due."""
+        before, self._step = self._step, self._run.first_step + batch + 1
+        self._pending.append(logs)
+        runtime = self._run.experiment.runtime
+        if self._is_due(before, runtime.log_every_steps):
+            self._log_line()
+        else:
+            self._bar.update(self._step)
+        if self._is_due(before, self._validate_every):
+            self._validate()
+        if self._is_due(before, runtime.checkpoint_every_steps):
+            self._save()
+        # Any worker's signal stops all, at the same step: the others would wait for it for ever.
+        if self._run.placement.sum_over_workers(float(self._signals.received is not None)) > 0:
+            self.model.stop_training = True
+
+    def _is_due(self, before: int, every: int) -> bool:
+        return self._step // every > before // every or self._step == self._run.total_steps
+
+    def _take_pending(self) -> dict[str, np.ndarray]:
+        """Returns the numbers of the calls since the last log line; raises UserError where a loss is not finite."""
+        taken = {name: np.array([float(logs[name]) for logs in self._pending]) for name in self._pending[0]}
+        self._pending = []
+        train = self._run.experiment.train
+        steps = len(taken["loss"]) * train.steps_per_execution
+        check_finite(taken["loss"].tolist(), self._step - steps + 1, train.precision, train.learning_rate)
+        return taken
+
+    def _log_line(self) -> None:
+        taken = self._take_pending()
+        per_call = self._run.experiment.train.steps_per_execution
+        tokens, cells = (int(taken[name].sum()) * per_call for name in ("tokens", "cells"))
+        rate = float(self.model.optimizer.learning_rate)
+        values = {"loss": float(taken["loss"].mean()), "learning_rate": rate}
+        values |= self._meter.lap(self._step, tokens, cells, self._flops)
+        if self._log:
+            self._bar.clear()
+            log.info("%s", training_line(self._step, self._run.total_steps, values))
+            self._log.write(self._step, "train", values)
+
+    def _validate(self) -> None:
+        run, task = self._run, self._run.assembled.task
+        if "validation" not in run.manifest.splits:
+            return
+        optimizer = assembly.inner_optimizer(self.model.optimizer)
+        optimizer.swap_averages(self.model.trainable_variables)
+        scores = inference.evaluate(
+            self._runner, feeding.evaluation_batches(run.experiment, run.manifest, "validation", task), task
+        )
+        if self._log:
+            numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
+            self._bar.clear()
+            told = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+            log.info("validation at step %s: %s", f"{self._step:,}", told)
+            self._log.write(self._step, "validation", numbers)
+            self._keep_if_best(scores[task.best_score], task.best_score)
+        optimizer.swap_averages(self.model.trainable_variables)
+        self._meter.restart()
+
+    def _keep_if_best(self, score: float, name: str) -> None:
+        if self._best is None or score > self._best:
+            self._best = score
+            self._run.store.save_best(self._step, self._run.assembled.variables(), {"score": score, "score_name": name})
+
+    def _save(self) -> None:
+        if self._pending:
+            self._take_pending()
+        if self._run.placement.is_chief:
+            self._run.store.save(self._step, self._run.variables, {})
+        self._saved = self._step
+        self._meter.restart()
+
+    def finish(self) -> int:
+        """Saves what is not saved yet and says how to go on; returns the exit status."""
+        if self._saved != self._step:
+            self._save()
+        received, total = self._signals.received, self._run.total_steps
+        if received and self._step < total:
+            log.warning(
+                "stopped by %s at step %s of %s; saved. The same command goes on from here",
+                received,
+                f"{self._step:,}",
+                f"{total:,}",
+            )
+            return EXIT_OF_SIGNAL[received]
+        if self._log and self._best is not None:
+            log.info("best validation %s: %.4f", self._run.assembled.task.best_score, self._best)
+        return 0
