@@ -79,7 +79,9 @@ def test_messages_name_key_place_and_way_out():
     assert error_of("train:\n  learning_rat: 1") == (
         "x.yaml:2: unknown config key 'train.learning_rat'; did you mean 'train.learning_rate'?"
     )
-    assert error_of("", "data.learning_rate=1") == "unknown config key 'data.learning_rate'; did you mean 'train.learning_rate'?"
+    assert (
+        error_of("", "data.learning_rate=1") == "unknown config key 'data.learning_rate'; did you mean 'train.learning_rate'?"
+    )
     assert error_of("", "zzz.qqq=1") == "unknown config key 'zzz.qqq'; `bert-trainer describe` lists every key"
     assert error_of("", "train.precision=bf16") == (
         "train.precision: 'bf16' is not one of float32, bfloat16, float16; did you mean 'bfloat16'?"
@@ -100,10 +102,8 @@ def test_structure_errors():
     assert error_of("data:\n  path: a\n  path: b") == "x.yaml:3: key 'path' is given twice"
     assert error_of("- a") == "x.yaml:1: the file must be a mapping of 'key: value' lines, got a list"
     assert error_of("data: 3") == "x.yaml:1: section 'data' must be a mapping of 'key: value' lines, got '3'"
-    assert error_of("data: [a") .startswith("x.yaml:1: not valid YAML: ")
-    assert error_of("", "batch_size") == (
-        "--set=batch_size: expected key=value with a dotted key, as train.learning_rate=3e-5"
-    )
+    assert error_of("data: [a").startswith("x.yaml:1: not valid YAML: ")
+    assert error_of("", "batch_size") == ("--set=batch_size: expected key=value with a dotted key, as train.learning_rate=3e-5")
     with pytest.raises(ConfigError, match="config key 'train.needed' is required: Must be given."):
         config.build(SCHEMA, {})
 

@@ -8,6 +8,7 @@ import json
 import logging
 import multiprocessing
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -174,6 +175,7 @@ class _Totals:
         self.values: dict[str, collections.Counter] = {}
 
     def add(self, chunk: _Chunk) -> None:
+        """Counts a chunk."""
         self.rows += chunk.rows
         self.tokens += chunk.tokens
         self.longest = max(self.longest, chunk.longest)
@@ -182,6 +184,7 @@ class _Totals:
             self.values.setdefault(name, collections.Counter()).update(counts)
 
     def summary(self) -> dict[str, Any]:
+        """Returns what the manifest says of a split, but for its shards."""
         few = {name: counts for name, counts in self.values.items() if len(counts) <= MAX_DISTINCT_VALUES}
         values = {name: {str(value): count for value, count in sorted(counts.items())} for name, counts in few.items()}
         return {
@@ -282,25 +285,29 @@ def _write_tfds_metadata(manifest: Manifest) -> None:
     for name, feature in manifest.spec.items():
         dtype = np.int64 if feature.dtype == "int32" else np.float32
         features[name] = tfds.features.Tensor(shape=(None,) if feature.per == "token" else (), dtype=dtype)
-    infos = [
-        tfds.core.SplitInfo(
-            name=split,
-            shard_lengths=[shard["examples"] for shard in summary["shards"]],
-            num_bytes=sum(shard["bytes"] for shard in summary["shards"]),
-            filename_template=tfds.core.ShardedFileTemplate(
-                data_dir=manifest.folder,
-                template=TFDS_TEMPLATE,
-                split=split,
-                dataset_name="records",
-                filetype_suffix="tfrecord",
-            ),
+    # Written locally and copied: tfds knows fewer file systems than TensorFlow.
+    with tempfile.TemporaryDirectory() as local:
+        infos = [_tfds_split(split, summary, local) for split, summary in manifest.splits.items()]
+        tfds.folder_dataset.write_metadata(
+            data_dir=local,
+            features=tfds.features.FeaturesDict(features),
+            split_infos=infos,
+            check_data=False,
+            filename_template=TFDS_TEMPLATE,
         )
-        for split, summary in manifest.splits.items()
-    ]
-    tfds.folder_dataset.write_metadata(
-        data_dir=manifest.folder,
-        features=tfds.features.FeaturesDict(features),
-        split_infos=infos,
-        check_data=False,
-        filename_template=TFDS_TEMPLATE,
+        for name in files.list_dir(local):
+            files.copy(files.join(local, name), files.join(manifest.folder, name))
+
+
+def _tfds_split(split: str, summary: dict[str, Any], folder: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=folder, template=TFDS_TEMPLATE, split=split, dataset_name="records", filetype_suffix="tfrecord"
+    )
+    return tfds.core.SplitInfo(
+        name=split,
+        shard_lengths=[shard["examples"] for shard in summary["shards"]],
+        num_bytes=sum(shard["bytes"] for shard in summary["shards"]),
+        filename_template=template,
     )

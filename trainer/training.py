@@ -100,7 +100,7 @@ class TrainingRhythm(keras.callbacks.Callback):
         taken = self._take_pending()
         per_call = self._run.experiment.train.steps_per_execution
         tokens, cells = (int(taken[name].sum()) * per_call for name in ("tokens", "cells"))
-        rate = float(self.model.optimizer.learning_rate)
+        rate = float(tf.convert_to_tensor(self.model.optimizer.learning_rate))
         values = {"loss": float(taken["loss"].mean()), "learning_rate": rate}
         values |= self._meter.lap(self._step, tokens, cells, self._flops)
         if self._log:

@@ -65,6 +65,7 @@ def test_first_fit_decreasing_needs_at_most_its_proven_bound(lengths):
     least = -(-sum(lengths) // ROW_LENGTH)
     assert used <= 11 / 9 * max(least, _large(lengths)) + 6 / 9  # Dósa 2007: FFD(L) <= 11/9 OPT + 6/9
 
+
 def _large(lengths):
     return sum(length > ROW_LENGTH // 2 for length in lengths)
 

@@ -117,7 +117,9 @@ def test_remote_files_and_globs(tmp_path):
 
 def test_unknown_endings(tmp_path):
     path = write(tmp_path, "a.cvs", "text,label\nx,y\n")
-    with pytest.raises(UserError, match=r"cannot tell the format of .*a.cvs by its ending; set data.format .*did you mean 'csv'"):
+    with pytest.raises(
+        UserError, match=r"cannot tell the format of .*a.cvs by its ending; set data.format .*did you mean 'csv'"
+    ):
         read(path)
     assert read(path, format="csv")[0].values == {"text": "x", "label": "y"}
 
@@ -131,7 +133,9 @@ def test_tfds_reads_what_prepare_wrote_and_names_what_is_missing(tmp_path, monke
         list(read_rows("tfds:no_such_set:train", "data.train"))
 
     def load(name, split, with_info):
-        features = tfds.features.FeaturesDict({"text": tfds.features.Text(), "label": tfds.features.ClassLabel(names=["no", "yes"])})
+        features = tfds.features.FeaturesDict(
+            {"text": tfds.features.Text(), "label": tfds.features.ClassLabel(names=["no", "yes"])}
+        )
         info = type("Info", (), {"features": features})
         import tensorflow as tf
 

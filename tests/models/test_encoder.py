@@ -30,7 +30,7 @@ def test_pooling_reads_each_examples_own_tokens():
     encoder = BertEncoder(tiny_config())
     cls = PoolCls(encoder, with_dense=False)(sequence, tf.constant([[0, 2], [0, 0]]))
     assert np.array_equal(cls[0], sequence.numpy()[0, [0, 2]])
-    mean = PoolMean(2)(sequence, segments)
+    mean = PoolMean()(sequence, segments, tf.constant([[0, 2], [0, 0]]))
     assert np.allclose(mean[0, 1], sequence.numpy()[0, 2:5].mean(0)) and np.allclose(mean[1, 1], 0)
     assert PoolCls(encoder, with_dense=True).trainable_variables == [], "the encoder owns the pooler's weights"
 

@@ -29,11 +29,11 @@ def run(optimizer, steps=5):
 
 @pytest.mark.parametrize("clip", [0.0, 0.5])
 def test_equals_keras_adamw(clip):
-    reference = keras.optimizers.AdamW(0.01, weight_decay=0.1, epsilon=1e-6, global_clipnorm=clip or None)
+    reference = keras.optimizers.AdamW(0.01, weight_decay=0.1, epsilon=1e-9, global_clipnorm=clip or None)
     reference.exclude_from_weight_decay(var_names=["bias"])
     expected = run(reference)
     # Keras adds epsilon to the uncorrected second moment; ours, as the paper has it, to the corrected one.
-    found = run(AdamW(0.01, weight_decay=0.1, epsilon=1e-6, max_gradient_norm=clip))
+    found = run(AdamW(0.01, weight_decay=0.1, epsilon=1e-9, max_gradient_norm=clip))
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
 
 
@@ -90,4 +90,7 @@ def test_averages_follow_and_swap():
 def test_named_slots_hold_everything():
     optimizer = AdamW(0.1, ema_decay_rate=0.9)
     optimizer.build(variables())
-    assert set(optimizer.named_slots()) == {"iterations", *(f"{k}/{n}" for k in ("m", "v", "average") for n in ("kernel", "bias"))}
+    assert set(optimizer.named_slots()) == {
+        "iterations",
+        *(f"{k}/{n}" for k in ("m", "v", "average") for n in ("kernel", "bias")),
+    }

@@ -15,7 +15,13 @@ def test_ids_are_hugging_faces(minilm, tokenizer):
     for text in ("Unaffable!", "你好, Welt", "a [MASK] b", ""):
         assert tokenizer.encode(text) == reference(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.encode("word " * 1000) and len(tokenizer.encode("word " * 1000)) == 1000, "nothing is cut here"
-    assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id) == (0, 100, 101, 102, 103)
+    assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id) == (
+        0,
+        100,
+        101,
+        102,
+        103,
+    )
     assert tokenizer.vocabulary_size == 30522 and tokenizer.lowercase
 
 

@@ -43,10 +43,10 @@ def _asked(options: Options, workdir: str) -> Experiment:
 def _place(asked: Experiment) -> distribution.Placement:
     if asked.train.deterministic_ops:
         tf.config.experimental.enable_op_determinism()
-    keras.utils.set_random_seed(asked.train.seed)
     runtime = asked.runtime
     placement = distribution.choose(runtime.distribution, runtime.tpu, runtime.cpu_devices, runtime.tpu_connect_seconds)
     log.info("%s", placement.reason)
+    keras.utils.set_random_seed(asked.train.seed)
     return placement
 
 

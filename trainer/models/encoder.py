@@ -24,12 +24,11 @@ class BertEncoder(keras.layers.Layer):
     """
 
     def __init__(self, bert_config: BertConfig, precision: str = "float32", name: str = "encoder"):
-        # "bert" belongs to TFBertModel's own weight names; the layer's name stays out of them.
         super().__init__(name=name, dtype="float32")
         self.bert_config = bert_config
         self.compute = tf.as_dtype(precision)
         self.model = TFBertModel(bert_config, name="tf_bert_model")
-        self.model.build()
+        self.model.build_in_name_scope()  # names as from_pretrained gives them: tf_model.h5 is matched by name
 
     @property
     def bert(self):
@@ -100,14 +99,17 @@ class _Untracked:
 
 
 class PoolMean(keras.layers.Layer):
-    """Means each packed example's tokens: [batch, length, hidden], int32 [batch, length] segments → [batch, K, hidden]."""
+    """Means each packed example's tokens.
 
-    def __init__(self, max_examples_per_row: int, name: str = "pool_mean"):
+    Call: dtype [batch, length, hidden], int32 [batch, length] segments, int32 [batch, K] → float32 [batch, K, hidden].
+    """
+
+    def __init__(self, name: str = "pool_mean"):
         super().__init__(name=name, dtype="float32")
-        self._slots = max_examples_per_row
 
-    def call(self, sequence: tf.Tensor, segment_ids: tf.Tensor) -> tf.Tensor:
-        member = tf.one_hot(segment_ids - 1, self._slots, dtype=tf.float32, axis=1)  # [B, K, L]
+    def call(self, sequence: tf.Tensor, segment_ids: tf.Tensor, cls_positions: tf.Tensor) -> tf.Tensor:
+        slots = tf.shape(cls_positions)[1]
+        member = tf.one_hot(segment_ids - 1, slots, dtype=tf.float32, axis=1)  # [batch, K, length]
         total = tf.matmul(member, tf.cast(sequence, tf.float32))
         return total / tf.maximum(tf.reduce_sum(member, -1, keepdims=True), 1.0)
 

@@ -158,7 +158,7 @@ def _read_workdir(workdir: str) -> tuple[Weights, str]:
             prefix = files.join(folder, files.read_json(files.join(folder, pointer))["name"], "weights")
             stored = read_variables(prefix)
             model = {name: value for name, value in stored.items() if not name.startswith("optimizer/")}
-            return {name.removeprefix("bert/"): value for name, value in model.items()}, prefix
+            return {variable_key(name): value for name, value in model.items()}, prefix
     raise UserError(f"encoder.init_from: the workdir {workdir} has no checkpoint yet; its training has not saved one")
 
 
@@ -187,5 +187,10 @@ def assign(encoder: BertEncoder, weights: Weights, source: str, allow_missing: S
 
 
 def variable_key(variable_name: str) -> str:
-    """Returns the name that checkpoints share: "…/bert/pooler/dense/bias:0" → "pooler/dense/bias"."""
-    return variable_name.partition("bert/")[2].removesuffix(":0")
+    """Returns the name that all layouts share; a head's variable keeps its own.
+
+    >>> variable_key("tf_bert_model/bert/pooler/dense/bias:0"), variable_key("head/dense/bias")
+    ('pooler/dense/bias', 'head/dense/bias')
+    """
+    name = variable_name.removesuffix(":0")
+    return name.partition("bert/")[2] or name

@@ -23,7 +23,9 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
       end: the rate at the end.
     """
 
-    def __init__(self, peak: float, warmup_steps: int, total_steps: int, decay: Decay = "linear", power: float = 2.0, end: float = 0.0):
+    def __init__(
+        self, peak: float, warmup_steps: int, total_steps: int, decay: Decay = "linear", power: float = 2.0, end: float = 0.0
+    ):
         self.peak, self.warmup_steps, self.total_steps = peak, warmup_steps, total_steps
         self.decay, self.power, self.end = decay, power, end
 

@@ -27,6 +27,8 @@ class TaskModel(keras.Model):
           accumulation_steps: micro-batches of a step; each batch's row count is a multiple of it.
         """
         self._loss, self._seed, self._accumulation_steps = loss, seed, accumulation_steps
+        # The step's numbers are sums over all replicas already: Keras must take one replica's, not add them up again.
+        self.distribute_reduction_method = "first"
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Makes one optimizer update.
@@ -36,17 +38,17 @@ class TaskModel(keras.Model):
         """
         replica = tf.distribute.get_replica_context()
         gradients, loss, weight = self._summed_gradients(batch, replica.replica_id_in_sync_group)
-        loss, weight = replica.all_reduce(tf.distribute.ReduceOp.SUM, [loss, weight])
-        scale = tf.math.divide_no_nan(1.0, weight)
-        used = [(gradient, variable) for gradient, variable in zip(gradients, self.trainable_variables, strict=True)]
-        pairs = [(gradient * scale, variable) for gradient, variable in used if gradient is not None]
-        self.optimizer.apply_gradients(pairs)
         counts = [
-            tf.math.count_nonzero(batch["example_weights"], dtype=tf.int32),
-            tf.math.count_nonzero(batch["segment_ids"], dtype=tf.int32),
-            tf.size(batch["segment_ids"]),
+            tf.math.count_nonzero(batch["example_weights"], dtype=tf.float32),
+            tf.math.count_nonzero(batch["segment_ids"], dtype=tf.float32),
+            tf.cast(tf.size(batch["segment_ids"]), tf.float32),
         ]
-        examples, tokens, cells = replica.all_reduce(tf.distribute.ReduceOp.SUM, counts)
+        # One vector: a reduction each would cost a round trip between machines for each of these numbers.
+        totals = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([loss, weight, *counts]))
+        loss, weight, examples, tokens, cells = tf.unstack(totals)
+        scale = tf.math.divide_no_nan(1.0, weight)
+        used = [(g, variable) for g, variable in zip(gradients, self.trainable_variables, strict=True) if g is not None]
+        self.optimizer.apply_gradients([(gradient * scale, variable) for gradient, variable in used])
         return {"loss": loss * scale, "examples": examples, "tokens": tokens, "cells": cells}
 
     def _summed_gradients(self, batch: Batch, replica) -> tuple[list[tf.Tensor | None], tf.Tensor, tf.Tensor]:

@@ -68,7 +68,7 @@ class CheckpointStore:
         prefix = files.join(self.folder, name, "weights")
         try:
             stored = read_variables(prefix)
-        except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        except Exception as error:  # a damaged file shows as any of TensorFlow's and Python's errors
             return str(error).strip().splitlines()[0]
         for key, variable in variables.items():
             if key not in stored or stored[key].shape != tuple(variable.shape):
@@ -137,7 +137,8 @@ class CheckpointStore:
 
 def read_variables(prefix: str) -> dict[str, np.ndarray]:
     """Returns {name: array} of everything in a checkpoint of ours."""
-    reader = tf.train.load_checkpoint(prefix)
+    # Not tf.train.load_checkpoint: it takes a prefix on some remote file systems for a folder.
+    reader = tf.compat.v1.train.NewCheckpointReader(prefix)
     found = {}
     for key in reader.get_variable_to_shape_map():
         if key.startswith("values/") and key.endswith("/.ATTRIBUTES/VARIABLE_VALUE"):

@@ -70,7 +70,8 @@ def choose(distribution: str, tpu: str | None = None, cpu_devices: int = 1, tpu_
     """
     if cpu_devices > 1:
         _cut_cpu(cpu_devices)
-    gpus = tf.config.list_logical_devices("GPU")
+    # Physical devices: listing logical ones would start TensorFlow, and a cluster must be joined before that.
+    gpus = tf.config.list_physical_devices("GPU")
     cluster = os.environ.get("TF_CONFIG")
     kind, why = _kind(distribution, tpu, bool(cluster), len(gpus), cpu_devices)
     if kind == "tpu":
@@ -78,7 +79,7 @@ def choose(distribution: str, tpu: str | None = None, cpu_devices: int = 1, tpu_
     if kind == "multi_worker":
         return _multi_worker(cluster, why)
     if kind == "mirrored":
-        return _mirrored([device.name for device in gpus], cpu_devices, why)
+        return _mirrored([device.name for device in tf.config.list_logical_devices("GPU")], cpu_devices, why)
     device = "one GPU" if gpus else "the CPU"
     return Placement(tf.distribute.get_strategy(), "default", f"device: {device} ({why})")
 
@@ -121,7 +122,10 @@ def _mirrored(gpus: list[str], cpu_devices: int, why: str) -> Placement:
             )
         devices = [device.name for device in tf.config.list_logical_devices("CPU")[:cpu_devices]]
     what = f"{len(devices)} {'GPUs' if gpus else 'logical CPU devices'}"
-    return Placement(tf.distribute.MirroredStrategy(devices), "mirrored", f"devices: {what}, mirrored ({why})")
+    # Collectives are for devices with links of their own; on one CPU a plain sum is as good and has no state.
+    reduction = None if gpus else tf.distribute.ReductionToOneDevice()
+    strategy = tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
+    return Placement(strategy, "mirrored", f"devices: {what}, mirrored ({why})")
 
 
 def _multi_worker(cluster: str | None, why: str) -> Placement:

@@ -140,7 +140,7 @@ class Task(base.Task):
 
         # Head
         if self.config.pooling == "mean":
-            pooled = PoolMean(self.fields.max_examples_per_row)(sequence, inputs["segment_ids"])
+            pooled = PoolMean()(sequence, inputs["segment_ids"], inputs["cls_positions"])
         else:
             pooled = PoolCls(encoder, with_dense=self.config.pooling == "pooler")(sequence, inputs["cls_positions"])
         head = DenseHead(len(self.config.class_names), self.config.head_dropout_rate)

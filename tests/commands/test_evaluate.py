@@ -1,0 +1,33 @@
+import json
+
+import pytest
+
+
+@pytest.mark.parametrize("sets", [(), ("--set=runtime.cpu_devices=2",)])
+def test_scores_are_the_same_on_one_and_two_replicas(cli, run_copy, sets):
+    config = run_copy / "config.yaml"
+    if sets:
+        config.write_text(config.read_text().replace("cpu_devices: 1", "cpu_devices: 2"))
+    status, out, log = cli("evaluate", f"--workdir={run_copy}", "--split=test")
+    assert status == 0 and "accuracy: " in out and f"all scores: {run_copy}/evaluation/test.json" in out
+    scores = json.loads((run_copy / "evaluation/test.json").read_text())
+    best = json.loads((run_copy / "checkpoints/best.json").read_text())
+    assert scores["examples"] == 32 == sum(map(sum, scores["confusion_matrix"]))
+    assert scores["accuracy"] == best["score"] and scores["step"] == best["step"]
+    assert ("2 logical CPU devices" in log) == bool(sets)
+
+
+def test_other_splits_and_folders_are_told(cli, run_copy, tmp_path):
+    status, _, error = cli("evaluate", f"--workdir={run_copy}", "--split=tset")
+    assert status == 1 and "--split: 'tset' is not one of this run's train, validation, test; did you mean 'test'?" in error
+    status, _, error = cli("evaluate", f"--workdir={tmp_path}")
+    assert status == 1 and "holds no config.yaml; train there first" in error
+    (run_copy / "checkpoints/config.json").unlink()
+    status, _, error = cli("evaluate", f"--workdir={run_copy}")
+    assert status == 1 and "has no trained model yet; run train first" in error
+
+
+def test_another_test_set_may_be_named(cli, run_copy, tmp_path):
+    (tmp_path / "mine.csv").write_text("text,label\ngood thing,positive\nbad thing,negative\n")
+    status, out, _ = cli("evaluate", f"--workdir={run_copy}", "--split=test", f"--set=data.test={tmp_path}/mine.csv")
+    assert status == 0 and "examples: 2" in out

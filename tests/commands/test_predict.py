@@ -1,0 +1,65 @@
+import io
+import json
+
+import pytest
+
+
+def lines_of(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_every_row_gets_its_line_in_order_errors_too(cli, finished_run, tmp_path):
+    (tmp_path / "in.csv").write_text('text,label\ngood,\n" ",\nbad,x\n')
+    status, out, error = cli(
+        "predict", f"--workdir={finished_run}", f"--input={tmp_path}/in.csv", f"--output={tmp_path}/o.jsonl"
+    )
+    assert status == 0 and out == f"predictions: {tmp_path}/o.jsonl\n" and "1 row(s) could not be predicted" in error
+    found = lines_of((tmp_path / "o.jsonl").read_text())
+    assert [line.get("text") for line in found] == ["good", None, "bad"]
+    assert found[1] == {"error": "the text in column 'text' is empty", "file": f"{tmp_path}/in.csv", "line": 3}
+    assert found[0]["label"] in ("negative", "positive") and sum(found[0]["probabilities"].values()) == pytest.approx(1)
+
+
+def test_standard_input_takes_texts_and_json(cli, finished_run, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO('good\n{"text": "bad"}\n{curly text\n'))
+    status, out, _ = cli("predict", f"--workdir={finished_run}", "--input=-")
+    assert status == 0 and [line["text"] for line in lines_of(out)] == ["good", "bad", "{curly text"]
+
+
+def test_order_and_numbers_do_not_depend_on_the_chunk(cli, finished_run, tmp_path, monkeypatch, reviews):
+    texts = [row["text"] for row in reviews[:50]]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    results = []
+    for size in (4096, 7):
+        monkeypatch.setattr("trainer.commands.predict.ROWS_AT_A_TIME", size)
+        cli("predict", f"--workdir={finished_run}", f"--input={tmp_path}/in.jsonl", f"--output={tmp_path}/{size}.jsonl")
+        results.append(lines_of((tmp_path / f"{size}.jsonl").read_text()))
+    assert [line["text"] for line in results[0]] == texts
+    for left, right in zip(*results, strict=True):
+        assert left["label"] == right["label"] and left["probability"] == pytest.approx(right["probability"], abs=1e-5)
+
+
+def test_default_output_and_missing_input(cli, run_copy, tmp_path):
+    (tmp_path / "in.txt").write_text("fine\n")
+    status, out, _ = cli("predict", f"--workdir={run_copy}", f"--input={tmp_path}/in.txt")
+    assert status == 0 and out == f"predictions: {run_copy}/predictions/in.jsonl\n"
+    status, _, error = cli("predict", f"--workdir={run_copy}", "--input=/no/file.csv")
+    assert status == 1 and "--input: no file /no/file.csv" in error
+    status, _, error = cli("predict", f"--workdir={run_copy}")
+    assert status == 1 and "--input is needed" in error
+
+
+def test_pairs_are_read_from_json(tokenizer):
+    from trainer.commands.predict import _typed_rows
+    from trainer.data.sources import Rejected
+    from trainer.tasks.base import TextFields
+    from trainer.tasks.classification import Config, Task
+
+    task = Task(Config(class_names=("a", "b")), TextFields(("first", "second"), "label", 16, 4), tokenizer)
+    rows = list(_typed_rows(['{"first": "x", "second": "y"}\n', "plain\n", "{bad\n"], task))
+    assert rows[0].values == {"first": "x", "second": "y"}
+    assert [row.reason for row in rows[1:]] == [
+        "this task reads 2 texts: write a JSON object with first and second",
+        "not valid JSON: Expecting property name enclosed in double quotes",
+    ]
+    assert isinstance(rows[2], Rejected)

@@ -1,0 +1,235 @@
+"""train on the command line: log, files, resume, stops, and every way it can be refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, subprocess_environment, write_csv
+from trainer.commands import train as train_command
+from trainer.runtime.checkpoints import read_variables
+
+NO_DROPOUT = ("--set=encoder.dropout_rate=0", "--set=encoder.attention_dropout_rate=0", "--set=task.head_dropout_rate=0")
+
+
+def weights(workdir, step):
+    stored = read_variables(f"{workdir}/checkpoints/step-{step:08d}/weights")
+    return {name: value for name, value in stored.items() if not name.startswith("optimizer/")}
+
+
+def losses(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if line["kind"] == "train"}
+
+
+def assert_equal(left, right, tolerance=0.0):
+    assert set(left) == set(right)
+    assert all(np.abs(left[name] - right[name]).max() <= tolerance for name in left)
+
+
+def test_a_run_leaves_what_the_design_says(cli, config_file, tmp_path):
+    status, _, log = cli("train", f"--config={config_file}", f"--workdir={tmp_path}/run")
+    assert status == 0
+    run = tmp_path / "run"
+    for name in ("config.yaml", "versions.json", "tokenizer/vocab.txt", "checkpoints/latest.json", "checkpoints/best.json",
+                 "metrics.jsonl", "tensorboard", "records/manifest.json", "records/rejected.jsonl"):  # fmt: skip
+        assert (run / name).exists(), name
+    for text in ("device: the CPU (auto: ", "encoder weights: 39 loaded from", "model: 1.0 M parameters", "length: 12 steps",
+                 "batch: 8 examples over 1 replica(s)", "step 4/12  loss ", "tokens/s", "useful", "validation at step 8: ",
+                 "best validation accuracy: "):  # fmt: skip
+        assert text in log, text
+    assert sorted(losses(run)) == [4, 8, 12]
+    status, _, log = cli("train", f"--workdir={run}")
+    assert status == 0 and "the run is complete: step 12 of 12" in log, "the workdir is enough to go on"
+
+
+def test_resumed_equals_undisturbed_bit_for_bit_with_dropout(cli, config_file, tmp_path):
+    assert cli("train", f"--config={config_file}", f"--workdir={tmp_path}/whole")[0] == 0
+    stopping = StopAfter(7)
+    with stopping:
+        status, _, log = cli("train", f"--config={config_file}", f"--workdir={tmp_path}/cut")
+    assert status == 143 and "stopped by SIGTERM at step 7 of 12; saved. The same command goes on from here" in log
+    status, _, log = cli("train", f"--config={config_file}", f"--workdir={tmp_path}/cut")
+    assert status == 0 and "resumed from step 7 of 12" in log
+    assert_equal(weights(tmp_path / "whole", 12), weights(tmp_path / "cut", 12))
+
+
+class StopAfter:
+    """Sends this process SIGTERM once a step is done."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def __enter__(self):
+        self._before = train_command.TrainingRhythm.on_train_batch_end
+        original, step = self._before, self.step
+
+        def stop(rhythm, batch, logs=None):
+            if batch + 1 == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            original(rhythm, batch, logs)
+
+        train_command.TrainingRhythm.on_train_batch_end = stop
+
+    def __exit__(self, *_):
+        train_command.TrainingRhythm.on_train_batch_end = self._before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("runtime.cpu_devices=2",),
+        ("data.max_examples_per_row=1",),
+        ("train.accumulation_steps=2",),
+        ("train.steps_per_execution=3",),
+        ("runtime.static_rows=8",),
+    ],
+    ids=lambda changes: changes[0],
+)
+def test_the_same_run_however_it_is_cut(cli, config_file, tmp_path, changes):
+    for name, more in (("plain", ()), ("other", changes)):
+        arguments = [f"--set={change}" for change in more]
+        assert cli("train", f"--config={config_file}", f"--workdir={tmp_path}/{name}", *NO_DROPOUT, *arguments)[0] == 0
+    assert_equal(weights(tmp_path / "plain", 12), weights(tmp_path / "other", 12), 5e-4)
+    if "steps_per_execution" not in changes[0]:
+        plain, other = losses(tmp_path / "plain"), losses(tmp_path / "other")
+        assert list(plain.values()) == pytest.approx(list(other.values()), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["train.precision=bfloat16", "train.ema_decay_rate=0.9", "train.schedule=cosine"],
+        ["train.precision=float16", "train.layer_decay_rate=0.8", "encoder.freeze_layers=1"],
+        ["train.jit_compile=true", "task.balance=sampling", "data.max_examples_per_row=1"],
+        ["task.balance=class_weights", "task.focal_gamma=2.0", "encoder.freeze_layers=-1", "train.deterministic_ops=false"],
+    ],
+    ids=lambda changes: changes[0],
+)
+def test_options_train_evaluate_and_resume(cli, config_file, tmp_path, changes):
+    sets = [f"--set={change}" for change in changes]
+    with StopAfter(5):
+        assert cli("train", f"--config={config_file}", f"--workdir={tmp_path}/run", *sets)[0] == 143
+    status, _, log = cli("train", f"--config={config_file}", f"--workdir={tmp_path}/run", *sets)
+    assert status == 0 and "resumed from step 5" in log
+    best = json.loads((tmp_path / "run/checkpoints/best.json").read_text())
+    assert cli("evaluate", f"--workdir={tmp_path}/run")[0] == 0
+    scores = json.loads((tmp_path / "run/evaluation/validation.json").read_text())
+    assert scores["accuracy"] == pytest.approx(best["score"])
+
+
+def test_ctrl_c_in_a_real_process_saves_and_goes_on(tmp_path, config_file):
+    command = [sys.executable, "-m", "trainer", "train", f"--config={config_file}", f"--workdir={tmp_path}/run",
+               "--set=train.steps=100000", "--set=runtime.log_every_steps=1"]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, env=subprocess_environment(), stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("step 3/"):
+            break
+    other = subprocess.run(command, cwd=ROOT, env=subprocess_environment(), capture_output=True, text=True)
+    assert other.returncode == 1 and f"is in use by process {process.pid} on " in other.stderr
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(60) == 130 and "stopped by SIGINT at step " in rest and "Traceback" not in rest
+    assert (tmp_path / "run/checkpoints/latest.json").exists()
+
+
+def test_nan_stops_with_the_steps_and_what_to_try(cli, config_file, tmp_path):
+    status, _, error = cli("train", f"--config={config_file}", f"--workdir={tmp_path}/run", "--set=train.learning_rate=1e30")
+    assert status == 1 and "Traceback" not in error
+    assert "error: the loss is nan at step " in error and "Try a smaller train.learning_rate than 1e+30" in error
+
+
+def refused(cli, config_file, tmp_path, *sets):
+    status, _, error = cli("train", f"--config={config_file}", f"--workdir={tmp_path}/run", *[f"--set={s}" for s in sets])
+    assert status == 1 and "Traceback" not in error, error
+    return error.splitlines()[-1] if error.count("error: ") == 0 else error[error.index("error: ") :]
+
+
+def test_bad_input_is_told(cli, config_file, tmp_path, reviews):
+    one_class = write_csv(tmp_path / "one.csv", [{"text": "a b", "label": "x"}] * 4)
+    (tmp_path / "empty.csv").write_text("text,label\n")
+    unseen = write_csv(tmp_path / "unseen.csv", [{"text": "a", "label": "new"}] * 3)
+    cases = {
+        ("data.train=/no/file.csv",): "error: data.train: no file /no/file.csv",
+        ("data.label_column=lable",): "no column 'lable' (data.label_column); the columns are 'text', 'label'",
+        ("data.text_columns=[txt]",): "64 × no column 'txt'; the row has 'text', 'label'",
+        (f"data.train={one_class}",): "data.train: one class only, 'x'; a classifier needs at least two",
+        (f"data.train={tmp_path}/empty.csv",): "data.train: not one labelled row",
+        (f"data.validation={unseen}",): "data.validation: 3 of 3 rows rejected",
+        (f"data.validation={tmp_path}/empty.csv",): "data.validation: no rows: the source has a header at most",
+        ("data.max_seq_length=256",): "data.max_seq_length=256 is over the encoder's 128 positions",
+        ("encoder.init_from=/no/encoder",): "encoder.init_from: no folder /no/encoder",
+        ("encoder.freeze_layers=9",): "encoder.freeze_layers: 9 is more than the encoder's 2 layers",
+        ("train.batch_size=7", "runtime.cpu_devices=2"): "train.batch_size=7 cannot be shared by 2 replicas; use 8",
+        ("runtime.distribution=mirrored",): "runtime.distribution=mirrored: TensorFlow sees no GPU here",
+        ("runtime.distribution=tpu",): "--tpu=local: this machine has no TPU chip",
+    }
+    for sets, message in cases.items():
+        assert message in refused(cli, config_file, tmp_path, *sets), sets
+
+
+def test_a_vocabulary_that_does_not_fit(cli, config_file, tmp_path, tiny_encoder):
+    vocabulary = (tiny_encoder / "vocab.txt").read_text().rstrip("\n")
+    (tmp_path / "long.txt").write_text(vocabulary + "\nextraword\n")
+    error = refused(cli, config_file, tmp_path, f"encoder.vocabulary_path={tmp_path}/long.txt")
+    assert "the tokenizer has 30523 ids, the encoder embeddings for 30522: this vocabulary is not the encoder's" in error
+    words = vocabulary.split("\n")
+    (tmp_path / "moved.txt").write_text("\n".join([words[1], words[0], *words[2:]]) + "\n")
+    error = refused(cli, config_file, tmp_path, f"encoder.vocabulary_path={tmp_path}/moved.txt")
+    assert "the encoder's pad_token_id is 0, the tokenizer's [PAD] is 1" in error
+    assert "no file or folder /no/vocab" in refused(cli, config_file, tmp_path, "encoder.vocabulary_path=/no/vocab")
+
+
+def test_another_config_in_the_same_workdir_is_told(cli, config_file, run_copy):
+    status, _, error = cli("train", f"--workdir={run_copy}", "--set=train.learning_rate=0.5", "--set=runtime.log_every_steps=3")
+    assert status == 1
+    assert "holds a run with another config; these keys differ:\n  train.learning_rate: 0.003 in the workdir, 0.5 now" in error
+    assert "log_every_steps" not in error, "what does not change the result may change"
+
+
+def test_damage_in_the_workdir_is_told(cli, run_copy):
+    shard = next((run_copy / "records").glob("train-*.tfrecord"))
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-9])
+    status, _, error = cli("train", f"--workdir={run_copy}")
+    assert status == 1 and "it was cut short; remove " in error and "run prepare again" in error
+    shard.write_bytes(content)
+    for path in (run_copy / "checkpoints").glob("step-*/weights.data*"):
+        path.write_bytes(path.read_bytes()[:100])
+    status, _, error = cli("train", f"--workdir={run_copy}")
+    assert status == 1 and "no checkpoint in " in error and "is whole" in error
+
+
+def test_too_little_disk_is_told_before_training(cli, config_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_command.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**6})())
+    error = refused(cli, config_file, tmp_path)
+    assert "has 1 MB free; 2 checkpoints, the best and the one being written need " in error
+
+
+def test_random_encoder_from_a_config_and_a_vocabulary(cli, config_file, tmp_path, tiny_encoder):
+    sets = [
+        "encoder.init_from=random",
+        f"encoder.config_path={tiny_encoder}/config.json",
+        f"encoder.vocabulary_path={tiny_encoder}",
+    ]
+    status, _, log = cli("train", f"--config={config_file}", f"--workdir={tmp_path}/run", *[f"--set={s}" for s in sets])
+    assert status == 0 and "encoder weights: random (seed 1)" in log
+
+
+def test_an_earlier_run_is_a_start(cli, config_file, tmp_path, finished_run):
+    status, _, log = cli(
+        "train", f"--config={config_file}", f"--workdir={tmp_path}/run", f"--set=encoder.init_from={finished_run}"
+    )
+    assert status == 0 and "in the file, not part of the encoder: head/dense/bias, head/dense/kernel" in log
+
+
+def test_everything_on_a_remote_file_system(cli, config_file, tmp_path):
+    workdir = f"ram://runs/{tmp_path.name}-{time.monotonic_ns()}"
+    assert cli("train", f"--config={config_file}", f"--workdir={workdir}")[0] == 0
+    status, out, _ = cli("evaluate", f"--workdir={workdir}")
+    assert status == 0 and f"all scores: {workdir}/evaluation/validation.json" in out

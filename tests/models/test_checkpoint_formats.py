@@ -1,0 +1,133 @@
+"""Every layout of BERT weights gives the same arrays; each is written here as its own tool writes it."""
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import tensorflow as tf
+
+from tests.conftest import tiny_config
+from trainer.errors import UserError
+from trainer.models.checkpoint_formats import read_weights
+from trainer.models.encoder import BertEncoder
+from trainer.models.initialization import variable_key
+
+CONFIG = tiny_config(vocab_size=50)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return BertEncoder(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def expected(encoder):
+    return {variable_key(variable.name): variable.numpy() for variable in encoder.model.weights}
+
+
+def assert_reads(folder, expected, file_name):
+    found, source = read_weights(str(folder), CONFIG)
+    assert source.endswith(file_name)
+    assert set(expected) <= set(found)
+    assert all(np.array_equal(found[name], value) for name, value in expected.items())
+    return found
+
+
+@pytest.mark.parametrize("prefix", ["", "bert."])
+def test_pytorch_layout(tmp_path, expected, prefix):
+    from trainer.serving.hugging_face import pytorch_name
+
+    tensors = {
+        prefix + pytorch_name(name): np.ascontiguousarray(value.T) if name.endswith("kernel") else value
+        for name, value in expected.items()
+    }
+    tensors["cls.predictions.bias"] = np.zeros(3, "float32")
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    found = assert_reads(tmp_path, expected, "model.safetensors")
+    assert "cls/predictions/bias" in found
+
+
+def test_old_pytorch_names_of_layer_norm(tmp_path):
+    tensors = {"bert.embeddings.LayerNorm.gamma": np.ones(2), "bert.embeddings.LayerNorm.beta": np.zeros(2)}
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    assert set(read_weights(str(tmp_path), CONFIG)[0]) == {"embeddings/LayerNorm/gamma", "embeddings/LayerNorm/beta"}
+
+
+def test_tensorflow_layouts_as_transformers_writes_them(tmp_path, encoder, expected):
+    encoder.model.save_pretrained(tmp_path / "safetensors", safe_serialization=True)
+    assert_reads(tmp_path / "safetensors", expected, "model.safetensors")
+    encoder.model.save_pretrained(tmp_path / "h5", safe_serialization=False)
+    assert_reads(tmp_path / "h5", expected, "tf_model.h5")
+
+
+def test_google_tf1_checkpoint(tmp_path, expected):
+    names = {
+        "embeddings/word_embeddings/weight": "embeddings/word_embeddings",
+        "embeddings/position_embeddings/embeddings": "embeddings/position_embeddings",
+        "embeddings/token_type_embeddings/embeddings": "embeddings/token_type_embeddings",
+    }
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        for name, value in expected.items():
+            google = "bert/" + names.get(name, name).replace("layer_._", "layer_")
+            tf.compat.v1.get_variable(google, initializer=value)
+            tf.compat.v1.get_variable(f"{google}/adam_m", initializer=value)
+        tf.compat.v1.get_variable("global_step", initializer=7)
+        tf.compat.v1.get_variable("cls/predictions/output_bias", initializer=[0.0])
+        session.run(tf.compat.v1.global_variables_initializer())
+        tf.compat.v1.train.Saver().save(session, str(tmp_path / "bert_model.ckpt"))
+    found = assert_reads(tmp_path, expected, "bert_model.ckpt.index")
+    assert set(found) - set(expected) == {"cls/predictions/output_bias"}
+
+
+def test_google_tf2_checkpoint(tmp_path, expected):
+    """Model Garden's objects: layers with weights by number, attention split by heads."""
+
+    def holder(**values):
+        module = tf.Module()
+        for name, value in values.items():
+            setattr(module, name, tf.Variable(value) if isinstance(value, np.ndarray) else value)
+        return module
+
+    def dense(prefix, shape=None, bias_shape=None):
+        kernel, bias = expected[f"{prefix}/kernel"], expected[f"{prefix}/bias"]
+        return holder(kernel=kernel.reshape(shape or kernel.shape), bias=bias.reshape(bias_shape or bias.shape))
+
+    def norm(prefix):
+        return holder(gamma=expected[f"{prefix}/gamma"], beta=expected[f"{prefix}/beta"])
+
+    heads, size = CONFIG.num_attention_heads, CONFIG.hidden_size // CONFIG.num_attention_heads
+    split, split_bias, merge = (heads * size, heads, size), (heads, size), (heads, size, heads * size)
+    layers = [
+        holder(embeddings=expected["embeddings/word_embeddings/weight"]),
+        holder(embeddings=expected["embeddings/position_embeddings/embeddings"]),
+        holder(embeddings=expected["embeddings/token_type_embeddings/embeddings"]),
+        norm("embeddings/LayerNorm"),
+    ]
+    for number in range(CONFIG.num_hidden_layers):
+        prefix = f"encoder/layer_._{number}"
+        attention = holder(
+            _query_dense=dense(f"{prefix}/attention/self/query", split, split_bias),
+            _key_dense=dense(f"{prefix}/attention/self/key", split, split_bias),
+            _value_dense=dense(f"{prefix}/attention/self/value", split, split_bias),
+            _output_dense=dense(f"{prefix}/attention/output/dense", merge),
+        )
+        layers.append(
+            holder(
+                _attention_layer=attention,
+                _attention_layer_norm=norm(f"{prefix}/attention/output/LayerNorm"),
+                _intermediate_dense=dense(f"{prefix}/intermediate/dense"),
+                _output_dense=dense(f"{prefix}/output/dense"),
+                _output_layer_norm=norm(f"{prefix}/output/LayerNorm"),
+            )
+        )
+    layers.append(dense("pooler/dense"))
+    model = tf.train.Checkpoint(**{f"layer_with_weights-{i}": layer for i, layer in enumerate(layers)})
+    tf.train.Checkpoint(model=model).write(str(tmp_path / "bert_model.ckpt"))
+    assert_reads(tmp_path, expected, "bert_model.ckpt.index")
+
+
+def test_what_cannot_be_read_is_told(tmp_path):
+    with pytest.raises(UserError, match="holds no weights; expected model.safetensors, tf_model.h5 or a Google checkpoint"):
+        read_weights(str(tmp_path), CONFIG)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(UserError, match="pytorch_model.bin needs PyTorch to be read; convert it once"):
+        read_weights(str(tmp_path), CONFIG)

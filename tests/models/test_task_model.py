@@ -1,0 +1,149 @@
+"""The train step: accumulation equals the large batch, two replicas equal one, packed equals unpacked, weights count."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+from tests.conftest import tiny_config
+from trainer.data.packing import pack
+from trainer.features import ROW_ID, TOKENS, Feature
+from trainer.models.optimizers import AdamW
+from trainer.runtime import distribution
+from trainer.tasks.base import TextFields
+from trainer.tasks.classification import Config, Task
+
+SPEC = {"input_ids": TOKENS["input_ids"], "label": Feature("int32", "example"), **ROW_ID}
+LENGTH = 32
+
+
+def features_of(numbers, tokenizer, reviews):
+    from trainer.text.sequences import single_sequence
+
+    ids = [single_sequence(tokenizer.encode(reviews[i]["text"]), tokenizer, LENGTH) for i in numbers]
+    labels = [int(reviews[i]["label"] == "positive") for i in numbers]
+    ragged = tf.ragged.constant(ids, dtype=tf.int32)
+    return {"input_ids": ragged, "label": tf.constant(labels), "row_id": tf.constant(list(numbers))}
+
+
+def build(tokenizer, strategy=None, accumulation_steps=1, precision="float32", **task):
+    from trainer.models.encoder import BertEncoder
+
+    strategy = strategy or tf.distribute.get_strategy()
+    keras.utils.set_random_seed(3)
+    with strategy.scope():
+        config = Config(class_names=("negative", "positive"), head_dropout_rate=0.0, **task)
+        owner = Task(config, TextFields(("text",), "label", LENGTH, 4), tokenizer)
+        encoder = BertEncoder(tiny_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), precision)
+        model = owner.build_model(encoder)
+        # Plain gradient descent shows differences that Adam's normalization would hide.
+        optimizer = keras.optimizers.SGD(1.0)
+        if precision == "float16":
+            optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+        model.prepare_training(owner.loss, seed=1, accumulation_steps=accumulation_steps)
+        model.compile(optimizer=optimizer)
+        optimizer.build(model.trainable_variables)
+    return model
+
+
+def step(model, *batches):
+    """Makes one train step, each replica with its own batch; returns (logs, weights)."""
+    strategy = model.distribute_strategy
+    if len(batches) == 1:
+        logs = tf.function(model.train_step)(batches[0])
+    else:
+        values = strategy.experimental_distribute_values_from_function(lambda ctx: batches[ctx.replica_id_in_sync_group])
+        logs = tf.function(lambda v: strategy.run(model.train_step, (v,)))(values)
+        logs = {name: strategy.experimental_local_results(value)[0] for name, value in logs.items()}
+    return {name: float(value) for name, value in logs.items()}, [weight.numpy() for weight in model.weights]
+
+
+def assert_close(left, right, tolerance=2e-6):
+    gaps = [np.abs(a - b).max() for a, b in zip(left, right, strict=True)]
+    assert max(gaps) <= tolerance, max(gaps)
+
+
+@pytest.fixture(scope="module")
+def whole(tokenizer, reviews):
+    features = features_of(range(12), tokenizer, reviews)
+    return {k: pack(features, SPEC, LENGTH, k, row_multiple=3) for k in (1, 4)}
+
+
+@pytest.fixture(scope="module")
+def expected(tokenizer, whole):
+    return step(build(tokenizer), whole[1])
+
+
+def test_packed_equals_unpacked(tokenizer, whole, expected):
+    assert whole[4]["input_ids"].shape[0] < 12
+    logs, weights = step(build(tokenizer), whole[4])
+    assert logs["loss"] == pytest.approx(expected[0]["loss"], abs=1e-6)
+    assert logs["examples"] == expected[0]["examples"] == 12 and logs["tokens"] == expected[0]["tokens"]
+    assert_close(weights, expected[1])
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_accumulation_equals_the_large_batch(tokenizer, whole, expected, k):
+    logs, weights = step(build(tokenizer, accumulation_steps=3), whole[k])
+    assert logs["loss"] == pytest.approx(expected[0]["loss"], abs=1e-6)
+    assert_close(weights, expected[1])
+
+
+def test_two_replicas_equal_one_even_with_unequal_shares(tokenizer, reviews, expected):
+    strategy = distribution.choose("mirrored", cpu_devices=2).strategy
+    halves = [
+        pack(features_of(numbers, tokenizer, reviews), SPEC, LENGTH, 4, static_rows=12) for numbers in (range(9), range(9, 12))
+    ]
+    logs, weights = step(build(tokenizer, strategy), *halves)
+    assert logs["loss"] == pytest.approx(expected[0]["loss"], abs=1e-6) and logs["examples"] == 12
+    assert_close(weights, expected[1])
+
+
+def test_class_weights_divide_by_the_weight_not_the_count(tokenizer, whole, reviews):
+    model = build(tokenizer, class_weights={"negative": 5.0})
+    outputs = model.outputs_for(whole[1])["logits"].numpy()[:, 0]
+    labels = np.array([int(reviews[i]["label"] == "positive") for i in range(12)])
+    losses = -np.log(np.exp(outputs)[np.arange(12), labels] / np.exp(outputs).sum(1))
+    weights = np.where(labels == 0, 5.0, 1.0)
+    logs, _ = step(model, whole[1])
+    assert logs["loss"] == pytest.approx((losses * weights).sum() / weights.sum(), abs=1e-5)
+
+
+def test_padding_changes_nothing(tokenizer, reviews, expected):
+    padded = pack(features_of(range(12), tokenizer, reviews), SPEC, LENGTH * 2, 1, static_rows=15)
+    _, weights = step(build(tokenizer), padded)
+    assert_close(weights, expected[1])
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 0.05), ("float16", 0.01)])
+def test_lower_precisions_learn_the_same(tokenizer, whole, expected, precision, tolerance):
+    logs, weights = step(build(tokenizer, precision=precision), whole[4])
+    assert logs["loss"] == pytest.approx(expected[0]["loss"], abs=tolerance)
+    assert_close(weights, expected[1], tolerance)
+
+
+def test_float16_skips_a_step_that_overflows(tokenizer, whole):
+    model = build(tokenizer, precision="float16")
+    before = [weight.numpy() for weight in model.weights]
+    model.optimizer.dynamic_counter.assign(0)
+    model.optimizer._loss_scale._current_loss_scale.assign(2.0**40)
+    _, after = step(model, whole[4])
+    assert_close(before, after, 0.0)
+    assert float(model.optimizer.loss_scale) == 2.0**39
+
+
+def test_xla_gives_the_same_step(tokenizer, whole, expected):
+    model = build(tokenizer)
+    logs = tf.function(model.train_step, jit_compile=True)(whole[4])
+    assert float(logs["loss"]) == pytest.approx(expected[0]["loss"], abs=1e-5)
+    assert_close([weight.numpy() for weight in model.weights], expected[1], 2e-5)
+
+
+def test_frozen_and_unused_weights_stay(tokenizer, whole):
+    model = build(tokenizer, pooling="mean")
+    pooler = next(weight for weight in model.weights if "pooler/dense/kernel" in weight.name)
+    before = pooler.numpy()
+    optimizer = AdamW(0.1)
+    model.compile(optimizer=optimizer)
+    step(model, whole[4])
+    assert np.array_equal(pooler.numpy(), before), "weight decay must not touch what has no gradient"

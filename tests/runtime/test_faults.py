@@ -1,0 +1,60 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from trainer.errors import UserError
+from trainer.runtime.faults import StopSignals, WorkdirLock, check_finite
+
+
+def test_a_workdir_serves_one_run_at_a_time(tmp_path):
+    workdir = str(tmp_path / "run")
+    with (
+        WorkdirLock(workdir),
+        pytest.raises(UserError, match=f"is in use by process {os.getpid()} on .*; wait for it") as caught,
+    ):
+        WorkdirLock(workdir).__enter__()
+    assert str(caught.value).startswith(f"--workdir: {workdir}")
+    with WorkdirLock(workdir):
+        pass
+
+
+def test_a_killed_run_leaves_no_lock(tmp_path):
+    script = f"import os, signal; from trainer.runtime.faults import WorkdirLock; WorkdirLock({str(tmp_path)!r}).__enter__(); " \
+             "os.kill(os.getpid(), signal.SIGKILL)"  # fmt: skip
+    assert subprocess.run([sys.executable, "-c", script], cwd=os.getcwd()).returncode == -signal.SIGKILL
+    with WorkdirLock(str(tmp_path)):
+        pass
+
+
+def test_remote_workdirs_have_no_lock(tmp_path):
+    with WorkdirLock(f"ram://lock/{tmp_path.name}"), WorkdirLock(f"ram://lock/{tmp_path.name}"):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_becomes_a_wish_and_a_second_one_acts(number):
+    before = signal.getsignal(number)
+    signal.signal(number, signal.default_int_handler)
+    try:
+        with StopSignals() as signals:
+            assert signals.received is None
+            signal.raise_signal(number)
+            assert signals.received == signal.Signals(number).name
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+    finally:
+        signal.signal(number, before)
+
+
+def test_numbers_that_are_none():
+    check_finite([0.5, 0.25], 1, "float32", 1e-3)
+    with pytest.raises(UserError) as caught:
+        check_finite([0.5, float("nan"), 0.1], 11, "float16", 1e-3)
+    message = str(caught.value)
+    assert message.startswith("the loss is nan at step 12 (steps 11 to 13 since the last good log line)")
+    assert "Try train.precision=bfloat16, a smaller train.learning_rate than 0.001" in message
+    with pytest.raises(UserError, match="the loss is inf at step 5"):
+        check_finite([float("inf")], 5, "float32", 1e-3)

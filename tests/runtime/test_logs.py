@@ -1,0 +1,53 @@
+import json
+
+import pytest
+import tensorflow as tf
+
+from trainer.runtime.logs import Meter, MetricsLog, ProgressBar, duration, training_line
+
+
+def test_metrics_file_and_tensorboard(tmp_path):
+    log = MetricsLog(str(tmp_path))
+    log.write(10, "train", {"loss": 0.5})
+    log.write(20, "validation", {"accuracy": 0.75})
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 10, "kind": "train", "loss": 0.5}, {"step": 20, "kind": "validation", "accuracy": 0.75}]
+    events = [e for path in (tmp_path / "tensorboard").iterdir() for e in tf.compat.v1.train.summary_iterator(str(path))]
+    values = {v.tag: tf.make_ndarray(v.tensor).item() for event in events for v in event.summary.value}
+    assert values == {"train/loss": 0.5, "validation/accuracy": 0.75}
+
+
+def test_a_resumed_log_drops_the_steps_it_repeats(tmp_path):
+    for step in (10, 20, 30):
+        MetricsLog(str(tmp_path), 100).write(step, "train", {"loss": 1.0})
+    MetricsLog(str(tmp_path), 20).write(25, "train", {"loss": 2.0})
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [10, 20, 25]
+
+
+def test_meter_and_line(monkeypatch):
+    clock = iter([0.0, 2.0, 100.0, 101.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    meter = Meter(total_steps=30, first_step=0)
+    values = meter.lap(10, tokens=1000, cells=2000, flops_per_token=1e9)
+    assert values == {
+        "tokens_per_second": 500.0, "padding_efficiency": 0.5, "gflops_per_second": 500.0, "seconds_per_step": 0.2, "seconds_left": 4.0
+    }  # fmt: skip
+    meter.restart()
+    assert meter.lap(20, 10, 10, 0)["seconds_per_step"] == pytest.approx(0.1), "a validation's time does not count"
+    line = training_line(10, 30, {"loss": 0.5, "learning_rate": 1e-4, **values})
+    assert line == "step 10/30  loss 0.5000  rate 1.00e-04  500 tokens/s  500 GFLOP/s  50% useful  4 s left"
+
+
+def test_durations():
+    assert [duration(s) for s in (3, 200, 7500)] == ["3 s", "3 min 20 s", "2 h 5 min"]
+
+
+def test_progress_bar_is_for_terminals(capsys, monkeypatch):
+    ProgressBar(10).update(5)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    bar = ProgressBar(10)
+    bar.update(5)
+    bar.clear()
+    assert "[###############...............] 5/10" in capsys.readouterr().err

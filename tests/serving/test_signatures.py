@@ -1,0 +1,43 @@
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.serving.signatures import cut_pairs
+from trainer.text.sequences import pair_lengths
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=6), st.integers(2, 20))
+def test_pairs_are_cut_in_graph_as_in_preparation(lengths, budget):
+    first, second = (
+        tf.ragged.constant([list(range(row[i])) for row in lengths], dtype=tf.int32, ragged_rank=1) for i in (0, 1)
+    )
+    kept = cut_pairs(first, second, budget)
+    found = list(zip(*[part.row_lengths().numpy().tolist() for part in kept], strict=True))
+    assert found == [pair_lengths(a, b, budget) for a, b in lengths]
+    assert all(row == list(range(len(row))) for row in kept[0].to_list()), "the beginning is what stays"
+
+
+def test_signatures_have_dynamic_batch_and_length(exported):
+    model = tf.saved_model.load(str(exported))
+    assert set(model.signatures) == {"serving_default", "tokens", "examples"}
+    serve = model.signatures["serving_default"]
+    for texts in (["good"], ["bad thing", "x " * 500, ""]):
+        reply = serve(text=tf.constant(texts))
+        assert reply["probabilities"].shape == [len(texts), 2] and reply["label"].shape == [len(texts)]
+        assert reply["probabilities"].numpy().sum(1) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_tokens_longer_than_the_limit_are_cut_and_padding_is_ignored(exported):
+    tokens = tf.saved_model.load(str(exported)).signatures["tokens"]
+
+    def call(ids, mask):
+        ids = tf.constant([ids], tf.int32)
+        return tokens(input_ids=ids, attention_mask=tf.constant([mask]), token_type_ids=tf.zeros_like(ids))[
+            "probabilities"
+        ].numpy()
+
+    ids = [101, 2204, 3185, 102]
+    assert call(ids, [1] * 4) == pytest.approx(call(ids + [5] * 9, [1] * 4 + [0] * 9), abs=1e-6)
+    assert call(ids * 50, [1] * 200) == pytest.approx(call((ids * 50)[:64], [1] * 64), abs=1e-6)

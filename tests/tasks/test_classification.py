@@ -1,0 +1,153 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.tasks.contract import TaskContract
+from trainer.config import FieldError
+from trainer.data.sources import Row, RowError
+from trainer.errors import UserError
+from trainer.tasks.base import TextFields
+from trainer.tasks.classification import Config, Task
+
+SENTENCES = [
+    ("the screen broke after one week", "bad"), ("i love this player", "good"), ("it never worked", "bad"),
+    ("excellent sound, easy to use", "good"), ("do not buy it", "bad"), ("a great gift for everyone in the family", "good"),
+]  # fmt: skip
+
+
+class TestSingleText(TaskContract):
+    name = "classification"
+    config = {"class_names": ("bad", "good"), "head_dropout_rate": 0.0}
+    rows = [{"text": text, "label": label} for text, label in SENTENCES]
+
+
+class TestPairOfTextsManyClasses(TaskContract):
+    name = "classification"
+    config = {"class_names": ("bad", "good", "mixed"), "threshold": 0.34, "head_dropout_rate": 0.0}
+    text_columns = ("first", "second")
+    label_column = "kind"
+    rows = [
+        {"first": a, "second": b, "kind": x if x == y else "mixed"}
+        for (a, x), (b, y) in zip(SENTENCES, SENTENCES[2:] + SENTENCES[:2], strict=True)
+    ]
+    rows[1] = {**rows[1], "second": SENTENCES[2][0], "kind": "mixed"}
+
+
+class TestMeanPooling(TaskContract):
+    name = "classification"
+    config = {"class_names": ("bad", "good"), "pooling": "mean", "head_dropout_rate": 0.0}
+    rows = [{"text": text, "label": label} for text, label in SENTENCES]
+
+
+def task_of(tokenizer, **config):
+    return Task(Config(**config), TextFields(("text",), "label", 16, 4), tokenizer)
+
+
+def rows_of(*labels):
+    return [Row({"text": "x", "label": label}, "f.csv", i + 2) for i, label in enumerate(labels)]
+
+
+def learn(*labels, **config):
+    return Task.learn(Config(**config), TextFields(("text",), "label", 16, 4), rows_of(*labels)).class_names
+
+
+def test_class_names_are_learned_in_a_stable_order():
+    assert learn("b", "a", "b", "", None) == ("a", "b")
+    assert learn("10", "9", "-1") == ("-1", "9", "10")
+    assert learn(1, 0, "1") == ("0", "1")
+    assert learn("x", class_names=("z", "y")) == ("z", "y"), "names that are given stay"
+
+
+def test_labels_that_cannot_be_learned_from(monkeypatch):
+    with pytest.raises(
+        UserError, match=r"one class only, 'a'; a classifier needs at least two. Is data.label_column='label' right"
+    ):
+        learn("a", "a")
+    with pytest.raises(UserError, match="not one labelled row"):
+        learn()
+    with pytest.raises(UserError, match=r"f.csv:2: no column 'target' \(data.label_column\); the columns are 'text', 'label'"):
+        Task.learn(Config(), TextFields(("text",), "target", 16, 4), rows_of("a"))
+    monkeypatch.setattr("trainer.tasks.classification.MAX_CLASSES", 2)
+    with pytest.raises(UserError, match="'label' has over 2 different values; is it the label's column"):
+        learn("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"class_names": ("a", "b", "a")}, "'a' stands there twice"),
+        ({"class_names": ("a",)}, "one class only"),
+        ({"focal_gamma": -1.0}, "must be 0 or more, got -1.0"),
+        ({"label_smoothing": 1.0}, r"must be in \[0, 1\), got 1.0"),
+        ({"head_dropout_rate": 1.0}, r"must be in \[0, 1\), got 1.0"),
+        ({"threshold": 1.5}, "must be between 0 and 1, got 1.5"),
+        ({"class_weights": {"a": 2.0}, "balance": "class_weights"}, "keep one of the two"),
+        ({"class_weights": {"c": 2.0}, "class_names": ("a", "b")}, "'c' is not one of task.class_names"),
+    ],
+)
+def test_contradictions_are_refused(config, message):
+    with pytest.raises(FieldError, match=message):
+        Config(**config)
+
+
+def test_unknown_and_missing_labels_are_rejected(tokenizer):
+    task = task_of(tokenizer, class_names=tuple("abcdefghijkl"))
+    with pytest.raises(RowError) as caught:
+        task.examples(Row({"text": "x", "label": "new"}, "f", 1))
+    assert str(caught.value).endswith("'i', 'j' and 2 more") and str(caught.value).startswith(
+        "label 'new' is not one of the classes"
+    )
+    with pytest.raises(RowError, match="no label: column 'label' is missing or null"):
+        task.examples(Row({"text": "x"}, "f", 1))
+    assert task.examples(Row({"text": "x"}, "f", 1), labelled=False)[0]["label"] == 0
+    assert task.examples(Row({"text": "x", "label": " b "}, "f", 1))[0]["label"] == 1
+
+
+LOGITS = {"logits": np.log(np.array([[0.7, 0.3], [0.55, 0.45], [0.1, 0.9]]))}
+
+
+def test_two_classes_with_threshold(tokenizer):
+    task = task_of(tokenizer, class_names=("no", "yes"), threshold=0.4)
+    assert [p["label"] for p in task.decode(LOGITS)] == ["no", "yes", "yes"]
+    assert [p["probability"] for p in task.decode(LOGITS)] == pytest.approx([0.7, 0.45, 0.9])
+    served = task.serving({"logits": tf.constant(LOGITS["logits"], tf.float32)})
+    assert served["label"].numpy().tolist() == [b"no", b"yes", b"yes"]
+    assert task.score(LOGITS, {"label": np.array([0, 1, 1])})["accuracy"] == 1.0
+
+
+def test_many_classes_with_threshold_may_say_nothing(tokenizer):
+    task = task_of(tokenizer, class_names=("a", "b", "c"), threshold=0.5)
+    logits = np.log(np.array([[0.6, 0.2, 0.2], [0.4, 0.3, 0.3]]))
+    assert [p["label"] for p in task.decode({"logits": logits})] == ["a", None]
+    served = task.serving({"logits": tf.constant(logits, tf.float32)})
+    assert served["label"].numpy().tolist() == [b"a", b""]
+
+
+def test_balance_works_on_the_counts(tokenizer):
+    counts = {"label": {"0": 30, "1": 10}}
+    weighted = task_of(tokenizer, class_names=("a", "b"), balance="class_weights").for_training(counts)
+    assert weighted.config.class_weights == pytest.approx({"a": 40 / 60, "b": 2.0})
+    plain = task_of(tokenizer, class_names=("a", "b"))
+    assert plain.for_training(counts) is plain and plain.copies(counts) is None
+    copies = task_of(tokenizer, class_names=("a", "b"), balance="sampling").copies(counts)
+    drawn = {label: [] for label in (0, 1)}
+    for label in drawn:
+        feature = tf.train.Feature(int64_list=tf.train.Int64List(value=[label]))
+        record = tf.train.Example(features=tf.train.Features(feature={"label": feature})).SerializeToString()
+        drawn[label] = [int(copies(tf.constant(record), tf.constant([i, 7], tf.int64))) for i in range(300)]
+    assert set(drawn[1]) == {2} and np.mean(drawn[0]) == pytest.approx(2 / 3, abs=0.08)
+
+
+def test_focal_loss_and_weights_reach_the_loss(tokenizer):
+    task = task_of(tokenizer, class_names=("a", "b"), class_weights={"b": 3.0}, focal_gamma=2.0)
+    batch = {"label": tf.constant([[1, 0]]), "example_weights": tf.constant([[1.0, 0.0]])}
+    losses, weights = task.loss(batch, {"logits": tf.math.log([[[0.75, 0.25], [0.5, 0.5]]])})
+    assert float(losses[0, 0]) == pytest.approx(0.75**2 * np.log(4)) and weights.numpy().tolist() == [[3.0, 0.0]]
+
+
+def test_hugging_face_head_only_where_it_is_one(tokenizer):
+    task = task_of(tokenizer, class_names=("a", "b"), pooling="mean")
+    assert task.hugging_face_head(None) == {} and task.labels_asset() == ("a", "b")
+    assert dataclasses.replace(task.config, pooling="cls").pooling == "cls"

@@ -1,0 +1,37 @@
+import pytest
+
+from tests.conftest import tiny_config
+from trainer import assembly, experiment
+from trainer.errors import UserError
+
+
+def load(*sets):
+    return experiment.load(None, sets)
+
+
+def test_dropout_rates_of_the_run_win(tiny_encoder):
+    resolved = load(f"encoder.init_from={tiny_encoder}", "encoder.dropout_rate=0.25", "encoder.attention_dropout_rate=0")
+    bert_config = assembly.bert_config_of(resolved)
+    assert (bert_config.hidden_dropout_prob, bert_config.attention_probs_dropout_prob) == (0.25, 0.0)
+    assert assembly.bert_config_of(load(f"encoder.init_from={tiny_encoder}")).hidden_dropout_prob == 0.1
+
+
+def test_random_needs_a_vocabulary(tiny_encoder):
+    with pytest.raises(UserError, match="encoder.init_from=random needs encoder.vocabulary_path"):
+        assembly.find_tokenizer(load("encoder.init_from=random", f"encoder.config_path={tiny_encoder}"))
+
+
+def test_flops_by_hand():
+    # Two layers of 32 and 64: weights 2 · (4·32² + 2·32·64) = 16384; attention 12 · 2 · 32 · 16.
+    assert assembly.training_flops_per_token(tiny_config(), 16) == 6 * 16384 + 12 * 2 * 32 * 16
+
+
+def test_float16_scales_its_loss_and_all_state_is_named(tiny_encoder, tokenizer):
+    resolved = load(f"encoder.init_from={tiny_encoder}", "task.class_names=[a, b]", "train.precision=float16")
+    assembled = assembly.build(resolved, tokenizer, tiny_config())
+    optimizer = assembly.build_optimizer(resolved, assembled.encoder, 10)
+    optimizer.build(assembled.model.trainable_variables)
+    names = assembly.optimizer_variables(optimizer)
+    assert {"optimizer/iterations", "optimizer/loss_scale", "optimizer/good_steps"} <= set(names)
+    assert len(names) == 3 + 2 * len(assembled.model.trainable_variables)
+    assert len(assembled.variables()) == 41 and "head/dense/kernel" in assembled.variables()
