@@ -94,6 +94,16 @@ def test_every_public_function_says_what_it_does():
             assert nested or ast.get_docstring(node), f"{path.relative_to(ROOT)}:{node.lineno} {node.name} has no docstring"
 
 
+def test_every_public_function_is_annotated():
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef) or node.name.startswith("_") or node.col_offset > 0:
+                continue
+            arguments = [*node.args.args, *node.args.kwonlyargs]
+            untyped = [argument.arg for argument in arguments if argument.annotation is None]
+            assert not untyped and node.returns is not None, f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {untyped}"
+
+
 def _is_method(path: Path, function: ast.AST) -> bool:
     classes = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)]
     return any(node.lineno == function.lineno for owner in classes for node in owner.body)

@@ -5,6 +5,7 @@ import logging
 
 import tensorflow as tf
 import tf_keras as keras
+from transformers import BertConfig
 
 from trainer import experiment as experiments
 from trainer import files
@@ -54,11 +55,11 @@ def find_tokenizer(experiment: Experiment) -> Tokenizer:
     return load_tokenizer(tokenizer_folder(folder) if is_workdir(folder) else folder, encoder.lowercase)
 
 
-def bert_config_of(experiment: Experiment):
+def bert_config_of(experiment: Experiment) -> BertConfig:
     """Returns the encoder's BertConfig with the run's dropout rates."""
     folder = encoder_folder(experiment)
     if folder is None:
-        folder = experiment.encoder.config_path
+        folder = experiment.encoder.config_path or ""
         folder = folder.rpartition("/")[0] or "." if folder.endswith(".json") else folder
     config = read_bert_config(folder)
     if experiment.encoder.dropout_rate is not None:
@@ -68,7 +69,7 @@ def bert_config_of(experiment: Experiment):
     return config
 
 
-def check_encoder(experiment: Experiment, tokenizer: Tokenizer, bert_config) -> None:
+def check_encoder(experiment: Experiment, tokenizer: Tokenizer, bert_config: BertConfig) -> None:
     """Raises UserError where tokenizer, sequence length and encoder do not go together."""
     problem = check_fits(bert_config, tokenizer.vocabulary_size, experiment.data.max_seq_length)
     if problem:
@@ -96,7 +97,7 @@ class Assembled:
         return named
 
 
-def build(experiment: Experiment, tokenizer: Tokenizer, bert_config) -> Assembled:
+def build(experiment: Experiment, tokenizer: Tokenizer, bert_config: BertConfig) -> Assembled:
     """Builds encoder and task model with random weights; call inside the strategy's scope."""
     check_encoder(experiment, tokenizer, bert_config)
     task = experiment.build_task(tokenizer)
@@ -189,8 +190,6 @@ def restore(workdir: str, overrides: tuple[str, ...] = ()) -> Restored:
     if not files.exists(files.join(workdir, ENCODER_CONFIG)):
         raise UserError(f"--workdir: {workdir} has no trained model yet; run train first")
     tokenizer = load_tokenizer(tokenizer_folder(workdir))
-    from transformers import BertConfig
-
     bert_config = BertConfig.from_dict(files.read_json(files.join(workdir, ENCODER_CONFIG)))
     assembled = build(experiment, tokenizer, bert_config)
     state = store_of(workdir, experiment).restore_best(assembled.variables())
@@ -204,7 +203,7 @@ def describe_size(assembled: Assembled) -> str:
     return f"{total / 1e6:.1f} M parameters ({trained / 1e6:.1f} M train)"
 
 
-def training_flops_per_token(bert_config, row_length: int) -> float:
+def training_flops_per_token(bert_config: BertConfig, row_length: int) -> float:
     """Returns the model FLOPs of a training step for each token: matrix products only, backward twice the forward.
 
     Source: Chowdhery et al. 2022 (PaLM), appendix B: 6 FLOPs a weight, and 12 · layers · hidden · length for attention;

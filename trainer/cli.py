@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -105,7 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _joined_sets(arguments: Sequence[str]) -> list[str]:
     """Turns `--set a=1 b=2` into `--set a=1 --set b=2`: what people type."""
-    joined, in_set = [], False
+    joined: list[str] = []
+    in_set = False
     for argument in arguments:
         if in_set and not argument.startswith("-") and "=" in argument and joined[-1] != "--set":
             joined.append("--set")
@@ -124,7 +126,7 @@ def _wrong_flag(command: str, values: flags.FlagValues) -> str | None:
 def _run(command: str, values: flags.FlagValues) -> int:
     _set_up_logging(values.verbose)
     fields = {field.name for field in dataclasses.fields(Options)}
-    given = {name: values[name].value for name in values if name in fields}
+    given: dict[str, Any] = {name: values[name].value for name in values if name in fields}
     options = Options(**{**given, "set": tuple(values.set), "source": values["from"].value})
     try:
         module = importlib.import_module(f"trainer.commands.{command}")

@@ -11,7 +11,7 @@ import inspect
 import textwrap
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import yaml
 
@@ -71,7 +71,7 @@ def read_leaves(text: str, origin: str) -> dict[str, Leaf]:
     return leaves
 
 
-def _items(node: yaml.Node, origin: str, what: str):
+def _items(node: yaml.Node, origin: str, what: str) -> Iterator[tuple[str, yaml.Node, int]]:
     """Yields (key, value node, line) of a mapping node."""
     if not isinstance(node, yaml.MappingNode):
         line = node.start_mark.line + 1
@@ -178,9 +178,9 @@ def convert(node: yaml.Node, annotation: typing.Any, where: str) -> typing.Any:
 
 
 def _convert_literal(node: yaml.Node, allowed: tuple, where: str) -> str:
-    value = node.value if isinstance(node, yaml.ScalarNode) else None
+    value = str(node.value) if isinstance(node, yaml.ScalarNode) else ""
     if value not in allowed:
-        hint = suggestion(_literal_alias(str(value)), allowed)
+        hint = suggestion(_literal_alias(value), allowed)
         raise ConfigError(f"{where}: {_shown(node)} is not one of {', '.join(allowed)}{hint}")
     return value
 
@@ -224,11 +224,13 @@ def documentation(section: type) -> dict[str, str]:
     for cls in reversed(section.__mro__[:-1]):
         if not dataclasses.is_dataclass(cls):
             continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
-        for statement, after in zip(body, body[1:], strict=False):
-            is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            if isinstance(statement, ast.AnnAssign) and is_text:
-                found[statement.target.id] = " ".join(after.value.value.split())
+        definition = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+        assert isinstance(definition, ast.ClassDef)
+        for statement, after in zip(definition.body, definition.body[1:], strict=False):
+            if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+                continue
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                found[statement.target.id] = " ".join(str(after.value.value).split())
     return found
 
 

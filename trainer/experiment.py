@@ -12,6 +12,7 @@ from trainer.data.sources import FORMATS, SourceFormat
 from trainer.errors import UserError
 from trainer.tasks import task_module
 from trainer.tasks.base import Task, TextFields
+from trainer.text.tokenizer import Tokenizer
 
 CONFIG_FILE = "config.yaml"
 VERSIONS_FILE = "versions.json"
@@ -237,7 +238,7 @@ class Experiment:
         data = self.data
         return TextFields(data.text_columns, data.label_column, data.max_seq_length, data.max_examples_per_row)
 
-    def build_task(self, tokenizer) -> Task:
+    def build_task(self, tokenizer: Tokenizer) -> Task:
         """Returns the task of this run."""
         return task_module(self.task.name).Task(self.task, self.fields(), tokenizer)
 

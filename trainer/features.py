@@ -1,8 +1,8 @@
 """FeatureSpec: one description of a task's features drives writing, parsing, packing and padding."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from trainer.errors import UserError
 
@@ -21,7 +21,7 @@ class Feature:
 
 
 FeatureSpec = Mapping[str, Feature]
-Example = Mapping[str, Sequence[float] | float]
+Example = Mapping[str, Any]  # Sequence of numbers for each-token features, a number for others
 
 TOKENS = {"input_ids": Feature("int32", "token"), "token_type_ids": Feature("int32", "token")}
 ROW_ID = {"row_id": Feature("int32", "example")}  # which row, in source order, an example came from
@@ -44,6 +44,6 @@ def spec_to_json(spec: FeatureSpec) -> dict[str, dict[str, str]]:
     return {name: dataclasses.asdict(feature) for name, feature in sorted(spec.items())}
 
 
-def spec_from_json(stored: Mapping[str, Mapping[str, str]]) -> dict[str, Feature]:
+def spec_from_json(stored: Mapping[str, Mapping[str, Any]]) -> dict[str, Feature]:
     """Returns the spec that `spec_to_json` stored."""
     return {name: Feature(**feature) for name, feature in stored.items()}

@@ -14,7 +14,9 @@ from trainer.tasks.base import Task
 EVALUATION_TOKENS = 8192  # of a batch in evaluation and prediction: no gradients, so more fits than in training
 
 
-def training_batches(experiment: Experiment, manifest: Manifest, placement: Placement, task: Task, first_step: int):
+def training_batches(
+    experiment: Experiment, manifest: Manifest, placement: Placement, task: Task, first_step: int
+) -> tf.data.Dataset | tf.distribute.DistributedDataset:
     """Returns the batches of a run from its step `first_step` on, distributed to the replicas.
 
     Every step takes the next train.batch_size examples of the seeded stream, whatever the number of replicas.

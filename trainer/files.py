@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from trainer.errors import UserError
 
@@ -90,7 +90,7 @@ def open_binary(path: str, mode: str = "rb") -> IO[bytes]:
 
 def open_text(path: str, errors: str = "strict", encoding: str = "utf-8-sig") -> IO[str]:
     """Opens a text file for reading, line ends untouched; a byte-order mark is dropped."""
-    return io.TextIOWrapper(_Buffered(open_binary(path)), encoding=encoding, errors=errors, newline="")
+    return io.TextIOWrapper(cast(IO[bytes], _Buffered(open_binary(path))), encoding=encoding, errors=errors, newline="")
 
 
 class _Buffered(io.BufferedIOBase):

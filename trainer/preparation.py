@@ -198,8 +198,8 @@ class _Totals:
 
 def _prepared_chunks(rows: Iterable[tuple[int, Row | Rejected]], task: Task, workers: int) -> Iterator[_Chunk]:
     """Yields the chunks in row order, from this process or from several."""
-    chunks = iter(lambda: list(itertools.islice(iterator, ROWS_PER_CHUNK)), [])
     iterator = iter(rows)
+    chunks = iter(lambda: list(itertools.islice(iterator, ROWS_PER_CHUNK)), [])
     if workers == 1:
         yield from (_prepare_chunk(task, chunk) for chunk in chunks)
         return
@@ -288,6 +288,8 @@ def _write_tfds_metadata(manifest: Manifest) -> None:
     # Written locally and copied: tfds knows fewer file systems than TensorFlow.
     with tempfile.TemporaryDirectory() as local:
         infos = [_tfds_split(split, summary, local) for split, summary in manifest.splits.items()]
+        for shard in itertools.chain(*[summary["shards"] for summary in manifest.splits.values()]):
+            files.write_text(files.join(local, shard["file"]), "")  # it looks for the shards' names, not into them
         tfds.folder_dataset.write_metadata(
             data_dir=local,
             features=tfds.features.FeaturesDict(features),
@@ -295,7 +297,7 @@ def _write_tfds_metadata(manifest: Manifest) -> None:
             check_data=False,
             filename_template=TFDS_TEMPLATE,
         )
-        for name in files.list_dir(local):
+        for name in ("dataset_info.json", "features.json"):
             files.copy(files.join(local, name), files.join(manifest.folder, name))
 
 

@@ -70,7 +70,7 @@ class TrainingRhythm(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, tf.Tensor] | None = None) -> None:
         """Counts the steps of the call and does what is due."""
         before, self._step = self._step, self._run.first_step + batch + 1
-        self._pending.append(logs)
+        self._pending.append(logs or {})
         runtime = self._run.experiment.runtime
         if self._is_due(before, runtime.log_every_steps):
             self._log_line()

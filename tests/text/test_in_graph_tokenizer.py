@@ -45,7 +45,8 @@ def pair_of(name: str, minilm, shared_data=None) -> Pair:
         if name == "uncased":
             reference = load_tokenizer(str(minilm))
         elif name == "cased-small":
-            words = [token for token in load_tokenizer(str(minilm)).backend.get_vocab()][:4000]
+            ids = load_tokenizer(str(minilm)).backend.get_vocab()
+            words = sorted(ids, key=ids.get)[:4000]
             special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
             reference = from_vocabulary(special + sorted(set(words) - set(special)), lowercase=False)
         else:

@@ -1,6 +1,7 @@
 """describe: every config key with its type, default and meaning; with --config, the resolved values."""
 
 import dataclasses
+import json
 
 from trainer import config, experiment
 from trainer.cli import Options
@@ -25,11 +26,10 @@ def describe_section(name: str, section: type, note: str = "") -> list[str]:
     lines = [f"{name}{f'  ({note})' if note else ''}"]
     annotations = config.fields_of(section)
     for field in dataclasses.fields(section):
-        default = field.default_factory() if field.default is dataclasses.MISSING else field.default
-        shown = "null" if default is None else str(config.plain(default)).lower() if default in (True, False) else default
-        shown = config.plain(shown) if not isinstance(shown, str) else shown
-        lines.append(
-            f"  {name}.{field.name}: {config.type_name(annotations[field.name])} = {shown if shown != '' else '(empty)'}"
+        default = (
+            getattr(section, field.name, None) if field.default_factory is dataclasses.MISSING else field.default_factory()
         )
+        shown = json.dumps(config.plain(default))
+        lines.append(f"  {name}.{field.name}: {config.type_name(annotations[field.name])} = {shown}")
         lines.append(f"      {meaning[field.name]}")
     return [*lines, ""]

@@ -1,12 +1,12 @@
 """predict: rows in, one JSON line for each out, in the same order, as a stream."""
 
-import collections
 import itertools
 import json
 import logging
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from types import TracebackType
+from typing import IO, Any
 
 import tensorflow as tf
 
@@ -15,6 +15,7 @@ from trainer.cli import Options
 from trainer.data.pipeline import serialized_examples
 from trainer.data.records import encode_example
 from trainer.data.sources import Rejected, Row, RowError, read_rows
+from trainer.experiment import Experiment
 from trainer.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,9 @@ def _typed_rows(lines: Iterable[str], task: Task) -> Iterator[Row | Rejected]:
             yield Row({columns[0]: text}, "standard input", number)
 
 
-def _predict(chunk: list[Row | Rejected], task: Task, runner, experiment) -> list[dict[str, Any]]:
+def _predict(
+    chunk: list[Row | Rejected], task: Task, runner: inference.BatchRunner, experiment: Experiment
+) -> list[dict[str, Any]]:
     """Returns a JSON-able line for each row of a chunk, in order."""
     lines: dict[int, dict[str, Any]] = {}
     records, spec = [], task.features()
@@ -88,15 +91,15 @@ def _predict(chunk: list[Row | Rejected], task: Task, runner, experiment) -> lis
         for number, prediction in zip(labels["row_id"].tolist(), task.decode(outputs), strict=True):
             texts = {column: chunk[number].values[column] for column in task.fields.text_columns}
             lines[number] = {**texts, **prediction}
-    ordered = collections.OrderedDict(sorted(lines.items()))
-    return list(ordered.values())
+    return [line for _, line in sorted(lines.items())]
 
 
 class _Output:
     """Standard output, or a file that is whole or not there."""
 
     def __init__(self, target: str):
-        self._target, self._file = target, None
+        self._target = target
+        self._file: IO[bytes] | None = None
 
     def __enter__(self) -> "_Output":
         if self._target != "-":
@@ -113,7 +116,7 @@ class _Output:
             with files.explain_full_disk(self._target):
                 self._file.write(text.encode())
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._file is not None:
             self._file.close()
             if kind is None:

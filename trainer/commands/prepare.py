@@ -12,9 +12,9 @@ log = logging.getLogger(__name__)
 def run(options: Options) -> None:
     """Prepares the records of a config, unless they are up to date."""
     asked = experiment.load(options.config, options.set)
-    if options.workdir is None and asked.data.records_dir is None:
-        raise UserError("prepare needs --workdir, or data.records_dir in the config: where do the records go?")
     workdir = options.workdir or asked.data.records_dir
+    if workdir is None:
+        raise UserError("prepare needs --workdir, or data.records_dir in the config: where do the records go?")
     resolved = preparation.learned(asked)
     tokenizer = assembly.find_tokenizer(resolved)
     preparation.ensure_records(resolved, workdir, tokenizer)

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from transformers import BertConfig
 
 from trainer import assembly, experiment, feeding, files, inference, preparation
 from trainer.cli import Options
@@ -14,6 +15,7 @@ from trainer.errors import UserError
 from trainer.experiment import Experiment
 from trainer.runtime import distribution
 from trainer.runtime.faults import StopSignals, WorkdirLock
+from trainer.text.tokenizer import Tokenizer
 from trainer.training import RunState, TrainingRhythm
 
 log = logging.getLogger(__name__)
@@ -123,29 +125,31 @@ def _train(resolved: Experiment, workdir: str, placement: distribution.Placement
     return rhythm.finish()
 
 
-def _records(resolved: Experiment, workdir: str, tokenizer, placement: distribution.Placement) -> Manifest:
+def _records(resolved: Experiment, workdir: str, tokenizer: Tokenizer, placement: distribution.Placement) -> Manifest:
     """The chief prepares; other workers wait until the manifest is there."""
     if resolved.data.train is None:
         raise UserError("data.train is not given: name the training rows, as --set data.train=my.csv")
     if placement.is_chief:
-        manifest = preparation.ensure_records(resolved, workdir, tokenizer)
-    if placement.workers > 1:
-        # A collective that the chief joins when it is done: the others wait in it.
-        placement.sum_over_workers(1.0)
-        manifest = Manifest.load(preparation.records_dir(resolved, workdir))
+        preparation.ensure_records(resolved, workdir, tokenizer)
+    # A collective that the chief joins when it is done: the others wait in it.
+    placement.sum_over_workers(1.0)
+    folder = preparation.records_dir(resolved, workdir)
+    manifest = Manifest.load(folder)
+    if manifest is None:
+        raise UserError(f"no records in {folder}; several workers need a data.records_dir that all of them see")
     if manifest.splits["train"]["examples"] == 0:
         raise UserError("data.train: every row was rejected; there is nothing to train on")
     return manifest
 
 
-def _save_identity(workdir: str, tokenizer, bert_config) -> None:
+def _save_identity(workdir: str, tokenizer: Tokenizer, bert_config: BertConfig) -> None:
     """Saves what later commands need besides the weights: the tokenizer's files and the encoder's sizes."""
     tokenizer.save(assembly.tokenizer_folder(workdir))
     files.make_dirs(files.join(workdir, "checkpoints"))
     files.write_text(files.join(workdir, assembly.ENCODER_CONFIG), bert_config.to_json_string(use_diff=False))
 
 
-def _check_space(workdir: str, variables, keep: int) -> None:
+def _check_space(workdir: str, variables: dict[str, tf.Variable], keep: int) -> None:
     """Raises UserError where the disk cannot take the run's checkpoints: before the training, not after."""
     if files.is_remote(workdir):
         return
@@ -158,7 +162,13 @@ def _check_space(workdir: str, variables, keep: int) -> None:
         )
 
 
-def _log_header(resolved, placement, assembled, manifest, total_steps) -> None:
+def _log_header(
+    resolved: Experiment,
+    placement: distribution.Placement,
+    assembled: assembly.Assembled,
+    manifest: Manifest,
+    total_steps: int,
+) -> None:
     train = resolved.train
     splits = ", ".join(f"{split} {assembly.split_summary(manifest, split)}" for split in manifest.splits)
     parts = f" in {train.accumulation_steps} micro-batches" if train.accumulation_steps > 1 else ""

@@ -159,7 +159,7 @@ def _unquoted_records(path: str, delimiter: str) -> Iterator[tuple[int, str, lis
 
 def _quoted_records(path: str, delimiter: str) -> Iterator[tuple[int, str, list[str] | str]]:
     """Yields (first line, raw text, fields or what is wrong); an unclosed quote costs its own line, not the rest."""
-    waiting = deque()
+    waiting: deque[tuple[int, str]] = deque()
     numbered = enumerate(_lines(path), start=1)
     taken: list[tuple[int, str]] = []
 

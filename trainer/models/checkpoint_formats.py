@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from transformers import BertConfig
 
 from trainer import files
 from trainer.errors import UserError
@@ -15,7 +16,7 @@ from trainer.errors import UserError
 Weights = dict[str, np.ndarray]
 
 
-def read_weights(folder: str, bert_config) -> tuple[Weights, str]:
+def read_weights(folder: str, bert_config: BertConfig) -> tuple[Weights, str]:
     """Reads the weights in an encoder's folder.
 
     Args:

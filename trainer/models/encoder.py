@@ -36,8 +36,8 @@ class BertEncoder(keras.layers.Layer):
         return self.model.bert
 
     def call(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        ids = [inputs[name] for name in PACKED_INPUTS]
-        return forward.encode(self.bert, *ids, training=training, dtype=self.compute)
+        ids = {name: inputs[name] for name in PACKED_INPUTS}
+        return forward.encode(self.bert, **ids, training=training, dtype=self.compute)
 
     def freeze(self, layers: int) -> list[str]:
         """Stops the training of the embeddings and the first `layers` layers; -1 freezes the whole encoder.

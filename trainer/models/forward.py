@@ -5,6 +5,8 @@ Attention stays inside a segment; a padding token (segment 0) attends to padding
 Devlin et al. 2019 (arXiv:1810.04805), section 3; the operations and their order are google-research/bert's modeling.py.
 """
 
+from typing import Any
+
 import tensorflow as tf
 from transformers.activations_tf import get_tf_activation
 
@@ -29,7 +31,7 @@ def segment_bias(segment_ids: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 
 
 def encode(
-    bert,
+    bert: Any,
     input_ids: tf.Tensor,
     token_type_ids: tf.Tensor,
     position_ids: tf.Tensor,
@@ -124,7 +126,7 @@ def _layer_norm(values, norm):
     return centred * tf.math.rsqrt(variance + norm.epsilon) * norm.gamma + norm.beta
 
 
-def pool(bert, sequence: tf.Tensor, cls_positions: tf.Tensor) -> tf.Tensor:
+def pool(bert: Any, sequence: tf.Tensor, cls_positions: tf.Tensor) -> tf.Tensor:
     """Returns BERT's pooled output for each example of each row: the first token, dense, tanh.
 
     Args:

@@ -79,7 +79,7 @@ def find_encoder(init_from: str, revision: str | None = None) -> str:
 
 def _registry_folder(package: str, subfolder: str, digest: str) -> str | None:
     spec = importlib.util.find_spec(package)
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
         return None
     folder = files.join(spec.submodule_search_locations[0], subfolder)
     found = files.sha256(files.join(folder, "model.safetensors"))

@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Sequence
 from types import FrameType
+from typing import IO, Any
 
 from trainer import files
 from trainer.errors import UserError
@@ -19,26 +20,28 @@ class WorkdirLock:
     """
 
     def __init__(self, workdir: str):
-        self._workdir, self._file = workdir, None
+        self._workdir = workdir
+        self._file: IO[str] | None = None
 
     def __enter__(self) -> "WorkdirLock":
         if files.is_remote(self._workdir):
             return self
         files.make_dirs(self._workdir)
         path = files.join(self._workdir, "lock")
-        self._file = open(path, "a+")
+        file = open(path, "a+")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._file.seek(0)
-            holder = self._file.read().strip() or "another process"
-            self._file.close()
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
             raise UserError(
                 f"--workdir: {self._workdir} is in use by {holder}; wait for it, stop it, or choose another --workdir"
             ) from None
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        self._file.flush()
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        self._file = file
         return self
 
     def __exit__(self, *_) -> None:
@@ -56,7 +59,7 @@ class StopSignals:
 
     def __init__(self):
         self.received: str | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,7 +1,8 @@
 """The run as Hugging Face files: what transformers' from_pretrained loads, in PyTorch and in TensorFlow."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ def write_hugging_face(
     encoder: BertEncoder,
     tokenizer: Tokenizer,
     head: Mapping[str, np.ndarray],
-    class_names: tuple[str, ...],
+    class_names: Sequence[str],
 ) -> None:
     """Writes config, tokenizer and weights.
 
@@ -60,6 +61,6 @@ def pytorch_name(key: str) -> str:
     return ".".join([*path, endings.get(last, last)])
 
 
-def _pytorch_array(variable) -> np.ndarray:
+def _pytorch_array(variable: Any) -> np.ndarray:
     array = variable.numpy()
     return np.ascontiguousarray(array.T) if variable.name.endswith("kernel:0") else array

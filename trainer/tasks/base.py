@@ -136,10 +136,10 @@ class Task(abc.ABC):
 
     def example_of_texts(self, texts: Sequence[str]) -> dict[str, list[int]]:
         """Returns the token features of a text or a pair."""
-        ids = [self.tokenizer.encode(text) for text in texts]
-        if len(ids) == 1:
-            return {"input_ids": single_sequence(ids[0], self.tokenizer, self.fields.max_seq_length)}
-        input_ids, types = pair_sequence(*ids, self.tokenizer, self.fields.max_seq_length)
+        first, *second = [self.tokenizer.encode(text) for text in texts]
+        if not second:
+            return {"input_ids": single_sequence(first, self.tokenizer, self.fields.max_seq_length)}
+        input_ids, types = pair_sequence(first, second[0], self.tokenizer, self.fields.max_seq_length)
         return {"input_ids": input_ids, "token_type_ids": types}
 
     def texts(self, row: Row) -> list[str]:

@@ -12,7 +12,7 @@ import functools
 import unicodedata
 
 import numpy as np
-from tokenizers import normalizers
+from tokenizers import normalizers, pre_tokenizers
 
 from trainer.errors import UserError
 from trainer.text.tokenizer import Tokenizer
@@ -80,7 +80,7 @@ def read_tables(tokenizer: Tokenizer) -> CharacterTables:
     strips = normalizer.strip_accents if normalizer.strip_accents is not None else normalizer.lowercase
     starters, mark_order = _combining_tables(normalizer, outputs) if strips else (None, None)
     replacement, values, starts = _replacement_table(outputs)
-    kind = PagedTable.of(_kinds(type(pre_tokenizer)))
+    kind = PagedTable.of(_kinds())
     return CharacterTables(replacement, values, starts, kind, starters, mark_order)
 
 
@@ -111,10 +111,10 @@ def _replacement_table(outputs: list[str]) -> tuple[PagedTable, np.ndarray, np.n
 
 
 @functools.cache
-def _kinds(pre_tokenizer_class: type) -> np.ndarray:
-    """Returns int32 [0x110000]: how the pre-tokenizer takes each code point between two letters."""
+def _kinds() -> np.ndarray:
+    """Returns int32 [0x110000]: how BertPreTokenizer, which has no options, takes each code point between two letters."""
     text = " ".join(f"a{character}a" for character in _characters())
-    spans = np.array([span for _, span in pre_tokenizer_class().pre_tokenize_str(text)])
+    spans = np.array([span for _, span in pre_tokenizers.BertPreTokenizer().pre_tokenize_str(text)])
     group, place = np.divmod(spans[:, 0], 4)
     kinds = np.full(len(_characters()), SPACE, np.int32)
     kinds[group[spans[:, 1] - spans[:, 0] == 3]] = WORD

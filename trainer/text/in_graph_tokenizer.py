@@ -86,14 +86,14 @@ class InGraphTokenizer(tf.Module):
         replaced = tf.gather(values, tf.minimum(tf.gather(begins, source) + within, tf.size(values) - 1))
         out = tf.where(tf.gather(entry, source) == 0, tf.gather(points, source), replaced)
         out_rows = tf.gather(rows, source)
-        if self._tables.starters is None:
+        if self._tables.starters is None or self._tables.mark_order is None:
             return out, out_rows
         opened = tf.where(is_special, 1, _look_up(self._tables.starters, tf.where(is_special, 0, points)))
-        return self._reorder_marks(out, tf.gather(tf.cumsum(opened), source), out_rows), out_rows
+        return self._reorder_marks(self._tables.mark_order, out, tf.gather(tf.cumsum(opened), source), out_rows), out_rows
 
-    def _reorder_marks(self, points: tf.Tensor, runs: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    def _reorder_marks(self, mark_order: PagedTable, points: tf.Tensor, runs: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         """Sorts each run of marks by combining class, stably; hardly any text needs it, so it is looked for first."""
-        rank = _look_up(self._tables.mark_order, tf.where(points >= _SPECIAL, 0, points))
+        rank = _look_up(mark_order, tf.where(points >= _SPECIAL, 0, points))
         # A mark at the start of a text must not go back into the text before it: texts part runs, too.
         key = (rows * 2**31 + tf.cast(runs, tf.int64)) * 2**8 + tf.cast(rank, tf.int64)
         in_order = tf.reduce_all(key[1:] >= key[:-1])

@@ -22,6 +22,12 @@ class Tokenizer:
       pad_id, unk_id, cls_id, sep_id, mask_id: the special tokens' ids.
     """
 
+    pad_id: int
+    unk_id: int
+    cls_id: int
+    sep_id: int
+    mask_id: int
+
     def __init__(self, tokenizer_json: str):
         self.backend = tokenizers.Tokenizer.from_str(tokenizer_json)
         self.backend.no_padding()
