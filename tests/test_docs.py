@@ -34,7 +34,7 @@ def test_commands_run(page, tmp_path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_point_somewhere(page):
-    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+    for target in re.findall(r"\]\((?!http)([\w./-]+)[)#]", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
