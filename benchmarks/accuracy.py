@@ -3,8 +3,8 @@
     python benchmarks/accuracy.py --case=banking77 --data=../shared/data --seeds 1 2 3
     python benchmarks/accuracy.py --case=banking77 --data=../shared/data --seeds 1 2 3 --side=pytorch --python=PEER/bin/python
 
-Each run's score goes, as it comes, to benchmarks/results/accuracy-<case>-<side>.jsonl; the last line printed is the median and
-the range. The score is that of the weights at the end of training, not of the best validation: a split that chooses a checkpoint
+Each score goes, as it comes, to benchmarks/results/accuracy-<case>-<side>.jsonl; the last line printed is the median and the
+range. A score is that of the weights at the end of training, not of the best validation: a split that chooses a checkpoint
 cannot score it.
 """
 
