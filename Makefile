@@ -40,7 +40,7 @@ quickstart: .venv/installed
 	printf '%s\n' \
 	  "The battery died after two days and nobody answered my mails." \
 	  "Sounds wonderful, and setting it up took one minute." \
-	  "I expected more for this price." \
+	  "Poor sound, so I sent it back." \
 	  | $(BIN)/bert-trainer predict --workdir=$(WORKDIR) --input=-
 	echo "==> 4/5 export: a SavedModel that takes strings, compared with the model in a clean process (about 30 seconds)"
 	$(BIN)/bert-trainer export --workdir=$(WORKDIR)

@@ -19,6 +19,7 @@ def load(*sets):
         ("encoder.dropout_rate=1", r"encoder.dropout_rate: must be in \[0, 1\), got 1.0"),
         ("encoder.init_from=random", "encoder.init_from: 'random' needs encoder.config_path"),
         ("data.text_columns=[a, b, c]", "data.text_columns: one or two columns, got 3"),
+        ("data.delimiter=ab", "data.delimiter: one character, got 'ab'"),
         ("data.max_seq_length=4", "data.max_seq_length: must be 8 or more, got 4"),
         ("data.max_examples_per_row=0", "data.max_examples_per_row: must be 1 or more, got 0"),
         ("data.max_rejected_rate=2", r"data.max_rejected_rate: must be in \[0, 1\], got 2.0"),

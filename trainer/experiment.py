@@ -68,6 +68,8 @@ class DataConfig:
     """The files' format; auto goes by their ending."""
     column_names: tuple[str, ...] = ()
     """The columns of csv and tsv files that have no header line."""
+    delimiter: str | None = None
+    """Between the columns of csv and tsv files; null: a comma in csv, a tab in tsv."""
     quoting: Literal["auto", "standard", "none"] = "auto"
     """Double quotes in csv and tsv; auto: standard in csv, none in tsv (as GLUE's files)."""
     max_seq_length: int = 128
@@ -87,6 +89,8 @@ class DataConfig:
 
     def __post_init__(self):
         check(1 <= len(self.text_columns) <= 2, "text_columns", f"one or two columns, got {len(self.text_columns)}")
+        is_one = self.delimiter is None or len(self.delimiter) == 1
+        check(is_one, "delimiter", f"one character, got {self.delimiter!r}")
         check(self.max_seq_length >= 8, "max_seq_length", f"must be 8 or more, got {self.max_seq_length}")
         check(
             self.max_examples_per_row >= 1,
@@ -101,7 +105,7 @@ class DataConfig:
     def source_format(self) -> SourceFormat:
         """How to read the sources."""
         assert self.format == "auto" or self.format in FORMATS
-        return SourceFormat(self.format, self.column_names, self.quoting)
+        return SourceFormat(self.format, self.column_names, self.quoting, self.delimiter or "")
 
     def sources(self) -> dict[str, str]:
         """Returns {split: source} of the splits that are given."""

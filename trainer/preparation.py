@@ -29,7 +29,7 @@ ROWS_IN_ONE_PROCESS = 30_000  # below this, starting processes costs more than i
 EXAMPLES_PER_SHARD, MAX_AUTO_SHARDS = 1024, 16
 MAX_DISTINCT_VALUES = 1000
 TFDS_TEMPLATE = "{SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}"  # the name that records.shard_name gives
-DECIDING_DATA_KEYS = ("text_columns", "label_column", "format", "column_names", "quoting", "max_seq_length")
+DECIDING_DATA_KEYS = ("text_columns", "label_column", "format", "column_names", "delimiter", "quoting", "max_seq_length")
 
 log = logging.getLogger(__name__)
 

@@ -34,6 +34,13 @@ def test_columns_are_guessed(tmp_path):
     assert finding(tmp_path, longest).text_columns == ("story",)
 
 
+def test_semicolons_of_spreadsheets_are_seen(cli, tmp_path):
+    (tmp_path / "x.csv").write_text("text;label\n" + "gut, sehr gut;ja\nschlecht;nein\n" * 10)
+    assert cli("init", f"--from={tmp_path}/x.csv", f"--output={tmp_path}/c.yaml")[0] == 0
+    loaded = experiment.load(f"{tmp_path}/c.yaml")
+    assert loaded.data.delimiter == ";" and loaded.task.class_names == ("ja", "nein") and loaded.train.batch_size == 8
+
+
 def test_unequal_classes_get_weights(cli, tmp_path):
     (tmp_path / "x.tsv").write_text("label\ttext\n" + "ham\thello\n" * 50 + "spam\twin\n" * 5)
     status, _, _ = cli("init", f"--from={tmp_path}/x.tsv", f"--output={tmp_path}/c.yaml", "--encoder=some/encoder")

@@ -57,6 +57,11 @@ def test_tsv_takes_quotes_as_text(tmp_path):
     assert read(path, quoting="standard")[0].reason == "a double quote opens here and never closes"
 
 
+def test_other_delimiters(tmp_path):
+    path = write(tmp_path, "a.csv", 'text;label\n"a; b";x\n')
+    assert read(path, delimiter=";")[0].values == {"text": "a; b", "label": "x"}
+
+
 def test_files_without_header(tmp_path):
     path = write(tmp_path, "sms.tsv", "ham\tGo on\nspam\tWin!\n")
     rows = read(path, column_names=("label", "text"))

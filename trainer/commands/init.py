@@ -8,7 +8,7 @@ import statistics
 
 from trainer import files
 from trainer.cli import Options
-from trainer.data.sources import Rejected, Row, read_rows
+from trainer.data.sources import Rejected, Row, SourceFormat, format_of, read_rows
 from trainer.errors import UserError
 from trainer.tasks.classification import label_text
 
@@ -30,6 +30,7 @@ class Finding:
       classes: {class: rows}.
       rows, rejected: how many were looked at, and how many could not be read.
       token_lengths: estimated tokens of each row, sorted.
+      delimiter: between columns, where it is not the format's usual one; else "".
     """
 
     text_columns: tuple[str, ...]
@@ -38,6 +39,7 @@ class Finding:
     rows: int
     rejected: list[Rejected]
     token_lengths: list[int]
+    delimiter: str
 
 
 def run(options: Options) -> None:
@@ -57,7 +59,9 @@ def look_at(source: str) -> Finding:
     Raises:
       UserError: no rows, or no column that looks like text, or like a label.
     """
-    found = list(itertools.islice(read_rows(source, "--from"), ROWS_LOOKED_AT))
+    delimiter = _delimiter(source)
+    source_format = SourceFormat(delimiter=delimiter)
+    found = list(itertools.islice(read_rows(source, "--from", source_format), ROWS_LOOKED_AT))
     rows = [row.values for row in found if isinstance(row, Row)]
     rejected = [row for row in found if isinstance(row, Rejected)]
     if not rows:
@@ -69,7 +73,16 @@ def look_at(source: str) -> Finding:
     classes = collections.Counter(label_text(row[label]) for row in rows if row.get(label) is not None)
     classes.pop("", None)
     lengths = sorted(sum(_token_estimate(str(row.get(column) or "")) for column in texts) for row in rows)
-    return Finding(texts, label, dict(classes.most_common()), len(rows), rejected, lengths)
+    return Finding(texts, label, dict(classes.most_common()), len(rows), rejected, lengths, delimiter)
+
+
+def _delimiter(source: str) -> str:
+    """Returns ";" for a csv file whose header has semicolons and no comma, as spreadsheets write it in many countries."""
+    if source.startswith("tfds:") or format_of(source) != "csv":
+        return ""
+    with files.open_text(files.expand(source, "--from")[0], errors="replace") as file:
+        header = file.readline()
+    return ";" if ";" in header and "," not in header else ""
 
 
 def _label_column(rows: list[dict], columns: list[str]) -> str:
@@ -141,6 +154,8 @@ def config_text(finding: Finding, source: str, encoder: str) -> str:
     length = _length_that_fits(finding)
     over = sum(tokens > length for tokens in finding.token_lengths)
     listed = f"[{', '.join(map(quote, names))}]" if len(names) <= 100 else "[]  # learned from data.train"
+    delimiter = f"\n  delimiter: {quote(finding.delimiter)}" if finding.delimiter else ""
+    batch_size = 32 if finding.rows >= 500 else 8
     balance = (
         f"class_weights  # the largest class has {max(counts) / min(counts):.0f}× the rows of the smallest"
         if is_unequal
@@ -163,11 +178,11 @@ data:
   # validation: validation.csv
   # test: test.csv
   text_columns: [{", ".join(map(quote, finding.text_columns))}]
-  label_column: {quote(finding.label_column)}
+  label_column: {quote(finding.label_column)}{delimiter}
   max_seq_length: {length}  # by estimate {over} of {finding.rows:,} rows are longer, and cut
 
 train:
-  batch_size: 32
+  batch_size: {batch_size}
   epochs: {3 if finding.rows >= 2000 else 10 if finding.rows < 500 else 5}
   learning_rate: 1e-4  # large encoders (BERT-base and up) want 2e-5 to 5e-5
   precision: float32   # bfloat16 is faster on TPU, on GPUs from Ampere on and on CPUs with AVX512-BF16

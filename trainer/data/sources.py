@@ -27,12 +27,14 @@ class SourceFormat:
     Attributes:
       format: one of FORMATS, or "auto": by the file's ending (`.gz` is unpacked).
       column_names: the columns of a csv or tsv file that has no header line.
+      delimiter: between the columns of a csv or tsv file; "" for the usual one.
       quoting: "auto" (csv: standard double quotes; tsv: none, as GLUE's files), "standard" or "none".
     """
 
     format: str = "auto"
     column_names: tuple[str, ...] = ()
     quoting: str = "auto"
+    delimiter: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +125,7 @@ def _read_csv(path: str, source_format: SourceFormat) -> Iterator[Row | Rejected
     is_tsv = (source_format.format == "tsv") or (source_format.format == "auto" and format_of(path) == "tsv")
     quoting = source_format.quoting
     quoted = quoting == "standard" or (quoting == "auto" and not is_tsv)
-    delimiter = "\t" if is_tsv else ","
+    delimiter = source_format.delimiter or ("\t" if is_tsv else ",")
     records = _quoted_records(path, delimiter) if quoted else _unquoted_records(path, delimiter)
     columns = list(source_format.column_names)
     for line, content, fields in records:
