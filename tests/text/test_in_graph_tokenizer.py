@@ -102,6 +102,10 @@ def test_invalid_utf8_is_replaced_then_cleaned_away(minilm, data):
     assert pair.in_graph(data) == expected
 
 
+def test_one_very_long_text_among_many_short_ones(minilm):
+    pair_of("uncased", minilm).check(["word, " * 200_000, *["short"] * 4000, "[MASK]" * 50_000])
+
+
 def test_special_tokens_that_could_overlap_are_refused(tokenizer):
     other = Tokenizer(tokenizer.json)
     other.backend.add_special_tokens(["]x["])

@@ -42,7 +42,7 @@ class InGraphTokenizer(tf.Module):
         """
         decoded = tf.strings.unicode_decode(texts, "UTF-8", errors="replace")
         row_count = tf.shape(texts, tf.int64)[0]
-        points, rows = self._mark_special_tokens(decoded.flat_values, decoded.value_rowids())
+        points, rows = self._mark_special_tokens(decoded.flat_values, _owners(decoded.row_lengths()))
         points, rows = self._normalize(points, rows)
         ids, rows = self._split_into_ids(points, rows)
         return tf.RaggedTensor.from_value_rowids(ids, rows, nrows=row_count)
@@ -80,7 +80,7 @@ class InGraphTokenizer(tf.Module):
         row_of_entry = tf.maximum(entry - 1, 0)
         begins = tf.gather(starts, row_of_entry)
         lengths = tf.where(entry == 0, 1, tf.gather(starts, row_of_entry + 1) - begins)
-        source = tf.repeat(tf.range(tf.size(points)), lengths)
+        source = _owners(lengths)
         within = tf.range(tf.size(source)) - tf.gather(tf.cumsum(lengths, exclusive=True), source)
         values = tf.constant(self._tables.replacement_values)
         replaced = tf.gather(values, tf.minimum(tf.gather(begins, source) + within, tf.size(values) - 1))
@@ -127,10 +127,21 @@ class InGraphTokenizer(tf.Module):
         single = tf.where(is_special, tf.gather(special_ids, tf.maximum(first - _SPECIAL, 0)), self._unk_id)
         alone = is_special | is_long
         lengths = tf.where(alone, tf.constant(1, tf.int64), pieces.row_lengths())
-        word = tf.repeat(tf.range(tf.size(first, tf.int64)), lengths)
+        word = _owners(lengths)
         within = tf.range(tf.size(word, tf.int64)) - tf.gather(tf.cumsum(lengths, exclusive=True), word)
         ids = tf.gather(pieces.flat_values, tf.gather(pieces.row_starts(), word) + within)
         return tf.where(tf.gather(alone, word), tf.gather(single, word), ids), tf.gather(rows, word)
+
+
+def _owners(lengths: tf.Tensor) -> tf.Tensor:
+    """Returns which entry each of sum(lengths) elements belongs to, integers of the lengths' type.
+
+    As tf.repeat(tf.range(n), lengths) and value_rowids(), whose memory is n times the longest: one very long text among
+    thousands would take gigabytes.
+    """
+    ends = tf.cumsum(lengths)
+    total = tf.reduce_sum(lengths)
+    return tf.searchsorted(ends, tf.range(total), side="right", out_type=lengths.dtype)
 
 
 def _look_up(table: PagedTable, points: tf.Tensor) -> tf.Tensor:
