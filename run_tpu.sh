@@ -50,6 +50,7 @@ for required in name zone workdir config; do
   [[ -n "${!required}" ]] || { usage >&2; fail "--$required is needed"; }
 done
 [[ "$workdir" == gs://* ]] || fail "--workdir=$workdir: a TPU VM is deleted at the end; the workdir must be on gs://"
+[[ "${type##*-}" -le 8 ]] || fail "--type=$type has several hosts; this script drives one (v4-8, v5litepod-8, v6e-8)"
 [[ -f "$config" ]] || fail "--config: no file $config"
 $dry_run || command -v gcloud >/dev/null || fail "gcloud is not installed: https://cloud.google.com/sdk/docs/install"
 
@@ -100,7 +101,13 @@ done
 start="cd bert-trainer && (nohup sh -c $(printf '%q' "$command; echo \$? > train.status") > train.log 2>&1 & echo \$! > train.pid)"
 on_worker all "$start"
 
-# 4. The log, until the job ends; its exit status becomes ours.
+# 4. The log, until the job ends, over as many connections as it takes; its exit status becomes ours.
 # shellcheck disable=SC2016  # expanded on the VM
-on_worker 0 'cd bert-trainer && tail --pid="$(cat train.pid)" -n +1 -f train.log; exit "$(cat train.status)"'
+follow='cd bert-trainer && tail --pid="$(cat train.pid)" -n +1 -f train.log; test -f train.status'
+until on_worker 0 "$follow"; do
+  echo "the connection broke; trying again in 30 s" >&2
+  sleep 30
+done
+# shellcheck disable=SC2016
+on_worker 0 'exit "$(cat bert-trainer/train.status)"'
 echo "the run is in $workdir"

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 
 from tests.conftest import ROOT, subprocess_environment
 from trainer import cli as command_line
@@ -63,6 +64,13 @@ def test_errors_become_messages_and_statuses(cli, monkeypatch):
         (UserError("what and where"), 1, "error: what and where\n"),
         (KeyboardInterrupt(), 130, "error: stopped by Ctrl-C\n"),
         (BrokenPipeError(), 0, ""),
+        (IsADirectoryError(21, "Is a directory", "configs"), 1, "error: configs: Is a directory\n"),
+        (
+            tf.errors.ResourceExhaustedError(None, None, "OOM"),
+            1,
+            "error: out of memory. What takes less: a smaller train.batch",
+        ),
+        (tf.errors.PermissionDeniedError(None, None, "403 on gs://b\nmore"), 1, "error: TensorFlow: 403 on gs://b\n"),
         (ValueError("inside\nmore"), 1, "error: ValueError: inside\nthis is a fault of the program, not of your input"),
     ):
         monkeypatch.setattr(describe, "run", raising(error))

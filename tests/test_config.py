@@ -114,6 +114,7 @@ def test_values_of_set():
     assert values["data"].weights == {"x": 2.0}
     assert values["train"].learning_rate == 3e-5
     assert load("", "data.path=")["data"].path is None
+    assert load("", "data.path=|")["data"].path == "|"
 
 
 def test_documentation_is_the_docstring_under_the_field():

@@ -41,6 +41,7 @@ def test_dry_run_shows_the_whole_story_in_order():
         (GOOD[1:], "error: --name is needed"),
         ([*GOOD[:2], "--workdir=/local", *GOOD[3:]], "the workdir must be on gs://"),
         ([*GOOD[:3], "--config=/no/file", "--dry-run"], "error: --config: no file /no/file"),
+        ([*GOOD, "--type=v4-32"], "error: --type=v4-32 has several hosts; this script drives one"),
         ([*GOOD, "--zoen=x"], "error: unknown option --zoen=x"),
     ],
 )

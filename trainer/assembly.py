@@ -184,9 +184,7 @@ def restore(workdir: str, overrides: tuple[str, ...] = ()) -> Restored:
     Raises:
       UserError: no run there, no checkpoint yet, or a damaged one.
     """
-    experiment = experiments.load_workdir(workdir)
-    if overrides:
-        experiment = experiments.load(files.join(workdir, experiments.CONFIG_FILE), overrides)
+    experiment = experiments.load_workdir(workdir, overrides)
     if not files.exists(files.join(workdir, ENCODER_CONFIG)):
         raise UserError(f"--workdir: {workdir} has no trained model yet; run train first")
     tokenizer = load_tokenizer(tokenizer_folder(workdir))

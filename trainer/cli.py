@@ -30,6 +30,10 @@ FLAGS_OF = {
     "predict": ("workdir", "set", "input", "output"),
     "export": ("workdir", "set"),
 }
+OUT_OF_MEMORY = (
+    "out of memory. What takes less: a smaller train.batch_size, or more train.accumulation_steps with the same batch_size "
+    "(the result stays the same); a smaller data.max_seq_length; train.precision=bfloat16; a smaller encoder"
+)
 USAGE = "usage: bert-trainer COMMAND [--config=PATH] [--workdir=DIR] [--set key=value ...]"
 
 
@@ -139,9 +143,17 @@ def _run(command: str, values: flags.FlagValues) -> int:
         return _fail("stopped by Ctrl-C", 130)
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if values.verbose:
+            raise
+        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
     except Exception as error:
         if values.verbose:
             raise
+        if type(error).__name__ == "ResourceExhaustedError":
+            return _fail(OUT_OF_MEMORY, 1)
+        if type(error).__module__.startswith("tensorflow."):
+            return _fail(f"TensorFlow: {str(error).strip().splitlines()[0]}\n--verbose shows where", 1)
         first = str(error).strip().splitlines()
         told = f"{type(error).__name__}: {first[0] if first else ''}"
         return _fail(f"{told}\nthis is a fault of the program, not of your input; --verbose shows where", 1)

@@ -96,8 +96,9 @@ def read_overrides(assignments: Sequence[str]) -> dict[str, Leaf]:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.YAMLError:
             node = yaml.ScalarNode("tag:yaml.org,2002:str", text, style=None)
-        if node is None:
-            node = yaml.ScalarNode("tag:yaml.org,2002:str", "", style=None)
+        # A lone "|" or ">" opens a block of text in YAML; here it is the value itself.
+        if node is None or (isinstance(node, yaml.ScalarNode) and node.style in ("|", ">")):
+            node = yaml.ScalarNode("tag:yaml.org,2002:str", text.strip(), style=None)
         leaves[key.strip()] = Leaf(node, "--set")
     return leaves
 

@@ -274,8 +274,8 @@ def load(config_path: str | None, overrides: Sequence[str] = (), tpu: str | None
     return Experiment(**config.build(schema(name), leaves))
 
 
-def load_workdir(workdir: str) -> Experiment:
-    """Loads the config that a run saved in its workdir.
+def load_workdir(workdir: str, overrides: Sequence[str] = (), tpu: str | None = None) -> Experiment:
+    """Loads the config that a run saved in its workdir, with `--set` changes for this command.
 
     Raises:
       UserError: nothing was trained or prepared there.
@@ -283,7 +283,7 @@ def load_workdir(workdir: str) -> Experiment:
     path = files.join(workdir, CONFIG_FILE)
     if not files.exists(path):
         raise UserError(f"--workdir: {workdir} holds no {CONFIG_FILE}; train there first, with --config and --workdir")
-    return load(path)
+    return load(path, overrides, tpu)
 
 
 def save(experiment: Experiment, workdir: str) -> None:

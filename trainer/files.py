@@ -124,7 +124,7 @@ def write_text(path: str, text: str) -> None:
     with explain_full_disk(path):
         make_dirs(os.path.dirname(path) or ".")
         with open_binary(partial, "wb") as file:
-            file.write(text.encode())
+            file.write(text.encode("utf8", errors="backslashreplace"))
         rename(partial, path)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from trainer import files
-from trainer.config import plain
+from trainer.config import FieldError, plain
 from trainer.data.records import FORMAT_VERSION, Manifest, ShardWriter, encode_example
 from trainer.data.sources import Rejected, Row, RowError, read_rows
 from trainer.errors import UserError
@@ -27,7 +27,7 @@ REJECTED_FILE = "rejected.jsonl"
 ROWS_PER_CHUNK = 2048
 ROWS_IN_ONE_PROCESS = 30_000  # below this, starting processes costs more than it saves
 EXAMPLES_PER_SHARD, MAX_AUTO_SHARDS = 1024, 16
-MAX_DISTINCT_VALUES = 1000
+MAX_DISTINCT_VALUES = 10_000  # counted in the manifest: at least as many as a task may have classes
 TFDS_TEMPLATE = "{SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}"  # the name that records.shard_name gives
 DECIDING_DATA_KEYS = ("text_columns", "label_column", "format", "column_names", "delimiter", "quoting", "max_seq_length")
 
@@ -40,7 +40,11 @@ def learned(experiment: Experiment) -> Experiment:
         return experiment
     task_class = task_module(experiment.task.name).Task
     rows = (row for row in _source_rows(experiment.data, "train") if isinstance(row, Row))
-    return dataclasses.replace(experiment, task=task_class.learn(experiment.task, experiment.fields(), rows))
+    try:
+        learned_config = task_class.learn(experiment.task, experiment.fields(), rows)
+    except FieldError as error:  # what was learned contradicts what was given
+        raise UserError(f"task.{error.field}: {error}") from None
+    return dataclasses.replace(experiment, task=learned_config)
 
 
 def _source_rows(data: DataConfig, split: str) -> Iterator[Row | Rejected]:

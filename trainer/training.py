@@ -76,10 +76,15 @@ class TrainingRhythm(keras.callbacks.Callback):
             self._log_line()
         else:
             self._bar.update(self._step)
-        if self._is_due(before, self._validate_every):
-            self._validate()
-        if self._is_due(before, runtime.checkpoint_every_steps):
-            self._save()
+        validates = self._is_due(before, self._validate_every)
+        saves = self._is_due(before, runtime.checkpoint_every_steps)
+        if validates or saves:
+            self._check_pending()  # a model whose loss is no number must be neither the best nor the latest
+            with self._meter.paused():
+                if validates:
+                    self._validate()
+                if saves:
+                    self._save()
         # Any worker's signal stops all, at the same step: the others would wait for it for ever.
         if self._run.placement.sum_over_workers(float(self._signals.received is not None)) > 0:
             self.model.stop_training = True
@@ -87,17 +92,17 @@ class TrainingRhythm(keras.callbacks.Callback):
     def _is_due(self, before: int, every: int) -> bool:
         return self._step // every > before // every or self._step == self._run.total_steps
 
-    def _take_pending(self) -> dict[str, np.ndarray]:
-        """Returns the numbers of the calls since the last log line; raises UserError where a loss is not finite."""
-        taken = {name: np.array([float(logs[name]) for logs in self._pending]) for name in self._pending[0]}
-        self._pending = []
+    def _check_pending(self) -> None:
+        """Raises UserError where a loss since the last log line is not finite."""
+        losses = [float(logs["loss"]) for logs in self._pending]
         train = self._run.experiment.train
-        steps = len(taken["loss"]) * train.steps_per_execution
-        check_finite(taken["loss"].tolist(), self._step - steps + 1, train.precision, train.learning_rate)
-        return taken
+        first = self._step - len(losses) * train.steps_per_execution + 1
+        check_finite(losses, first, train.precision, train.learning_rate)
 
     def _log_line(self) -> None:
-        taken = self._take_pending()
+        self._check_pending()
+        taken = {name: np.array([float(logs[name]) for logs in self._pending]) for name in self._pending[0]}
+        self._pending = []
         per_call = self._run.experiment.train.steps_per_execution
         tokens, cells = (int(taken[name].sum()) * per_call for name in ("tokens", "cells"))
         rate = float(tf.convert_to_tensor(self.model.optimizer.learning_rate))
@@ -125,7 +130,6 @@ class TrainingRhythm(keras.callbacks.Callback):
             self._log.write(self._step, "validation", numbers)
             self._keep_if_best(scores[task.best_score], task.best_score)
         optimizer.swap_averages(self.model.trainable_variables)
-        self._meter.restart()
 
     def _keep_if_best(self, score: float, name: str) -> None:
         if self._best is None or score > self._best:
@@ -133,19 +137,18 @@ class TrainingRhythm(keras.callbacks.Callback):
             self._run.store.save_best(self._step, self._run.assembled.variables(), {"score": score, "score_name": name})
 
     def _save(self) -> None:
-        if self._pending:
-            self._take_pending()
         if self._run.placement.is_chief:
             self._run.store.save(self._step, self._run.variables, {})
         self._saved = self._step
-        self._meter.restart()
 
     def finish(self) -> int:
         """Saves what is not saved yet and says how to go on; returns the exit status."""
         if self._saved != self._step:
+            self._check_pending()
             self._save()
-        received, total = self._signals.received, self._run.total_steps
-        if received and self._step < total:
+        self._keep_averages()
+        received, total = self._signals.received or "SIGTERM", self._run.total_steps
+        if self._step < total:
             log.warning(
                 "stopped by %s at step %s of %s; saved. The same command goes on from here",
                 received,
@@ -156,3 +159,12 @@ class TrainingRhythm(keras.callbacks.Callback):
         if self._log and self._best is not None:
             log.info("best validation %s: %.4f", self._run.assembled.task.best_score, self._best)
         return 0
+
+    def _keep_averages(self) -> None:
+        """Without validation nothing chooses a best model: then the averaged weights of the last step are it."""
+        run = self._run
+        if run.experiment.train.ema_decay_rate and "validation" not in run.manifest.splits and self._log:
+            optimizer = assembly.inner_optimizer(self.model.optimizer)
+            optimizer.swap_averages(self.model.trainable_variables)
+            run.store.save_best(self._step, run.assembled.variables(), {"score": None})
+            optimizer.swap_averages(self.model.trainable_variables)

@@ -27,6 +27,17 @@ def test_other_splits_and_folders_are_told(cli, run_copy, tmp_path):
     assert status == 1 and "has no trained model yet; run train first" in error
 
 
+def test_the_runs_records_are_enough(cli, run_copy):
+    config = run_copy / "config.yaml"
+    config.write_text(config.read_text().replace("train.csv", "gone.csv"))
+    assert cli("evaluate", f"--workdir={run_copy}", "--split=test")[0] == 0
+
+
+def test_a_cluster_is_not_waited_for(cli, run_copy, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}')
+    assert cli("evaluate", f"--workdir={run_copy}")[0] == 0
+
+
 def test_another_test_set_may_be_named(cli, run_copy, tmp_path):
     (tmp_path / "mine.csv").write_text("text,label\ngood thing,positive\nbad thing,negative\n")
     status, out, _ = cli("evaluate", f"--workdir={run_copy}", "--split=test", f"--set=data.test={tmp_path}/mine.csv")

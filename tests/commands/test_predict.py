@@ -39,6 +39,26 @@ def test_order_and_numbers_do_not_depend_on_the_chunk(cli, finished_run, tmp_pat
         assert left["label"] == right["label"] and left["probability"] == pytest.approx(right["probability"], abs=1e-5)
 
 
+def test_what_is_not_unicode_is_told_row_by_row(cli, finished_run, tmp_path, monkeypatch):
+    (tmp_path / "in.jsonl").write_text('{"text": "a \\ud83d"}\n{"text": "b"}\n')
+    assert cli("predict", f"--workdir={finished_run}", f"--input={tmp_path}/in.jsonl", f"--output={tmp_path}/o.jsonl")[0] == 0
+    found = lines_of((tmp_path / "o.jsonl").read_text())
+    assert found[0]["error"].endswith("is not valid Unicode: it holds half of a surrogate pair") and found[1]["text"] == "b"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"good\n\xff\n")))
+    _, out, _ = cli("predict", f"--workdir={finished_run}", "--input=-")
+    assert "not valid Unicode" in lines_of(out)[1]["error"]
+
+
+def test_txt_lines_fill_the_one_text_column():
+    from types import SimpleNamespace
+
+    from trainer.commands.predict import _in_text_column
+    from trainer.data.sources import Row
+
+    task = SimpleNamespace(fields=SimpleNamespace(text_columns=("sentence",)))
+    assert next(_in_text_column([Row({"text": "x"}, "f.txt", 1)], task)).values == {"sentence": "x"}
+
+
 def test_default_output_and_missing_input(cli, run_copy, tmp_path):
     (tmp_path / "in.txt").write_text("fine\n")
     status, out, _ = cli("predict", f"--workdir={run_copy}", f"--input={tmp_path}/in.txt")

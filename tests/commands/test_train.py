@@ -144,6 +144,34 @@ def test_nan_stops_with_the_steps_and_what_to_try(cli, config_file, tmp_path):
     assert "error: the loss is nan at step " in error and "Try a smaller train.learning_rate than 1e+30" in error
 
 
+def test_a_model_whose_loss_is_nan_is_never_the_best(cli, config_file, tmp_path):
+    sets = ["--set=train.learning_rate=1e30", "--set=train.validate_every_steps=3", "--set=runtime.log_every_steps=100"]
+    status, _, error = cli("train", f"--config={config_file}", f"--workdir={tmp_path}/run", *sets)
+    assert status == 1 and "the loss is nan" in error
+    assert not (tmp_path / "run/checkpoints/best.json").exists()
+
+
+def test_a_run_from_the_start_forgets_the_best_of_the_one_before(cli, config_file, run_copy, tmp_path):
+    run = tmp_path / "run"
+    assert cli("train", f"--config={config_file}", f"--workdir={run}")[0] == 0
+    best = run / "checkpoints/best.json"
+    best.write_text(json.dumps({**json.loads(best.read_text()), "score": 2.0}))
+    (run / "checkpoints/latest.json").unlink()
+    for folder in (run / "checkpoints").glob("step-*"):
+        (folder / "state.json").unlink()
+    assert cli("train", f"--config={config_file}", f"--workdir={run}", "--set=train.seed=2")[0] == 0
+    assert json.loads(best.read_text())["score"] <= 1.0
+
+
+def test_averages_are_the_model_even_without_validation(cli, config_file, tmp_path):
+    sets = ["--set=data.validation=null", "--set=train.ema_decay_rate=0.5"]
+    assert cli("train", f"--config={config_file}", f"--workdir={tmp_path}/run", *sets)[0] == 0
+    best = read_variables(f"{tmp_path}/run/checkpoints/best-00000012/weights")
+    latest = read_variables(f"{tmp_path}/run/checkpoints/step-00000012/weights")
+    assert np.array_equal(best["head/dense/kernel"], latest["optimizer/average/head/dense/kernel"])
+    assert not np.array_equal(best["head/dense/kernel"], latest["head/dense/kernel"])
+
+
 def refused(cli, config_file, tmp_path, *sets):
     status, _, error = cli("train", f"--config={config_file}", f"--workdir={tmp_path}/run", *[f"--set={s}" for s in sets])
     assert status == 1 and "Traceback" not in error, error
@@ -165,6 +193,7 @@ def test_bad_input_is_told(cli, config_file, tmp_path, reviews):
         ("data.max_seq_length=256",): "data.max_seq_length=256 is over the encoder's 128 positions",
         ("encoder.init_from=/no/encoder",): "encoder.init_from: no folder /no/encoder",
         ("encoder.freeze_layers=9",): "encoder.freeze_layers: 9 is more than the encoder's 2 layers",
+        ("task.class_weights={negativ: 2}",): "task.class_weights: 'negativ' is not one of task.class_names",
         ("train.batch_size=7", "runtime.cpu_devices=2"): "train.batch_size=7 cannot be shared by 2 replicas; use 8",
         ("runtime.distribution=mirrored",): "runtime.distribution=mirrored: TensorFlow sees no GPU here",
         ("runtime.distribution=tpu",): "--tpu=local: this machine has no TPU chip",
@@ -209,6 +238,11 @@ def test_too_little_disk_is_told_before_training(cli, config_file, tmp_path, mon
     monkeypatch.setattr(train_command.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**6})())
     error = refused(cli, config_file, tmp_path)
     assert "has 1 MB free; 2 checkpoints, the best and the one being written need " in error
+
+
+def test_nothing_to_train_is_told(cli, tmp_path):
+    error = cli("train", f"--workdir={tmp_path}/none")[2]
+    assert "train needs --config, or a --workdir that holds a run" in error
 
 
 def test_random_encoder_from_a_config_and_a_vocabulary(cli, config_file, tmp_path, tiny_encoder):

@@ -26,14 +26,15 @@ def test_a_resumed_log_drops_the_steps_it_repeats(tmp_path):
 
 
 def test_meter_and_line(monkeypatch):
-    clock = iter([0.0, 2.0, 100.0, 101.0])
+    clock = iter([0.0, 2.0, 2.5, 102.5, 103.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     meter = Meter(total_steps=30, first_step=0)
     values = meter.lap(10, tokens=1000, cells=2000, flops_per_token=1e9)
     assert values == {
         "tokens_per_second": 500.0, "padding_efficiency": 0.5, "gflops_per_second": 500.0, "seconds_per_step": 0.2, "seconds_left": 4.0
     }  # fmt: skip
-    meter.restart()
+    with meter.paused():
+        pass
     assert meter.lap(20, 10, 10, 0)["seconds_per_step"] == pytest.approx(0.1), "a validation's time does not count"
     line = training_line(10, 30, {"loss": 0.5, "learning_rate": 1e-4, **values})
     assert line == "step 10/30  loss 0.5000  rate 1.00e-04  500 tokens/s  500 GFLOP/s  50% useful  4 s left"

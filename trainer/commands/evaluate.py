@@ -1,9 +1,12 @@
 """evaluate: the best model of a workdir, scored on a split."""
 
+import dataclasses
 import logging
+from typing import Any
 
 from trainer import assembly, experiment, feeding, files, inference, preparation
 from trainer.cli import Options
+from trainer.data.records import Manifest
 from trainer.errors import UserError, suggestion
 from trainer.runtime import distribution
 
@@ -13,11 +16,10 @@ log = logging.getLogger(__name__)
 def run(options: Options) -> None:
     """Prints the scores and writes them to evaluation/<split>.json."""
     workdir, split = options.required("workdir"), options.split
-    saved = experiment.load_workdir(workdir)
-    runtime = saved.runtime
-    # One process evaluates, whatever cluster the training ran on.
-    kind = "auto" if runtime.distribution == "multi_worker" else runtime.distribution
-    placement = distribution.choose(kind, options.tpu or runtime.tpu, runtime.cpu_devices, runtime.tpu_connect_seconds)
+    runtime = experiment.load_workdir(workdir, options.set, options.tpu).runtime
+    # One process evaluates, whatever the training ran on.
+    kind = "auto" if runtime.distribution in ("multi_worker", "tpu") else runtime.distribution
+    placement = distribution.choose(kind, runtime.tpu, runtime.cpu_devices, runtime.tpu_connect_seconds, join_cluster=False)
     with placement.strategy.scope():
         restored = assembly.restore(workdir, options.set)
     sources = restored.experiment.data.sources()
@@ -25,7 +27,7 @@ def run(options: Options) -> None:
         raise UserError(f"--split: {split!r} is not one of this run's {', '.join(sources)}{suggestion(split, sources)}")
     log.info("%s\nmodel of step %s", placement.reason, f"{restored.step:,}")
 
-    manifest = preparation.ensure_records(restored.experiment, workdir, restored.tokenizer)
+    manifest = _records(restored, workdir, split, is_changed=bool(options.set))
     task, model = restored.assembled.task, restored.assembled.model
     runner = inference.BatchRunner(model, placement.strategy, task.features())
     batches = feeding.evaluation_batches(restored.experiment, manifest, split, task)
@@ -35,6 +37,17 @@ def run(options: Options) -> None:
     files.write_json(path, scores)
     print("\n".join(score_lines(scores)))
     print(f"all scores: {path}")
+
+
+def _records(restored: assembly.Restored, workdir: str, split: str, is_changed: bool) -> Manifest:
+    """Returns the run's own records of the split; with --set, or where they are gone, records made for this command."""
+    manifest = Manifest.load(preparation.records_dir(restored.experiment, workdir))
+    if manifest is not None and split in manifest.splits and not is_changed:
+        manifest.check(split)
+        return manifest
+    alone: dict[str, Any] = {other: None for other in ("train", "validation", "test") if other != split}
+    data = dataclasses.replace(restored.experiment.data, **alone, records_dir=files.join(workdir, "records", split))
+    return preparation.ensure_records(dataclasses.replace(restored.experiment, data=data), workdir, restored.tokenizer)
 
 
 def score_lines(scores: dict, indent: str = "") -> list[str]:

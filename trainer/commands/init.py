@@ -8,7 +8,7 @@ import statistics
 
 from trainer import files
 from trainer.cli import Options
-from trainer.data.sources import Rejected, Row, SourceFormat, format_of, read_rows
+from trainer.data.sources import Rejected, Row, SourceFormat, format_of, read_lines, read_rows
 from trainer.errors import UserError
 from trainer.tasks.classification import label_text
 
@@ -80,8 +80,7 @@ def _delimiter(source: str) -> str:
     """Returns ";" for a csv file whose header has semicolons and no comma, as spreadsheets write it in many countries."""
     if source.startswith("tfds:") or format_of(source) != "csv":
         return ""
-    with files.open_text(files.expand(source, "--from")[0], errors="replace") as file:
-        header = file.readline()
+    header = next(read_lines(files.expand(source, "--from")[0]), "")
     return ";" if ";" in header and "," not in header else ""
 
 

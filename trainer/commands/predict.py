@@ -29,9 +29,11 @@ def run(options: Options) -> None:
     task = restored.assembled.task
     runner = inference.BatchRunner(restored.assembled.model, tf.distribute.get_strategy(), task.features())
     if source == "-":
+        if hasattr(sys.stdin, "reconfigure"):  # bytes that are not UTF-8 come as surrogates, and are told row by row
+            sys.stdin.reconfigure(encoding="utf8", errors="surrogateescape")
         rows, default = _typed_rows(sys.stdin, task), "-"
     else:
-        rows = read_rows(source, "--input", restored.experiment.data.source_format)
+        rows = _in_text_column(read_rows(source, "--input", restored.experiment.data.source_format), task)
         name = source.rstrip("/").rpartition("/")[2].partition(".")[0].replace("*", "_").replace(":", "_") or "input"
         default = files.join(workdir, "predictions", f"{name}.jsonl")
     target = options.output or default
@@ -47,6 +49,15 @@ def run(options: Options) -> None:
         log.warning('%d row(s) could not be predicted; their lines say why under "error"', refused)
     if target != "-":
         print(f"predictions: {target}")
+
+
+def _in_text_column(rows: Iterable[Row | Rejected], task: Task) -> Iterator[Row | Rejected]:
+    """Gives the lines of a txt file, whose column is "text", the name that a single-text task reads."""
+    columns = task.fields.text_columns
+    for row in rows:
+        if isinstance(row, Row) and set(row.values) == {"text"} and len(columns) == 1:
+            row = Row({columns[0]: row.values["text"]}, row.path, row.line)
+        yield row
 
 
 def _typed_rows(lines: Iterable[str], task: Task) -> Iterator[Row | Rejected]:

@@ -1,5 +1,6 @@
 """train: config → devices → records → model → start from → fit → best and latest kept."""
 
+import dataclasses
 import logging
 import shutil
 
@@ -31,7 +32,9 @@ def run(options: Options) -> int:
         placement = _place(asked)
         resolved = _resolve(asked, workdir)
         if placement.is_chief:
-            experiment.save(resolved, workdir)
+            # The TPU is this command's: evaluate may run elsewhere, when the TPU is long gone.
+            runtime = dataclasses.replace(resolved.runtime, tpu=None)
+            experiment.save(dataclasses.replace(resolved, runtime=runtime), workdir)
         return _train(resolved, workdir, placement)
 
 
@@ -39,6 +42,8 @@ def _asked(options: Options, workdir: str) -> Experiment:
     """Loads --config; without one, the config of the run that is already in the workdir."""
     saved = files.join(workdir, experiment.CONFIG_FILE)
     path = options.config or (saved if files.exists(saved) else None)
+    if path is None and not options.set:
+        raise UserError(f"train needs --config, or a --workdir that holds a run; {workdir} holds none")
     return experiment.load(path, options.set, options.tpu)
 
 
@@ -96,12 +101,15 @@ def _train(resolved: Experiment, workdir: str, placement: distribution.Placement
         optimizer.build(assembled.model.trainable_variables)
         variables = assembled.variables() | assembly.optimizer_variables(optimizer)
         state = store.restore_latest(variables) if has_checkpoint else None
+        if state is None and placement.is_chief:
+            store.forget_best()
     first_step = state["step"] if state else 0
     if state:
         log.info("resumed from step %s of %s", f"{first_step:,}", f"{total_steps:,}")
     if placement.is_chief:
         _save_identity(workdir, tokenizer, bert_config)
-        _check_space(workdir, variables, resolved.runtime.keep_checkpoints)
+        if not state:
+            _check_space(workdir, variables, resolved.runtime.keep_checkpoints)
 
     # Fit
     _log_header(resolved, placement, assembled, manifest, total_steps)

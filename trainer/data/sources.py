@@ -99,7 +99,7 @@ def _reader(path: str, key: str, name: str):
     return readers[name]
 
 
-def _lines(path: str) -> Iterator[str]:
+def read_lines(path: str) -> Iterator[str]:
     """Yields a text file's lines with their ends; a byte that is not UTF-8 comes as a lone surrogate."""
     if path.endswith(".gz"):
         with files.open_binary(path) as raw, gzip.GzipFile(fileobj=io.BytesIO(raw.read())) as unpacked:
@@ -154,7 +154,7 @@ def _header(path: str, line: int, fields: list[str]) -> list[str]:
 
 
 def _unquoted_records(path: str, delimiter: str) -> Iterator[tuple[int, str, list[str]]]:
-    for number, text in enumerate(_lines(path), start=1):
+    for number, text in enumerate(read_lines(path), start=1):
         text = text.rstrip("\r\n")
         yield number, text, text.split(delimiter)
 
@@ -162,7 +162,7 @@ def _unquoted_records(path: str, delimiter: str) -> Iterator[tuple[int, str, lis
 def _quoted_records(path: str, delimiter: str) -> Iterator[tuple[int, str, list[str] | str]]:
     """Yields (first line, raw text, fields or what is wrong); an unclosed quote costs its own line, not the rest."""
     waiting: deque[tuple[int, str]] = deque()
-    numbered = enumerate(_lines(path), start=1)
+    numbered = enumerate(read_lines(path), start=1)
     taken: list[tuple[int, str]] = []
 
     def feed():
@@ -191,7 +191,7 @@ def _quoted_records(path: str, delimiter: str) -> Iterator[tuple[int, str, list[
 
 
 def _read_jsonl(path: str, _: SourceFormat) -> Iterator[Row | Rejected]:
-    for number, text in enumerate(_lines(path), start=1):
+    for number, text in enumerate(read_lines(path), start=1):
         if not text.strip():
             continue
         problem = _bad_byte(text)
@@ -209,7 +209,7 @@ def _read_jsonl(path: str, _: SourceFormat) -> Iterator[Row | Rejected]:
 
 
 def _read_txt(path: str, _: SourceFormat) -> Iterator[Row | Rejected]:
-    for number, text in enumerate(_lines(path), start=1):
+    for number, text in enumerate(read_lines(path), start=1):
         text = text.rstrip("\r\n")
         if problem := _bad_byte(text):
             yield Rejected(path, number, problem, _shown(text))

@@ -48,6 +48,12 @@ class CheckpointStore:
             if entry.startswith("best-") and entry != name:
                 files.remove_tree(files.join(self.folder, entry))
 
+    def forget_best(self) -> None:
+        """Removes the best model of an earlier run that ended before its first checkpoint."""
+        for entry in files.list_dir(self.folder):
+            if entry.startswith("best"):
+                files.remove_tree(files.join(self.folder, entry))
+
     def _write(self, name: str, variables: Variables, state: Mapping[str, Any], pointer: str) -> None:
         folder = files.join(self.folder, name)
         with files.explain_full_disk(folder):

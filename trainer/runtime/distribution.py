@@ -5,6 +5,7 @@ import dataclasses
 import glob
 import json
 import os
+import threading
 
 import tensorflow as tf
 
@@ -51,12 +52,28 @@ class Placement:
 def worker_index() -> int:
     """Returns this process's number among TF_CONFIG's workers; 0 alone. Starts nothing."""
     try:
-        return int(json.loads(os.environ["TF_CONFIG"])["task"]["index"])
+        return _place_in_cluster(os.environ["TF_CONFIG"])[0]
     except (KeyError, ValueError, TypeError):
         return 0
 
 
-def choose(distribution: str, tpu: str | None = None, cpu_devices: int = 1, tpu_connect_seconds: int = 120) -> Placement:
+def _place_in_cluster(cluster: str) -> tuple[int, int]:
+    """Returns (this process's number, how many there are); a "chief" counts first."""
+    parsed = json.loads(cluster)
+    chiefs, workers = parsed["cluster"].get("chief", []), parsed["cluster"].get("worker", [])
+    index = int(parsed["task"]["index"])
+    if parsed["task"]["type"] == "worker":
+        index += len(chiefs)
+    return index, len(chiefs) + len(workers)
+
+
+def choose(
+    distribution: str,
+    tpu: str | None = None,
+    cpu_devices: int = 1,
+    tpu_connect_seconds: int = 120,
+    join_cluster: bool = True,
+) -> Placement:
     """Chooses and starts a strategy.
 
     Args:
@@ -64,6 +81,7 @@ def choose(distribution: str, tpu: str | None = None, cpu_devices: int = 1, tpu_
       tpu: a TPU's name, or "local" on a TPU VM.
       cpu_devices: logical devices to cut the CPU into.
       tpu_connect_seconds: how long to wait for a TPU.
+      join_cluster: False leaves TF_CONFIG aside: the command runs in one process.
 
     Raises:
       UserError: what was asked for is not there.
@@ -72,7 +90,7 @@ def choose(distribution: str, tpu: str | None = None, cpu_devices: int = 1, tpu_
         _cut_cpu(cpu_devices)
     # Physical devices: listing logical ones would start TensorFlow, and a cluster must be joined before that.
     gpus = tf.config.list_physical_devices("GPU")
-    cluster = os.environ.get("TF_CONFIG")
+    cluster = os.environ.get("TF_CONFIG") if join_cluster else None
     kind, why = _kind(distribution, tpu, bool(cluster), len(gpus), cpu_devices)
     if kind == "tpu":
         return _tpu(tpu or "local", why, tpu_connect_seconds)
@@ -135,13 +153,12 @@ def _multi_worker(cluster: str | None, why: str) -> Placement:
             'TF_CONFIG=\'{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}\''
         )
     try:
-        parsed = json.loads(cluster)
-        workers, index = parsed["cluster"]["worker"], parsed["task"]["index"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        index, workers = _place_in_cluster(cluster)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"TF_CONFIG cannot be used: {error!r} in {cluster[:200]}") from None
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    reason = f"devices: worker {index} of {len(workers)}, {strategy.num_replicas_in_sync} replicas in all ({why})"
-    return Placement(strategy, "multi_worker", reason, worker=index, workers=len(workers))
+    reason = f"devices: worker {index} of {workers}, {strategy.num_replicas_in_sync} replicas in all ({why})"
+    return Placement(strategy, "multi_worker", reason, worker=index, workers=workers)
 
 
 def _tpu(name: str, why: str, seconds: int) -> Placement:
@@ -150,19 +167,25 @@ def _tpu(name: str, why: str, seconds: int) -> Placement:
             "--tpu=local: this machine has no TPU chip (no /dev/accel* or /dev/vfio device). On a laptop leave --tpu "
             "out; run_tpu.sh creates a TPU VM and starts the job there"
         )
-    # Connecting blocks without a word when the TPU is not there (tensorflow#34564): a thread with a deadline.
-    pool = concurrent.futures.ThreadPoolExecutor(1)
-    future = pool.submit(_connect, name)
+    # Connecting blocks without a word when the TPU is not there (tensorflow#34564): a thread with a deadline. A daemon,
+    # for a pool's threads would be waited for when the process ends.
+    answer: concurrent.futures.Future = concurrent.futures.Future()
+    threading.Thread(target=_answer, args=(answer, name), daemon=True).start()
     try:
-        resolver = future.result(timeout=seconds)
+        resolver = answer.result(timeout=seconds)
     except concurrent.futures.TimeoutError:
         raise UserError(_unreachable(name, f"no answer within {seconds} s (runtime.tpu_connect_seconds)")) from None
     except Exception as error:  # the resolver raises Google API, gRPC and TensorFlow errors alike
         raise UserError(_unreachable(name, str(error).strip().splitlines()[0])) from error
-    finally:
-        pool.shutdown(wait=False)
     strategy = tf.distribute.TPUStrategy(resolver)
     return Placement(strategy, "tpu", f"devices: TPU {name}, {strategy.num_replicas_in_sync} cores ({why})")
+
+
+def _answer(answer: concurrent.futures.Future, name: str) -> None:
+    try:
+        answer.set_result(_connect(name))
+    except Exception as error:
+        answer.set_exception(error)
 
 
 def _connect(name: str):

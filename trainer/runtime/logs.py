@@ -1,8 +1,10 @@
 """The log of a run: a line every so many steps on the console, in metrics.jsonl and in TensorBoard."""
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -56,9 +58,12 @@ class Meter:
             "seconds_left": seconds / steps * (self._total - step),
         }
 
-    def restart(self) -> None:
-        """Leaves out the time since the last lap (a validation, a checkpoint)."""
-        self._time = time.monotonic()
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves out the time spent inside: a validation, a checkpoint."""
+        begun = time.monotonic()
+        yield
+        self._time += time.monotonic() - begun
 
 
 def training_line(step: int, total_steps: int, values: dict[str, Any]) -> str:

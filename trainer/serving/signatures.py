@@ -91,7 +91,8 @@ def cut_pairs(first: tf.RaggedTensor, second: tf.RaggedTensor, budget: int) -> l
     kept = [tf.where(first_is_longer, long, short), tf.where(first_is_longer, short, long)]
     fits = lengths[0] + lengths[1] <= budget
     return [
-        _keep(part[:, :budget], tf.where(fits, length, keep)) for part, length, keep in zip((first, second), lengths, kept, strict=True)
+        _keep(part[:, :budget], tf.where(fits, length, keep))
+        for part, length, keep in zip((first, second), lengths, kept, strict=True)
     ]
 
 

@@ -155,6 +155,8 @@ class Task(abc.ABC):
             text = row.values[column]
             if not isinstance(text, str):
                 raise RowError(f"column {column!r} holds a {type(text).__name__} where text belongs")
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise RowError(f"the text in column {column!r} is not valid Unicode: it holds half of a surrogate pair")
             if not text.strip():
                 raise RowError(f"the text in column {column!r} is empty")
             found.append(text)
