@@ -135,28 +135,28 @@ def _run(command: str, values: flags.FlagValues) -> int:
     try:
         module = importlib.import_module(f"trainer.commands.{command}")
         return module.run(options) or 0
-    except UserError as error:
-        if values.verbose:
-            raise
-        return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _fail("stopped by Ctrl-C", 130)
     except BrokenPipeError:
         return 0
-    except OSError as error:
-        if values.verbose:
-            raise
-        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
     except Exception as error:
         if values.verbose:
             raise
-        if type(error).__name__ == "ResourceExhaustedError":
-            return _fail(OUT_OF_MEMORY, 1)
-        if type(error).__module__.startswith("tensorflow."):
-            return _fail(f"TensorFlow: {str(error).strip().splitlines()[0]}\n--verbose shows where", 1)
-        first = str(error).strip().splitlines()
-        told = f"{type(error).__name__}: {first[0] if first else ''}"
-        return _fail(f"{told}\nthis is a fault of the program, not of your input; --verbose shows where", 1)
+        return _fail(_message_of(error), 1)
+
+
+def _message_of(error: Exception) -> str:
+    """Returns what a user is told of an error: the whole message where it is theirs, else its first line and whose it is."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or 'a file'}: {error.strerror or error}"
+    if type(error).__name__ == "ResourceExhaustedError":
+        return OUT_OF_MEMORY
+    if type(error).__module__.startswith("tensorflow."):
+        return f"TensorFlow: {first}\n--verbose shows where"
+    return f"{type(error).__name__}: {first}\nthis is a fault of the program, not of your input; --verbose shows where"
 
 
 def _fail(message: str, status: int) -> int:

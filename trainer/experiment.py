@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from trainer import __version__, config, files
 from trainer.config import check
-from trainer.data.sources import FORMATS, SourceFormat
+from trainer.data.sources import SourceFormat
 from trainer.errors import UserError
 from trainer.tasks import task_module
 from trainer.tasks.base import Task, TextFields
@@ -104,7 +104,6 @@ class DataConfig:
     @property
     def source_format(self) -> SourceFormat:
         """How to read the sources."""
-        assert self.format == "auto" or self.format in FORMATS
         return SourceFormat(self.format, self.column_names, self.quoting, self.delimiter or "")
 
     def sources(self) -> dict[str, str]:

@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -113,4 +112,3 @@ def test_a_workdir_without_checkpoint_is_told(run_copy):
         (run_copy / "checkpoints" / name).unlink()
     with pytest.raises(UserError, match="has no checkpoint yet"):
         load_encoder_weights(encoder, str(run_copy))
-    shutil.rmtree(run_copy)

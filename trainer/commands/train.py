@@ -65,8 +65,7 @@ def _resolve(asked: Experiment, workdir: str) -> Experiment:
     """
     resolved = preparation.learned(asked)
     path = files.join(workdir, experiment.CONFIG_FILE)
-    has_started = files.exists(files.join(workdir, "checkpoints", "latest.json"))
-    if files.exists(path) and has_started:
+    if files.exists(path) and assembly.store_of(workdir, resolved).has_latest():
         changed = experiment.resume_differences(experiment.load(path), resolved)
         if changed:
             lines = [f"  {key}: {before!r} in the workdir, {now!r} now" for key, (before, now) in changed.items()]
@@ -93,7 +92,7 @@ def _train(resolved: Experiment, workdir: str, placement: distribution.Placement
         optimizer = assembly.build_optimizer(resolved, assembled.encoder, total_steps)
         # Start from: 1. the latest checkpoint in the workdir, 2. encoder.init_from, 3. random
         store = assembly.store_of(workdir, resolved)
-        has_checkpoint = files.exists(files.join(store.folder, "latest.json"))
+        has_checkpoint = store.has_latest()
         if not has_checkpoint:
             assembly.initialize_encoder(resolved, assembled)
         else:

@@ -30,6 +30,10 @@ class CheckpointStore:
     def __init__(self, folder: str, keep: int = 2):
         self.folder, self._keep = folder, keep
 
+    def has_latest(self) -> bool:
+        """Returns whether a checkpoint to go on from was ever finished here."""
+        return files.exists(files.join(self.folder, "latest.json"))
+
     def save(self, step: int, variables: Variables, state: Mapping[str, Any]) -> str:
         """Writes a checkpoint, reads it back, and only then names it the latest; older ones beyond `keep` go."""
         name = f"step-{step:08d}"
@@ -105,7 +109,7 @@ class CheckpointStore:
                     log.warning("checkpoint left aside: %s", line)
                 return self._read(name, variables)
             damaged.append(f"{name}: {problem}")
-        if damaged and files.exists(files.join(self.folder, "latest.json")):
+        if damaged and self.has_latest():
             raise UserError(
                 f"no checkpoint in {self.folder} is whole ({'; '.join(damaged)}); remove that folder to start afresh"
             )
