@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import tiny_config
-from trainer.models.encoder import BertEncoder, PoolCls, PoolMean, check_fits
+from trainer.models.encoder import BertEncoder, Pooler, PoolMean, check_fits
 
 
 def test_freezing_stops_the_embeddings_and_the_lower_layers():
@@ -27,12 +27,9 @@ def test_depths_rise_from_the_embeddings_to_the_head():
 def test_pooling_reads_each_examples_own_tokens():
     sequence = tf.reshape(tf.range(2 * 6 * 4, dtype=tf.float32), [2, 6, 4])
     segments = tf.constant([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 0, 0]])
-    encoder = BertEncoder(tiny_config())
-    cls = PoolCls(encoder, with_dense=False)(sequence, tf.constant([[0, 2], [0, 0]]))
-    assert np.array_equal(cls[0], sequence.numpy()[0, [0, 2]])
     mean = PoolMean()(sequence, segments, tf.constant([[0, 2], [0, 0]]))
     assert np.allclose(mean[0, 1], sequence.numpy()[0, 2:5].mean(0)) and np.allclose(mean[1, 1], 0)
-    assert PoolCls(encoder, with_dense=True).trainable_variables == [], "the encoder owns the pooler's weights"
+    assert Pooler(BertEncoder(tiny_config())).trainable_variables == [], "the encoder owns the pooler's weights"
 
 
 def test_vocabulary_and_length_must_fit():

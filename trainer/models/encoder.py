@@ -18,9 +18,10 @@ class BertEncoder(keras.layers.Layer):
 
     Call:
       inputs: {name: int32 [batch, length]} for each of PACKED_INPUTS.
+      read_positions: int32 [batch, K], where the head reads these tokens only; it saves most of the last layer.
 
     Returns:
-      precision [batch, length, hidden]: the last layer's output.
+      precision [batch, length, hidden], or [batch, K, hidden]: the last layer's output.
     """
 
     def __init__(self, bert_config: BertConfig, precision: str = "float32", name: str = "encoder"):
@@ -35,9 +36,9 @@ class BertEncoder(keras.layers.Layer):
         """transformers' TFBertMainLayer: embeddings, encoder, pooler."""
         return self.model.bert
 
-    def call(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+    def call(self, inputs: dict[str, tf.Tensor], read_positions: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
         ids = {name: inputs[name] for name in PACKED_INPUTS}
-        return forward.encode(self.bert, **ids, training=training, dtype=self.compute)
+        return forward.encode(self.bert, **ids, training=training, dtype=self.compute, read_positions=read_positions)
 
     def freeze(self, layers: int) -> list[str]:
         """Stops the training of the embeddings and the first `layers` layers; -1 freezes the whole encoder.
@@ -71,24 +72,20 @@ class BertEncoder(keras.layers.Layer):
         return count + 1
 
 
-class PoolCls(keras.layers.Layer):
-    """Reads the first token of each packed example: [batch, length, hidden] and int32 [batch, K] → [batch, K, hidden].
+class Pooler(keras.layers.Layer):
+    """BERT's pooler (dense, tanh) on first tokens, as in BertForSequenceClassification: [batch, K, hidden] to the same.
 
     Args:
       encoder: gives the pooler's dense layer.
-      with_dense: whether BERT's pooler (dense, tanh) follows, as in BertForSequenceClassification.
     """
 
-    def __init__(self, encoder: BertEncoder, with_dense: bool, name: str = "pool_cls"):
+    def __init__(self, encoder: BertEncoder, name: str = "pooler"):
         super().__init__(name=name, dtype="float32")
         # The encoder owns the pooler's weights: kept out of this layer's tracking, so that they are counted once.
         self._bert = _Untracked(encoder.bert)
-        self._with_dense = with_dense
 
-    def call(self, sequence: tf.Tensor, cls_positions: tf.Tensor) -> tf.Tensor:
-        if self._with_dense:
-            return forward.pool(self._bert.value, sequence, cls_positions)
-        return tf.gather(sequence, cls_positions, batch_dims=1)
+    def call(self, first: tf.Tensor) -> tf.Tensor:
+        return forward.pool(self._bert.value, first)
 
 
 class _Untracked:

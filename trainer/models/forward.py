@@ -10,24 +10,10 @@ from typing import Any
 import tensorflow as tf
 from transformers.activations_tf import get_tf_activation
 
-from trainer.runtime.randomness import dropout
+from trainer.runtime.fusion import fused
+from trainer.runtime.randomness import draw_seed, drop
 
-MASKED = -1e9  # added to the scores of pairs that must not attend; float16 gets its own lowest value
-
-
-def segment_bias(segment_ids: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Returns the additive attention bias that keeps attention inside each segment.
-
-    Args:
-      segment_ids: int32 [B, L].
-      dtype: the scores' type.
-
-    Returns:
-      dtype [B, 1, L, L]: 0 where both tokens are of one segment, else a number that softmax turns into 0.
-    """
-    same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]  # [B, 1, L, L]
-    masked = -3e4 if dtype == tf.float16 else MASKED  # float16 ends at -65504
-    return tf.where(same, tf.zeros([], dtype), tf.cast(masked, dtype))
+MASKED = -1e9  # the score of a pair that must not attend
 
 
 def encode(
@@ -38,6 +24,7 @@ def encode(
     segment_ids: tf.Tensor,
     training: bool,
     dtype: tf.DType,
+    read_positions: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Runs embeddings and all layers of a TFBertMainLayer's variables.
 
@@ -46,17 +33,23 @@ def encode(
       input_ids, token_type_ids, position_ids, segment_ids: int32 [B, L].
       training: whether dropout is on; it draws from `runtime.randomness.random_scope`.
       dtype: float32, bfloat16 or float16, of the matrix products; LayerNorm and softmax stay float32.
+      read_positions: int32 [B, P], the tokens that the head reads, where it does not read all: the last layer then
+        computes keys and values for all tokens and everything else for these only.
 
     Returns:
-      dtype [B, L, H].
+      dtype [B, L, H], or [B, P, H] of the tokens that are read.
     """
     config = bert.config
     hidden = _embed(bert.embeddings, config, input_ids, token_type_ids, position_ids, training, dtype)  # [B, L, H]
-    bias = segment_bias(segment_ids, tf.float32)
-    for layer in bert.encoder.layer:
-        hidden = _attend(layer.attention, config, hidden, bias, training)
-        hidden = _feed_forward(layer, config, hidden, training)
-    return hidden
+    *lower, last = bert.encoder.layer
+    for layer in lower:
+        hidden = _layer(layer, config, hidden, segment_ids, training)
+    return _layer(last, config, hidden, segment_ids, training, read_positions)
+
+
+def _layer(layer, config, hidden, segment_ids, training, read_positions=None):
+    hidden = _attend(layer.attention, config, hidden, segment_ids, training, read_positions)
+    return _feed_forward(layer, config, hidden, training)
 
 
 def _embed(embeddings, config, input_ids, token_type_ids, position_ids, training, dtype):
@@ -64,77 +57,109 @@ def _embed(embeddings, config, input_ids, token_type_ids, position_ids, training
     positions = tf.gather(embeddings.position_embeddings, position_ids)
     # A one-hot product is cheaper than a gather for two rows: its gradient is a product, no scatter over B·L rows.
     types = tf.one_hot(token_type_ids, config.type_vocab_size) @ embeddings.token_type_embeddings
-    hidden = _layer_norm(words + types + positions, embeddings.LayerNorm)
-    return dropout(tf.cast(hidden, dtype), config.hidden_dropout_prob, training)
+    norm, rate = embeddings.LayerNorm, config.hidden_dropout_prob if training else 0.0
+    return _sum_norm_drop(
+        words, positions, types, norm.gamma, norm.beta, draw_seed(rate, training), rate=rate, epsilon=norm.epsilon, dtype=dtype
+    )
 
 
-def _attend(attention, config, hidden, bias, training):
-    """Self-attention with its residual connection: dtype [B, L, H] to the same."""
-    heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
-    query, key, value = _split_heads(_query_key_value(attention.self_attention, hidden), heads, size)  # [B, N, L, D]
-    scores = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32) / size**0.5  # [B, N, L, L]
-    weights = tf.cast(tf.nn.softmax(scores + bias), hidden.dtype)
-    weights = dropout(weights, config.attention_probs_dropout_prob, training)
-    context = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])  # [B, L, N, D]
-    context = tf.reshape(context, tf.shape(hidden))
-    output = dropout(_dense(attention.dense_output.dense, context), config.hidden_dropout_prob, training)
-    return _add_and_norm(output, hidden, attention.dense_output.LayerNorm)
+def _attend(attention, config, hidden, segment_ids, training, read_positions):
+    """Self-attention with its residual connection: dtype [B, L, H] to the same, or to [B, P, H]."""
+    heads = config.num_attention_heads
+    query, key, value = attention.self_attention.query, attention.self_attention.key, attention.self_attention.value
+    readers, reading_segments = hidden, segment_ids
+    if read_positions is None:
+        queries, keys, values = _project_heads([query, key, value], hidden, heads)
+    else:
+        readers = tf.gather(hidden, read_positions, batch_dims=1)
+        reading_segments = tf.gather(segment_ids, read_positions, batch_dims=1)
+        (queries,) = _project_heads([query], readers, heads)
+        keys, values = _project_heads([key, value], hidden, heads)
+    scores = tf.matmul(queries, keys, transpose_b=True)  # [B, N, L or P, L]
+    scale = (config.hidden_size // heads) ** -0.5
+    rate = config.attention_probs_dropout_prob if training else 0.0
+    seed = draw_seed(rate, training)
+    weights = _attention_weights(scores, reading_segments, segment_ids, seed, scale=scale, rate=rate)
+    context = tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3])  # [B, L or P, N, D]
+    return _project_and_add(attention.dense_output, config, tf.reshape(context, tf.shape(readers)), readers, training)
 
 
-def _query_key_value(attention, hidden):
-    """One product for query, key and value: dtype [B, L, 3 H]."""
-    parts = (attention.query, attention.key, attention.value)
-    kernel = tf.cast(tf.concat([part.kernel for part in parts], axis=1), hidden.dtype)
+def _project_heads(parts, hidden, heads):
+    """One product for several of query, key and value: dtype [B, L, H] → for each part, dtype [B, N, L, D]."""
+    kernel = tf.concat([part.kernel for part in parts], axis=1)
     bias = tf.cast(tf.concat([part.bias for part in parts], axis=0), hidden.dtype)
-    return _matmul_2d(hidden, kernel) + bias
-
-
-def _split_heads(projected, heads, size):
-    shape = tf.shape(projected)
-    split = tf.reshape(projected, [shape[0], shape[1], 3, heads, size])
-    return tf.unstack(tf.transpose(split, [2, 0, 3, 1, 4]), num=3)
+    projected, shape = _matmul_2d(hidden, kernel) + bias, tf.shape(hidden)
+    split = tf.reshape(projected, [shape[0], shape[1], len(parts), heads, hidden.shape[-1] // heads])
+    return tf.unstack(tf.transpose(split, [2, 0, 3, 1, 4]), num=len(parts))
 
 
 def _feed_forward(layer, config, hidden, training):
     """The two dense layers with their residual connection: dtype [B, L, H] → [B, L, F] → [B, L, H]."""
-    inner = get_tf_activation(config.hidden_act)(_dense(layer.intermediate.dense, hidden))
-    output = dropout(_dense(layer.bert_output.dense, inner), config.hidden_dropout_prob, training)
-    return _add_and_norm(output, hidden, layer.bert_output.LayerNorm)
+    dense = layer.intermediate.dense
+    inner = _bias_activation(_matmul_2d(hidden, dense.kernel), dense.bias, activation=config.hidden_act)
+    return _project_and_add(layer.bert_output, config, inner, hidden, training)
 
 
-def _dense(dense, inputs):
-    return _matmul_2d(inputs, tf.cast(dense.kernel, inputs.dtype)) + tf.cast(dense.bias, inputs.dtype)
+def _project_and_add(output, config, inputs, residual, training):
+    rate = config.hidden_dropout_prob if training else 0.0
+    return _bias_drop_add_norm(
+        _matmul_2d(inputs, output.dense.kernel),
+        output.dense.bias,
+        residual,
+        output.LayerNorm.gamma,
+        output.LayerNorm.beta,
+        draw_seed(rate, training),
+        rate=rate,
+        epsilon=output.LayerNorm.epsilon,
+    )
 
 
 def _matmul_2d(inputs, kernel):
-    """[B, L, I] times [I, O] as one product of B·L rows, which is a single call to the matrix library."""
+    """[B, L, I] times float32 [I, O] as one product of B·L rows, which is a single call to the matrix library."""
     shape = tf.shape(inputs)
-    flat = tf.matmul(tf.reshape(inputs, [-1, kernel.shape[0]]), kernel)
+    flat = tf.matmul(tf.reshape(inputs, [-1, kernel.shape[0]]), tf.cast(kernel, inputs.dtype))
     return tf.reshape(flat, [shape[0], shape[1], kernel.shape[1]])
 
 
-def _add_and_norm(output, residual, norm):
-    total = tf.cast(output, tf.float32) + tf.cast(residual, tf.float32)
-    return tf.cast(_layer_norm(total, norm), output.dtype)
+@fused
+def _sum_norm_drop(words, positions, types, gamma, beta, seed, *, rate, epsilon, dtype):
+    return drop(tf.cast(_layer_norm(words + types + positions, gamma, beta, epsilon), dtype), rate, seed)
 
 
-def _layer_norm(values, norm):
+@fused
+def _attention_weights(scores, reading_segments, segment_ids, seed, *, scale, rate):
+    """Softmax inside each segment, with dropout: dtype [B, N, P, L], int32 [B, P] and [B, L] to dtype [B, N, P, L]."""
+    same = reading_segments[:, None, :, None] == segment_ids[:, None, None, :]  # [B, 1, P, L]
+    weights = tf.nn.softmax(tf.where(same, tf.cast(scores, tf.float32) * scale, MASKED))
+    return drop(tf.cast(weights, scores.dtype), rate, seed)
+
+
+@fused
+def _bias_activation(projected, bias, *, activation):
+    inputs = tf.cast(projected, tf.float32) + bias
+    if activation == "gelu":
+        # Hendrycks and Gimpel 2016 (arXiv:1606.08415), section 2; a product, where a quotient takes XLA longer.
+        outputs = 0.5 * inputs * (1.0 + tf.math.erf(inputs * 0.5**0.5))
+    else:
+        outputs = get_tf_activation(activation)(inputs)
+    return tf.cast(outputs, projected.dtype)
+
+
+@fused
+def _bias_drop_add_norm(projected, bias, residual, gamma, beta, seed, *, rate, epsilon):
+    output = drop(tf.cast(projected, tf.float32) + bias, rate, seed)
+    return tf.cast(_layer_norm(output + tf.cast(residual, tf.float32), gamma, beta, epsilon), projected.dtype)
+
+
+def _layer_norm(values, gamma, beta, epsilon):
     """Layer normalization over the last axis, float32 (Ba et al. 2016, arXiv:1607.06450)."""
     mean = tf.reduce_mean(values, axis=-1, keepdims=True)
     centred = values - mean
     variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
-    return centred * tf.math.rsqrt(variance + norm.epsilon) * norm.gamma + norm.beta
+    return centred * tf.math.rsqrt(variance + epsilon) * gamma + beta
 
 
-def pool(bert: Any, sequence: tf.Tensor, cls_positions: tf.Tensor) -> tf.Tensor:
-    """Returns BERT's pooled output for each example of each row: the first token, dense, tanh.
-
-    Args:
-      sequence: dtype [B, L, H].
-      cls_positions: int32 [B, K].
-
-    Returns:
-      dtype [B, K, H].
-    """
-    first = tf.gather(sequence, cls_positions, batch_dims=1)
-    return tf.tanh(_dense(bert.pooler.dense, first))
+def pool(bert: Any, first: tf.Tensor) -> tf.Tensor:
+    """Returns BERT's pooled output of first tokens: dense, tanh; dtype [B, K, H] to the same."""
+    dense = bert.pooler.dense
+    return tf.tanh(_matmul_2d(first, dense.kernel) + tf.cast(dense.bias, first.dtype))

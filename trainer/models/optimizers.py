@@ -5,6 +5,10 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 import tf_keras as keras
 
+from trainer.runtime.fusion import compiled
+
+Gradient = tf.Tensor | tf.IndexedSlices
+
 
 class AdamW(keras.optimizers.Optimizer):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2), bias-corrected.
@@ -29,9 +33,9 @@ class AdamW(keras.optimizers.Optimizer):
         rate_of: Callable[[tf.Variable], float] | None = None,
         ema_decay_rate: float = 0.0,
     ):
-        super().__init__(name="adamw", jit_compile=False)
+        super().__init__(name="adamw", weight_decay=None, jit_compile=False)
         self._learning_rate = self._build_learning_rate(learning_rate)
-        self.decay_rate = weight_decay  # Keras' own `weight_decay` would decay in a pass of its own
+        self.decay_rate = weight_decay  # Keras' own, `weight_decay`, would take a pass of its own
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self.max_gradient_norm = max_gradient_norm
         self.ema_decay_rate = ema_decay_rate
@@ -50,37 +54,87 @@ class AdamW(keras.optimizers.Optimizer):
             self.averages = [self.add_variable_from_reference(v, "average", initial_value=v) for v in variables]
         self._built = True
 
-    def _clip_gradients(self, grads: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def _clip_gradients(self, grads: Sequence[Gradient]) -> list[Gradient]:
         # The gradient of a gather lists a row once for each use: summed first, so that norm and moments are the dense ones.
-        dense = [tf.convert_to_tensor(gradient) for gradient in grads]
-        return tf.clip_by_global_norm(dense, self.max_gradient_norm)[0] if self.max_gradient_norm else dense
+        grads = [_summed_rows(gradient) if isinstance(gradient, tf.IndexedSlices) else gradient for gradient in grads]
+        # The factor waits for the update, where it costs no pass over memory of its own.
+        self._factor = tf.ones([])
+        if self.max_gradient_norm:
+            norm = tf.linalg.global_norm(grads)
+            self._factor = tf.math.divide_no_nan(self.max_gradient_norm, tf.maximum(norm, self.max_gradient_norm))
+        return grads
 
-    def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
-        """Updates one variable and its moments."""
-        place = self._index_dict[self._var_key(variable)]
-        first, second = self.first_moments[place], self.second_moments[place]
-        step = tf.cast(self.iterations + 1, variable.dtype)
-        rate = tf.cast(self.learning_rate, variable.dtype) * self._rate_of(variable)
-        beta_2_power = tf.pow(tf.cast(self.beta_2, variable.dtype), step)
-        if self.decay_rate and variable.shape.rank > 1:
-            variable.assign_sub(rate * self.decay_rate * variable)
-        # One kernel reads and writes everything once. It adds epsilon to sqrt(v) uncorrected, the algorithm to the
-        # corrected one: epsilon takes the correction instead.
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=first.handle,
-            v=second.handle,
-            beta1_power=tf.pow(tf.cast(self.beta_1, variable.dtype), step),
-            beta2_power=beta_2_power,
-            lr=rate,
-            beta1=self.beta_1,
-            beta2=self.beta_2,
-            epsilon=self.epsilon * tf.sqrt(1.0 - beta_2_power),
-            grad=gradient,
-        )
-        if self.averages:
-            average = self.averages[place]
-            average.assign_add((variable - average) * (1.0 - self.ema_decay_rate))
+    def _deduplicate_sparse_grad(self, grads: Sequence[Gradient]) -> Sequence[Gradient]:
+        return grads
+
+    def _distributed_apply_gradients_fn(self, distribution, grads_and_vars, **kwargs) -> None:
+        """Updates all variables of a device in one call: the compiled programs take them together."""
+        gradients, variables = zip(*grads_and_vars, strict=True)
+        places = [self._index_dict[self._var_key(variable)] for variable in variables]
+        slots = [[kind[place] for place in places] for kind in (self.first_moments, self.second_moments)]
+        averages = [self.averages[place] for place in places] if self.averages else []
+        rates = [self._rate_of(variable) for variable in variables]
+
+        def update(_, gradients, factor, variables, first, second, averages):
+            self._update_moments(gradients, factor, first, second)
+            self._update_weights(variables, first, second, rates)
+            if averages:
+                self._update_averages(variables, averages)
+
+        arguments = (gradients, self._factor, variables, *slots, averages)
+        distribution.extended.update(variables[0], update, args=arguments, group=False)
+        self.iterations.assign_add(1)
+
+    # Several programs, each on what the one before has written. In one, XLA would read old values for the later results,
+    # and so copy what it could change in place; and a loop that writes where it reads is not vectorized, which only the
+    # square root makes dear: the directions come from a program of their own (22.7 M weights: 40 ms as one, 21 ms so).
+
+    def _update_moments(self, gradients, factor, first, second):
+        is_dense = [isinstance(gradient, tf.Tensor) for gradient in gradients]
+        dense = [gradient for gradient in gradients if isinstance(gradient, tf.Tensor)]
+        self._decay_and_add(dense, factor, is_dense, first, second)
+        for gradient, m, v in zip(gradients, first, second, strict=True):
+            if isinstance(gradient, tf.IndexedSlices):
+                # Rows without a gradient have decayed; the few others get the same sum as in the dense update.
+                values = gradient.values * factor
+                m.scatter_add(tf.IndexedSlices((1.0 - self.beta_1) * values, gradient.indices))
+                v.scatter_add(tf.IndexedSlices((1.0 - self.beta_2) * tf.square(values), gradient.indices))
+
+    @compiled
+    def _decay_and_add(self, gradients, factor, is_dense, first, second):
+        gradients = iter(gradients)
+        for dense, m, v in zip(is_dense, first, second, strict=True):
+            decayed_m, decayed_v = self.beta_1 * m, self.beta_2 * v
+            if dense:
+                gradient = next(gradients) * factor
+                decayed_m += (1.0 - self.beta_1) * gradient
+                decayed_v += (1.0 - self.beta_2) * tf.square(gradient)
+            m.assign(decayed_m)
+            v.assign(decayed_v)
+
+    def _update_weights(self, variables, first, second, rates):
+        step = tf.cast(self.iterations + 1, tf.float32)
+        correction_1, correction_2 = (1.0 - tf.pow(tf.constant(beta), step) for beta in (self.beta_1, self.beta_2))
+        # m / c1 / (sqrt(v / c2) + epsilon), with the corrections taken out of the loop over all weights.
+        root = tf.sqrt(correction_2)
+        directions = self._directions(first, second, root / correction_1, self.epsilon * root)
+        self._move_weights(variables, directions, self.learning_rate, rates)
+
+    @compiled
+    def _directions(self, first, second, correction, epsilon):
+        return [m / (tf.sqrt(v) + epsilon) * correction for m, v in zip(first, second, strict=True)]
+
+    @compiled
+    def _move_weights(self, variables, directions, learning_rate, rates):
+        for variable, direction, rate in zip(variables, directions, rates, strict=True):
+            if self.decay_rate and variable.shape.rank > 1:
+                direction += self.decay_rate * variable
+            variable.assign(variable - learning_rate * rate * direction)
+
+    @compiled
+    def _update_averages(self, variables, averages):
+        for variable, average in zip(variables, averages, strict=True):
+            average.assign(average + (variable - average) * (1.0 - self.ema_decay_rate))
 
     def named_slots(self) -> dict[str, tf.Variable]:
         """Returns {slot name: variable} of everything a checkpoint must hold; names follow the variables'."""
@@ -99,6 +153,13 @@ class AdamW(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict:
         raise NotImplementedError("an optimizer is rebuilt from the run's config.yaml, not from its own")
+
+
+def _summed_rows(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
+    """Adds up the values of equal rows: [uses, width] → [rows that were used, width]."""
+    rows, place = tf.unique(gradient.indices)
+    summed = tf.math.unsorted_segment_sum(gradient.values, place, tf.size(rows))
+    return tf.IndexedSlices(summed, rows, gradient.dense_shape)
 
 
 def layerwise_rates(depth_of: Callable[[str], int], depths: int, decay_rate: float) -> Callable[[tf.Variable], float] | None:

@@ -8,6 +8,7 @@ import tf_keras as keras
 from trainer.runtime.randomness import random_scope, step_seed
 
 Batch = Mapping[str, tf.Tensor]
+Gradient = tf.Tensor | tf.IndexedSlices
 TaskLoss = Callable[[Batch, Mapping[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
 
 
@@ -37,53 +38,68 @@ class TaskModel(keras.Model):
           {"loss": the weighted mean; "examples", "tokens", "cells": what the step saw}, over all replicas.
         """
         replica = tf.distribute.get_replica_context()
-        gradients, loss, weight = self._summed_gradients(batch, replica.replica_id_in_sync_group)
         counts = [
             tf.math.count_nonzero(batch["example_weights"], dtype=tf.float32),
             tf.math.count_nonzero(batch["segment_ids"], dtype=tf.float32),
             tf.cast(tf.size(batch["segment_ids"]), tf.float32),
         ]
-        # One vector: a reduction each would cost a round trip between machines for each of these numbers.
-        totals = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([loss, weight, *counts]))
-        loss, weight, examples, tokens, cells = tf.unstack(totals)
-        scale = tf.math.divide_no_nan(1.0, weight)
-        used = [(g, variable) for g, variable in zip(gradients, self.trainable_variables, strict=True) if g is not None]
-        self.optimizer.apply_gradients([(gradient * scale, variable) for gradient, variable in used])
-        return {"loss": loss * scale, "examples": examples, "tokens": tokens, "cells": cells}
+        totals: list[tf.Tensor] = []
 
-    def _summed_gradients(self, batch: Batch, replica) -> tuple[list[tf.Tensor | None], tf.Tensor, tf.Tensor]:
-        """Returns (∇ Σ w·l, Σ w·l, Σ w) of this replica's part of the batch."""
-        if self._accumulation_steps == 1:
-            return self._micro_batch_gradients(batch, replica, 0)
-        steps = self._accumulation_steps
+        def scale_of(loss, weight):
+            # One vector: a reduction each would cost a round trip between machines for each of these numbers.
+            totals.extend(tf.unstack(replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([loss, weight, *counts]))))
+            return tf.math.divide_no_nan(1.0, totals[1])
+
+        gradients = self._gradients(batch, replica, scale_of)
+        used = [(g, variable) for g, variable in zip(gradients, self.trainable_variables, strict=True) if g is not None]
+        self.optimizer.apply_gradients(used)
+        loss, weight, examples, tokens, cells = totals
+        return {"loss": tf.math.divide_no_nan(loss, weight), "examples": examples, "tokens": tokens, "cells": cells}
+
+    def _gradients(self, batch: Batch, replica, scale_of) -> list[Gradient | None]:
+        """Returns ∇ Σ w·l · scale of this replica's part of the batch.
+
+        Args:
+          scale_of: gives the scale from this part's (Σ w·l, Σ w), once both are known.
+        """
+        number, steps = replica.replica_id_in_sync_group, self._accumulation_steps
+        if steps == 1:
+            gradients, _ = self._micro_batch_gradients(batch, number, 0, scale_of)
+            # Several replicas' gradients are added up: dense, as lists of rows would only grow.
+            return gradients if replica.num_replicas_in_sync == 1 else _dense(gradients)
         parts = {name: tf.reshape(value, [steps, -1, *value.shape[1:]]) for name, value in batch.items()}
-        first, *totals = self._micro_batch_gradients({name: part[0] for name, part in parts.items()}, replica, 0)
+        size = tf.cast(tf.size(batch["example_weights"]), tf.float32)  # near enough to Σ w that float16 does not overflow
+
+        def part_gradients(i):
+            part = {name: part[i] for name, part in parts.items()}
+            gradients, totals = self._micro_batch_gradients(part, number, i, lambda loss, weight: 1.0 / size)
+            return _dense(gradients), totals
+
+        first, totals = part_gradients(0)
         used = [gradient is not None for gradient in first]
-        summed = [gradient for gradient in first if gradient is not None]
 
         def add(i, summed, totals):
-            gradients, *more = self._micro_batch_gradients({name: part[i] for name, part in parts.items()}, replica, i)
-            gradients = [gradient for gradient, is_used in zip(gradients, used, strict=True) if is_used]
-            return i + 1, _added(summed, gradients), _added(totals, more)
+            gradients, more = part_gradients(i)
+            return i + 1, _added(summed, [gradient for gradient in gradients if gradient is not None]), _added(totals, more)
 
+        summed = [gradient for gradient in first if gradient is not None]
         _, summed, totals = tf.while_loop(lambda i, *_: i < steps, add, (1, summed, totals), parallel_iterations=1)
+        scale = scale_of(*totals) * size
         rest = iter(summed)
-        return [next(rest) if is_used else None for is_used in used], *totals
+        return [next(rest) * scale if is_used else None for is_used in used]
 
-    def _micro_batch_gradients(self, batch: Batch, replica, number):
+    def _micro_batch_gradients(self, batch: Batch, replica, number, scale_of):
+        """Returns (∇ Σ w·l · scale, [Σ w·l, Σ w])."""
         seed = step_seed(self._seed, self.optimizer.iterations, replica, number)
         scaled = isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer)
         with tf.GradientTape() as tape, random_scope(seed):
             losses, weights = self._loss(batch, self(self._inputs_of(batch), training=True))
-            loss = tf.reduce_sum(losses * weights)
-            # float16: the mean, not the sum, times the loss scale, so that a large batch does not overflow.
-            size = tf.cast(tf.size(losses), tf.float32) if scaled else 1.0
-            objective = self.optimizer.get_scaled_loss(loss / size) if scaled else loss
+            loss, weight = tf.reduce_sum(losses * weights), tf.reduce_sum(weights)
+            # The loss is scaled, not the gradients: one number instead of a pass over all of them.
+            objective = loss * tf.stop_gradient(scale_of(loss, weight))
+            objective = self.optimizer.get_scaled_loss(objective) if scaled else objective
         gradients = tape.gradient(objective, self.trainable_variables)
-        if scaled:
-            gradients = self.optimizer.get_unscaled_gradients(gradients)
-        dense = [None if gradient is None else tf.convert_to_tensor(gradient) * size for gradient in gradients]
-        return dense, loss, tf.reduce_sum(weights)
+        return self.optimizer.get_unscaled_gradients(gradients) if scaled else gradients, [loss, weight]
 
     def outputs_for(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Returns the outputs without dropout, float32."""
@@ -91,6 +107,10 @@ class TaskModel(keras.Model):
 
     def _inputs_of(self, batch: Batch) -> dict[str, tf.Tensor]:
         return {name: batch[name] for name in self.input_names}
+
+
+def _dense(gradients: list[Gradient | None]) -> list[tf.Tensor | None]:
+    return [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in gradients]
 
 
 def _added(left: list[tf.Tensor], right: list[tf.Tensor]) -> list[tf.Tensor]:

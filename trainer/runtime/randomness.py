@@ -1,6 +1,7 @@
 """Randomness as a function of (seed, step, place): a resumed run draws what the undisturbed run would have drawn."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -38,14 +39,55 @@ def step_seed(seed: int, step: tf.Tensor, replica: tf.Tensor | int, micro_batch:
     return folded
 
 
-def dropout(values: tf.Tensor, rate: float, training: bool) -> tf.Tensor:
-    """Drops values at `rate` and scales the rest by 1 / (1 - rate), drawing from the active scope.
+def draw_seed(rate: float, training: bool) -> tf.Tensor:
+    """Returns the int32 [2] seed of the active scope's next dropout; zeros where nothing is dropped.
 
     Raises:
       RuntimeError: training with a rate over 0 outside a `random_scope`; the draws would not be reproducible.
     """
     if not training or rate == 0.0:
-        return values
+        return tf.zeros([2], tf.int32)
     if not _active:
         raise RuntimeError("dropout in training needs a random_scope around the model call")
-    return tf.nn.experimental.stateless_dropout(values, rate, seed=_active[-1].next_seed(), rng_alg="philox")
+    return _active[-1].next_seed()
+
+
+def random_bits(seed: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    """Returns a hash of each element's number under a seed: uint32 of `shape`, evenly spread.
+
+    A few integer operations an element, which fuse into the loop that uses them; Philox and Threefry cost several times as
+    much, and dropout needs no more than this. The mixing is Chris Wellons' `lowbias32`
+    (https://nullprogram.com/blog/2018/07/31/), with a key before it and another between its two rounds.
+
+    Args:
+      seed: int32 [2].
+      shape: int32 [rank].
+    """
+    first, second = tf.unstack(tf.bitcast(seed, tf.uint32))
+    bits = tf.bitcast(tf.range(tf.reduce_prod(shape)), tf.uint32)
+    bits = _mix(tf.bitwise.bitwise_xor(bits, first))
+    return tf.reshape(_mix(tf.bitwise.bitwise_xor(bits, second)), shape)
+
+
+def _mix(bits: tf.Tensor) -> tf.Tensor:
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        bits = tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, tf.constant(shift, tf.uint32)))
+        bits *= tf.constant(factor, tf.uint32)
+    return tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, tf.constant(16, tf.uint32)))
+
+
+def drop(values: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
+    """Drops values at `rate` and scales the rest by 1 / (1 - rate): a function of the seed (int32 [2]) alone."""
+    if rate == 0.0:
+        return values
+    kept = random_bits(seed, tf.shape(values)) >= tf.constant(math.floor(rate * 2**32), tf.uint32)
+    return tf.where(kept, values * tf.constant(1.0 / (1.0 - rate), values.dtype), tf.zeros([], values.dtype))
+
+
+def dropout(values: tf.Tensor, rate: float, training: bool) -> tf.Tensor:
+    """In training, drops values at `rate` and scales the rest, drawing from the active scope.
+
+    Raises:
+      RuntimeError: see `draw_seed`.
+    """
+    return drop(values, rate if training else 0.0, draw_seed(rate, training))

@@ -127,7 +127,7 @@ class Task(base.Task):
     def build_model(self, encoder: BertEncoder) -> keras.Model:
         import tf_keras as keras
 
-        from trainer.models.encoder import PACKED_INPUTS, PoolCls, PoolMean
+        from trainer.models.encoder import PACKED_INPUTS, Pooler, PoolMean
         from trainer.models.heads import DenseHead
         from trainer.models.task_model import TaskModel
 
@@ -135,14 +135,13 @@ class Task(base.Task):
         inputs = {name: keras.Input([None], dtype="int32", name=name) for name in PACKED_INPUTS}
         inputs["cls_positions"] = keras.Input([None], dtype="int32", name="cls_positions")
 
-        # Encoder
-        sequence = encoder(inputs)
-
-        # Head
+        # Encoder and head
         if self.config.pooling == "mean":
-            pooled = PoolMean()(sequence, inputs["segment_ids"], inputs["cls_positions"])
+            pooled = PoolMean()(encoder(inputs), inputs["segment_ids"], inputs["cls_positions"])
         else:
-            pooled = PoolCls(encoder, with_dense=self.config.pooling == "pooler")(sequence, inputs["cls_positions"])
+            pooled = encoder(inputs, inputs["cls_positions"])
+            if self.config.pooling == "pooler":
+                pooled = Pooler(encoder)(pooled)
         head = DenseHead(len(self.config.class_names), self.config.head_dropout_rate)
         return TaskModel(inputs, {"logits": head(pooled)}, name="classification")
 
