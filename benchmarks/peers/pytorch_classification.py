@@ -18,6 +18,7 @@ import time
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import BertForSequenceClassification, BertTokenizerFast, get_linear_schedule_with_warmup
 
 
@@ -76,6 +77,9 @@ def main():
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, default=1e-4)
+    parser.add_argument("--label_smoothing", type=float, default=0.0)
+    parser.add_argument("--dropout_rate", type=float, help="in the encoder's hidden layers; its config's by default")
+    parser.add_argument("--ema_decay_rate", type=float, default=0.0, help="over 0: the averaged weights are scored")
     parser.add_argument("--max_seq_length", type=int, default=128)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
@@ -92,7 +96,12 @@ def main():
     encoded = tokenizer(texts, truncation=True, max_length=options.max_seq_length)["input_ids"]
     test_encoded = tokenizer(test_texts, truncation=True, max_length=options.max_seq_length)["input_ids"]
 
-    model = BertForSequenceClassification.from_pretrained(options.encoder, num_labels=len(names))
+    changed = {} if options.dropout_rate is None else {"hidden_dropout_prob": options.dropout_rate}
+    model = BertForSequenceClassification.from_pretrained(options.encoder, num_labels=len(names), **changed)
+    average = (
+        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay_rate)) if options.ema_decay_rate else None
+    )
+    loss_of = torch.nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.01), lr=options.learning_rate, fused=True)
     steps = options.epochs * -(-len(texts) // options.batch_size)
     schedule = get_linear_schedule_with_warmup(optimizer, int(0.1 * steps), steps)
@@ -103,16 +112,18 @@ def main():
             inputs = tokenizer.pad({"input_ids": [encoded[row] for row in rows]}, return_tensors="pt")
             target = torch.tensor([labels[row] for row in rows])
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                loss = model(**inputs, labels=target).loss
+                loss = loss_of(model(**inputs).logits, target)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
+            if average:
+                average.update_parameters(model)
             if number % 200 == 0:
                 print(f"epoch {epoch} step {number} loss {loss.item():.3f} {time.time() - started:.0f} s", flush=True)
         seconds = time.time() - started
-        scores.append(evaluate(model, tokenizer, test_encoded, test_labels))
+        scores.append(evaluate(average or model, tokenizer, test_encoded, test_labels))
         print(f"epoch {epoch} accuracy {scores[-1]:.4f}", flush=True)
     record = vars(options) | {"accuracy": scores[-1], "accuracy_by_epoch": scores, "train_seconds": seconds}
     with open(options.output, "a", encoding="utf8") as file:

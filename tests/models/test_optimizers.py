@@ -52,14 +52,27 @@ def test_equals_the_papers_algorithm():
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(run(optimizer), weights, strict=True))
 
 
-def test_a_gathers_gradient_counts_as_its_dense_sum():
-    """A row used twice must enter the norm and the moments as one sum (tf.clip_by_global_norm alone would not)."""
-    dense_table, sparse_table = (tf.Variable(np.ones((4, 2), "float32")) for _ in range(2))
-    slices = tf.IndexedSlices(tf.constant([[1.0, 2.0], [3.0, 4.0]]), tf.constant([1, 1]), tf.constant([4, 2]))
-    AdamW(0.1, max_gradient_norm=1.0).apply_gradients([(slices, sparse_table)])
-    AdamW(0.1, max_gradient_norm=1.0).apply_gradients([(tf.convert_to_tensor(slices), dense_table)])
-    assert np.array_equal(dense_table, sparse_table)
-    assert not np.array_equal(dense_table.numpy()[1], np.ones(2))
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_gathers_gradient_counts_as_its_dense_sum(clip):
+    """Rows used twice, and rows unused for steps whose moments go on: all as in the dense update."""
+    start = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    dense_table, sparse_table = tf.Variable(start), tf.Variable(start)
+    dense_optimizer, sparse_optimizer = (AdamW(0.1, 0.05, max_gradient_norm=clip) for _ in range(2))
+    for rows in ([1, 1, 3], [0, 1], [5, 5, 5], [3], [2, 4, 2]):
+        values = np.random.default_rng(len(rows)).normal(size=(len(rows), 4)).astype("float32")
+        slices = tf.IndexedSlices(tf.constant(values), tf.constant(rows), tf.constant([6, 4]))
+        sparse_optimizer.apply_gradients([(slices, sparse_table)])
+        dense_optimizer.apply_gradients([(tf.convert_to_tensor(slices), dense_table)])
+    assert np.allclose(dense_table, sparse_table, rtol=0, atol=1e-7)
+    assert not np.allclose(sparse_table, start, atol=0.1)
+
+
+def test_variables_without_a_gradient_stay():
+    used, unused = tf.Variable([[1.0]]), tf.Variable([[1.0]])
+    optimizer = AdamW(0.1, weight_decay=0.5)
+    optimizer.build([used, unused])
+    optimizer.apply_gradients([(tf.constant([[1.0]]), used), (None, unused)])
+    assert unused.numpy() == 1.0 and used.numpy() != 1.0 and int(optimizer.iterations) == 1
 
 
 def test_layerwise_rates_shrink_towards_the_embeddings():

@@ -31,7 +31,7 @@ def encode(
     Args:
       bert: transformers' TFBertMainLayer; its weights and config are used, its call is not.
       input_ids, token_type_ids, position_ids, segment_ids: int32 [B, L].
-      training: whether dropout is on; it draws from `runtime.randomness.random_scope`.
+      training: whether dropout is on, drawn from `runtime.randomness.random_scope`, and kernels are fused.
       dtype: float32, bfloat16 or float16, of the matrix products; LayerNorm and softmax stay float32.
       read_positions: int32 [B, P], the tokens that the head reads, where it does not read all: the last layer then
         computes keys and values for all tokens and everything else for these only.
@@ -59,7 +59,16 @@ def _embed(embeddings, config, input_ids, token_type_ids, position_ids, training
     types = tf.one_hot(token_type_ids, config.type_vocab_size) @ embeddings.token_type_embeddings
     norm, rate = embeddings.LayerNorm, config.hidden_dropout_prob if training else 0.0
     return _sum_norm_drop(
-        words, positions, types, norm.gamma, norm.beta, draw_seed(rate, training), rate=rate, epsilon=norm.epsilon, dtype=dtype
+        words,
+        positions,
+        types,
+        norm.gamma,
+        norm.beta,
+        draw_seed(rate, training),
+        rate=rate,
+        epsilon=norm.epsilon,
+        dtype=dtype,
+        fuse=training,
     )
 
 
@@ -79,7 +88,7 @@ def _attend(attention, config, hidden, segment_ids, training, read_positions):
     scale = (config.hidden_size // heads) ** -0.5
     rate = config.attention_probs_dropout_prob if training else 0.0
     seed = draw_seed(rate, training)
-    weights = _attention_weights(scores, reading_segments, segment_ids, seed, scale=scale, rate=rate)
+    weights = _attention_weights(scores, reading_segments, segment_ids, seed, scale=scale, rate=rate, fuse=training)
     context = tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3])  # [B, L or P, N, D]
     return _project_and_add(attention.dense_output, config, tf.reshape(context, tf.shape(readers)), readers, training)
 
@@ -96,7 +105,7 @@ def _project_heads(parts, hidden, heads):
 def _feed_forward(layer, config, hidden, training):
     """The two dense layers with their residual connection: dtype [B, L, H] → [B, L, F] → [B, L, H]."""
     dense = layer.intermediate.dense
-    inner = _bias_activation(_matmul_2d(hidden, dense.kernel), dense.bias, activation=config.hidden_act)
+    inner = _bias_activation(_matmul_2d(hidden, dense.kernel), dense.bias, activation=config.hidden_act, fuse=training)
     return _project_and_add(layer.bert_output, config, inner, hidden, training)
 
 
@@ -111,6 +120,7 @@ def _project_and_add(output, config, inputs, residual, training):
         draw_seed(rate, training),
         rate=rate,
         epsilon=output.LayerNorm.epsilon,
+        fuse=training,
     )
 
 

@@ -5,13 +5,27 @@ products (which TensorFlow hands to the device's library as they are) a kernel r
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-
 compiled = functools.partial(tf.function, jit_compile=True, autograph=False)
+
+
+def quieten() -> None:
+    """Has XLA say once, to nobody, that it compiled something: it would tell the user of a run, on standard error."""
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
+        return
+    saved = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            compiled(tf.negative)(tf.zeros([]))
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
 
 
 def fused(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -24,7 +38,8 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
       function: takes tensors by position, Python numbers by keyword; returns a tensor or several. No variables inside.
 
     Returns:
-      A function with the same signature; integer inputs have no gradient.
+      A function with the same signature and one keyword more, `fuse`: False runs the operations one by one, for graphs that
+      go where there may be no XLA. Integer inputs have no gradient.
     """
     forward = compiled(function)
 
@@ -37,7 +52,10 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
         return tape.gradient(outputs, watched, list(upstream) if isinstance(outputs, list | tuple) else upstream[0])
 
     @functools.wraps(function)
-    def call(*tensors, **constants):
+    def call(*tensors, fuse, **constants):
+        if not fuse:
+            return function(*tensors, **constants)
+
         @tf.custom_gradient
         def apply(*inputs):
             def gradient(*upstream):
