@@ -82,6 +82,8 @@ def test_errors_become_messages_and_statuses(cli, monkeypatch):
             cli("describe", "--verbose")
 
 
-def test_joined_sets():
-    joined = command_line._joined_sets(["train", "--set", "a.b=1", "c.d=2", "--tpu=x", "word=3"])
-    assert joined == ["train", "--set", "a.b=1", "--set", "c.d=2", "--tpu=x", "word=3"]
+def test_what_people_type():
+    read = command_line._as_absl_reads
+    typed = ["train", "--set", "a.b=1", "c.d=2", "--tpu=x", "word=3"]
+    assert read(typed) == ["train", "--set", "a.b=1", "--set", "c.d=2", "--tpu=x", "word=3"]
+    assert read(["--input-only", "--input=a-b", "-v"]) == ["--input_only", "--input=a-b", "-v"]

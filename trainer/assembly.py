@@ -18,6 +18,7 @@ from trainer.models.optimizers import AdamW, layerwise_rates
 from trainer.models.schedules import WarmupDecay
 from trainer.models.task_model import TaskModel
 from trainer.runtime.checkpoints import CheckpointStore
+from trainer.runtime.distribution import Placement
 from trainer.tasks.base import Task
 from trainer.text.tokenizer import Tokenizer, from_vocabulary, load_tokenizer
 
@@ -143,6 +144,19 @@ def build_optimizer(experiment: Experiment, encoder: BertEncoder, total_steps: i
         ema_decay_rate=train.ema_decay_rate,
     )
     return keras.mixed_precision.LossScaleOptimizer(optimizer) if train.precision == "float16" else optimizer
+
+
+def compile_model(
+    experiment: Experiment, model: TaskModel, task: Task, optimizer: keras.optimizers.Optimizer, placement: Placement
+) -> None:
+    """Makes a model ready for `fit` as the config says; `task` gives the loss."""
+    train = experiment.train
+    model.prepare_training(task.loss, train.seed, train.accumulation_steps)
+    model.compile(
+        optimizer=optimizer,
+        jit_compile=train.jit_compile and placement.kind != "tpu",
+        steps_per_execution=train.steps_per_execution,
+    )
 
 
 def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> AdamW:

@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "score a trained model on a split",
     "predict": "predict the rows of a file or of standard input",
     "export": "write a SavedModel that takes strings, checked in a clean process, and Hugging Face files",
+    "benchmark": "measure how fast a config trains here, and what holds it back",
 }
 FLAGS_OF = {
     "init": ("from", "output", "encoder"),
@@ -29,6 +30,12 @@ FLAGS_OF = {
     "evaluate": ("workdir", "set", "split", "tpu"),
     "predict": ("workdir", "set", "input", "output"),
     "export": ("workdir", "set"),
+    "benchmark": ("config", "workdir", "set", "tpu", "steps", "input_only", "synthetic", "profile"),
+}
+SWITCHES = {
+    "input_only": "benchmark: measure the input pipeline alone.",
+    "synthetic": "benchmark: use one batch again and again, so that no data is waited for.",
+    "profile": "benchmark: trace three steps for TensorBoard and list the ten costliest operations.",
 }
 OUT_OF_MEMORY = (
     "out of memory. What takes less: a smaller train.batch_size, or more train.accumulation_steps with the same batch_size "
@@ -50,6 +57,10 @@ class Options:
     output: str | None = None
     source: str | None = None
     encoder: str | None = None
+    steps: int = 20
+    input_only: bool = False
+    synthetic: bool = False
+    profile: bool = False
 
     def required(self, name: str) -> str:
         """Returns a flag's value; raises UserError where it was not given."""
@@ -76,6 +87,9 @@ def define_flags() -> flags.FlagValues:
     text("output", "predict: where the JSON lines go (default: the workdir); init: the config to write.")
     text("from", "init: the file to look at.")
     text("encoder", "init: the encoder to start from, a Hub id or folder.")
+    flags.DEFINE_integer("steps", 20, "benchmark: steps to measure.", lower_bound=1, flag_values=values)
+    for name, meaning in SWITCHES.items():
+        flags.DEFINE_boolean(name, False, meaning, flag_values=values)
     flags.DEFINE_boolean("verbose", False, "Shows tracebacks and TensorFlow's own log.", flag_values=values)
     flags.DEFINE_boolean("help", False, "Shows this help.", short_name="h", flag_values=values)
     return values
@@ -90,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     values = define_flags()
     try:
-        words = values(["bert-trainer", *_joined_sets(arguments)])[1:]
+        words = values(["bert-trainer", *_as_absl_reads(arguments)])[1:]
     except flags.Error as error:
         return _fail(f"{error}\n{USAGE}", 2)
     if values.help or not words or words[0] == "help":
@@ -108,14 +122,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _run(command, values)
 
 
-def _joined_sets(arguments: Sequence[str]) -> list[str]:
-    """Turns `--set a=1 b=2` into `--set a=1 --set b=2`: what people type."""
+def _as_absl_reads(arguments: Sequence[str]) -> list[str]:
+    """Turns what people type into what absl takes: `--set a=1 b=2` into `--set a=1 --set b=2`, `--a-b` into `--a_b`."""
     joined: list[str] = []
     in_set = False
     for argument in arguments:
         if in_set and not argument.startswith("-") and "=" in argument and joined[-1] != "--set":
             joined.append("--set")
         elif argument.startswith("-"):
+            name, equals, value = argument.partition("=")
+            argument = f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument
             in_set = argument.lstrip("-").split("=")[0] == "set"
         joined.append(argument)
     return joined

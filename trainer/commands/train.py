@@ -112,13 +112,8 @@ def _train(resolved: Experiment, workdir: str, placement: distribution.Placement
 
     # Fit
     _log_header(resolved, placement, assembled, manifest, total_steps)
-    model, train = assembled.model, resolved.train
-    model.prepare_training(task.loss, train.seed, train.accumulation_steps)
-    model.compile(
-        optimizer=optimizer,
-        jit_compile=train.jit_compile and placement.kind != "tpu",
-        steps_per_execution=train.steps_per_execution,
-    )
+    model = assembled.model
+    assembly.compile_model(resolved, model, task, optimizer, placement)
     remaining = total_steps - first_step
     if remaining <= 0:
         log.info("the run is complete: step %s of %s", f"{first_step:,}", f"{total_steps:,}")

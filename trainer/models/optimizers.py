@@ -1,13 +1,14 @@
 """AdamW as BERT is trained with it: no decay on biases and LayerNorm, clipping by global norm, rates by depth."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import tensorflow as tf
 import tf_keras as keras
 
 from trainer.runtime.fusion import compiled
 
-Gradient = tf.Tensor | tf.IndexedSlices
+Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices
 
 
 class AdamW(keras.optimizers.Optimizer):

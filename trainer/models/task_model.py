@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 import tensorflow as tf
 import tf_keras as keras
 
+from trainer.models.optimizers import Gradient
 from trainer.runtime.randomness import random_scope, step_seed
 
 Batch = Mapping[str, tf.Tensor]
-Gradient = tf.Tensor | tf.IndexedSlices
 TaskLoss = Callable[[Batch, Mapping[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
 
 

@@ -1,0 +1,172 @@
+"""benchmark: how fast a config trains here, and what holds it back."""
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from trainer import assembly, experiment, feeding, files, preparation
+from trainer.cli import Options
+from trainer.data.records import Manifest
+from trainer.errors import UserError
+from trainer.experiment import Experiment
+from trainer.runtime import distribution, profiling
+from trainer.runtime.distribution import Placement
+
+log = logging.getLogger(__name__)
+WARM_UP_STEPS = 3
+TRACED_STEPS = 3
+
+
+def run(options: Options) -> None:
+    """Measures the steps of a run that is not kept; prints the figures and, with --workdir, writes benchmark.json there."""
+    if options.input_only and (options.synthetic or options.profile):
+        raise UserError("--input_only measures the pipeline alone: it goes with neither --synthetic nor --profile")
+    asked = experiment.load(options.required("config"), options.set, options.tpu)
+    if asked.data.train is None:
+        raise UserError("data.train is not given: name the training rows, as --set data.train=my.csv")
+    runtime = asked.runtime
+    placement = distribution.choose(runtime.distribution, runtime.tpu, runtime.cpu_devices, runtime.tpu_connect_seconds)
+    log.info("%s", placement.reason)
+    with contextlib.ExitStack() as stack:
+        folder = options.workdir or stack.enter_context(tempfile.TemporaryDirectory())
+        figures = _measure(preparation.learned(asked), options, folder, placement)
+    print("\n".join(_lines(figures)))
+    if options.workdir:
+        path = files.join(options.workdir, "benchmark.json")
+        files.write_json(path, figures)
+        print(f"all figures: {path}")
+
+
+def _measure(resolved: Experiment, options: Options, folder: str, placement: Placement) -> dict[str, Any]:
+    tokenizer = assembly.find_tokenizer(resolved)
+    bert_config = assembly.bert_config_of(resolved)
+    manifest = preparation.ensure_records(resolved, folder, tokenizer)
+    with placement.strategy.scope():
+        assembled = assembly.build(resolved, tokenizer, bert_config)
+        task = assembled.task.for_training(manifest.splits["train"]["values"])
+    batches = iter(feeding.training_batches(resolved, manifest, placement, task, first_step=0))
+    if options.input_only:
+        return {"what": "input", **_input_figures(batches, options.steps, placement.strategy)}
+
+    with placement.strategy.scope():
+        optimizer = assembly.build_optimizer(resolved, assembled.encoder, total_steps=10_000)
+        assembly.initialize_encoder(resolved, assembled)
+        optimizer.build(assembled.model.trainable_variables)
+        assembly.compile_model(resolved, assembled.model, task, optimizer, placement)
+    if options.synthetic:
+        batches = itertools.repeat(next(batches))
+
+    @tf.function(reduce_retracing=True, jit_compile=resolved.train.jit_compile and placement.kind != "tpu")
+    def step(batch):
+        logs = placement.strategy.run(assembled.model.train_step, (batch,))
+        # Every replica holds the sums over all of them: the first one's do.
+        return {name: placement.strategy.experimental_local_results(value)[0] for name, value in logs.items()}
+
+    figures = {"what": "synthetic" if options.synthetic else "training", **_step_figures(step, batches, options.steps)}
+    figures |= _rate_figures(figures, resolved, bert_config, manifest)
+    if options.profile:
+        figures["costliest"] = _profile(step, batches, files.join(options.workdir or folder, "profile"))
+    return figures
+
+
+def _input_figures(batches: Iterator, steps: int, strategy: tf.distribute.Strategy) -> dict[str, Any]:
+    """Draws batches as fast as they come."""
+    next(batches)
+    begun, tokens = time.perf_counter(), 0
+    for batch in itertools.islice(batches, steps):
+        tokens += sum(int(tf.math.count_nonzero(ids)) for ids in strategy.experimental_local_results(batch["segment_ids"]))
+    seconds = time.perf_counter() - begun
+    return {"steps": steps, "seconds_per_step": seconds / steps, "tokens_per_second": tokens / seconds}
+
+
+def _step_figures(step: Any, batches: Iterator, steps: int) -> dict[str, Any]:
+    """Times steps, each from its data to the number it returns."""
+    waits, durations, totals = [], [], {"examples": 0.0, "tokens": 0.0, "cells": 0.0}
+    traces = 0
+    for number in range(WARM_UP_STEPS + steps):
+        begun = time.perf_counter()
+        batch = next(batches)
+        fetched = time.perf_counter()
+        logs = {name: float(value) for name, value in step(batch).items()}
+        ended = time.perf_counter()
+        if number == 0:
+            first_seconds = ended - fetched
+        if number == WARM_UP_STEPS - 1:
+            traces = step.experimental_get_tracing_count()
+        if number >= WARM_UP_STEPS:
+            waits.append(fetched - begun)
+            durations.append(ended - begun)
+            totals = {name: total + logs[name] for name, total in totals.items()}
+    seconds = sum(durations)
+    return {
+        "steps": steps,
+        "first_step_seconds": first_seconds,
+        "seconds_per_step": statistics.median(durations),
+        "seconds_of_each_step": durations,
+        "examples_per_second": totals["examples"] / seconds,
+        "tokens_per_second": totals["tokens"] / seconds,
+        "padding_efficiency": totals["tokens"] / totals["cells"],
+        "data_wait_rate": sum(waits) / seconds,
+        "traces_after_warm_up": step.experimental_get_tracing_count() - traces,
+    }
+
+
+def _rate_figures(figures: dict[str, Any], resolved: Experiment, bert_config: Any, manifest: Manifest) -> dict[str, Any]:
+    """Compares with what the device can do; model FLOPs are those of useful tokens, without padding."""
+    summary = manifest.splits["train"]
+    mean_length = summary["tokens"] / max(summary["examples"], 1)
+    flops = figures["tokens_per_second"] * assembly.training_flops_per_token(bert_config, mean_length)
+    measured = profiling.matmul_rate(resolved.train.precision)
+    return {
+        "precision": resolved.train.precision,
+        "model_flops_per_second": flops,
+        "matmul_flops_per_second": measured,
+        "model_flops_utilization": flops / measured,
+        "peak_memory_bytes": profiling.peak_memory_bytes(),
+        "versions": experiment.versions(),
+    }
+
+
+def _profile(step: Any, batches: Iterator, folder: str) -> list[dict[str, Any]]:
+    with profiling.trace(folder):
+        for batch in itertools.islice(batches, TRACED_STEPS):
+            float(step(batch)["loss"])
+    return [dataclasses.asdict(cost) for cost in profiling.costliest(folder)]
+
+
+def _lines(figures: dict[str, Any]) -> list[str]:
+    """Returns the figures for people."""
+    if figures["what"] == "input":
+        return [
+            f"input pipeline alone, {figures['steps']} batches: {figures['seconds_per_step'] * 1e3:,.1f} ms a batch, "
+            f"{figures['tokens_per_second']:,.0f} tokens/s"
+        ]
+    low, high = min(figures["seconds_of_each_step"]), max(figures["seconds_of_each_step"])
+    source = ", one batch again and again" if figures["what"] == "synthetic" else ""
+    lines = [
+        f"first step: {figures['first_step_seconds']:.1f} s (tracing and compiling)",
+        f"{figures['steps']} steps{source}: {figures['seconds_per_step'] * 1e3:,.0f} ms a step, the median "
+        f"({low * 1e3:,.0f} to {high * 1e3:,.0f})",
+        f"{figures['tokens_per_second']:,.0f} useful tokens/s, {figures['examples_per_second']:,.1f} examples/s, "
+        f"{figures['padding_efficiency']:.0%} of the cells useful",
+        f"waiting for data: {figures['data_wait_rate']:.1%} of the time",
+        f"traces after {WARM_UP_STEPS} steps of warm-up: {figures['traces_after_warm_up']}",
+        f"model FLOPs: {figures['model_flops_per_second'] / 1e9:,.0f} GFLOP/s, {figures['model_flops_utilization']:.0%} of the "
+        f"{figures['matmul_flops_per_second'] / 1e9:,.0f} GFLOP/s of a large {figures['precision']} matrix product here",
+        f"memory: {figures['peak_memory_bytes'] / 1e6:,.0f} MB at the most",
+    ]
+    costs = figures.get("costliest", [])
+    if costs:
+        lines.append(f"costliest operations, a step ({TRACED_STEPS} traced; threads added up):")
+    for cost in costs:
+        calls = cost["calls"] / TRACED_STEPS
+        lines.append(f"  {cost['seconds'] / TRACED_STEPS * 1e3:8.2f} ms  {calls:6.0f} x  {cost['operation']}")
+    return lines

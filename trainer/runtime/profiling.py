@@ -1,0 +1,95 @@
+"""What a device can do, and where a step's time goes."""
+
+import collections
+import contextlib
+import dataclasses
+import glob
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+
+def matmul_rate(precision: str, repeats: int = 15) -> float:
+    """Measures what one large matrix product reaches here: the median, in FLOP/s.
+
+    Args:
+      precision: "float32", "bfloat16" or "float16".
+    """
+    has_accelerator = bool(tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"))
+    size = 8192 if has_accelerator else 2048
+    matrix = tf.cast(tf.random.stateless_normal([size, size], [1, 2]), precision)
+    product = tf.function(lambda left: tf.reduce_max(tf.abs(left @ left)), autograph=False)
+    seconds = []
+    for _ in range(repeats + 3):
+        begun = time.perf_counter()
+        product(matrix).numpy()
+        seconds.append(time.perf_counter() - begun)
+    return 2.0 * size**3 / statistics.median(seconds[3:])
+
+
+def peak_memory_bytes() -> int:
+    """Returns the most memory held so far: of the first GPU where there is one, else of this process."""
+    if tf.config.list_logical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextlib.contextmanager
+def trace(folder: str) -> Iterator[None]:
+    """Records what runs inside, for TensorBoard's profile page and for `costliest`."""
+    tf.profiler.experimental.start(folder)
+    try:
+        yield
+    finally:
+        tf.profiler.experimental.stop()
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """One kind of operation in a trace: its calls and the seconds of all of them, threads added up."""
+
+    operation: str
+    calls: int
+    seconds: float
+
+
+COMPILED = "ThunkExecutor::Execute"  # XLA's name, on a CPU, for a run of one compiled program
+
+
+def costliest(folder: str, count: int = 10) -> list[Cost]:
+    """Returns the kinds of operation that took longest in the newest trace of a folder.
+
+    TensorFlow's own operations go by type; XLA's compiled programs are one kind, "compiled kernels".
+    """
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    newest = max(glob.glob(os.path.join(folder, "**", "*.xplane.pb"), recursive=True), key=os.path.getmtime)
+    space = xplane_pb2.XSpace()
+    with open(newest, "rb") as file:
+        space.ParseFromString(file.read())
+    seconds: dict[str, float] = collections.defaultdict(float)
+    calls: dict[str, int] = collections.defaultdict(int)
+    for plane in space.planes:
+        names = {number: metadata.name for number, metadata in plane.event_metadata.items()}
+        for event in (event for line in plane.lines for event in line.events):
+            kind = _kind(names[event.metadata_id])
+            if kind:
+                seconds[kind] += event.duration_ps / 1e12
+                calls[kind] += 1
+    ordered = sorted(seconds, key=lambda kind: -seconds[kind])[:count]
+    return [Cost(kind, calls[kind], seconds[kind]) for kind in ordered]
+
+
+def _kind(event_name: str) -> str | None:
+    """Returns the type of the operation that an event is of; None for what encloses operations."""
+    if event_name == COMPILED:
+        return "compiled kernels"
+    name, colon, kind = event_name.rpartition(":")
+    is_operation = colon and name and not name.endswith(":") and kind.replace("_", "").isalnum()
+    return kind if is_operation and not kind.startswith("__inference") else None
