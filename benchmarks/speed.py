@@ -1,0 +1,216 @@
+"""Training speed of this project and of its peers, in alternation in one sitting: the same weights, text and batch of examples.
+
+    python benchmarks/speed.py --data=../shared/data --peer_python=PEER/bin/python
+    python benchmarks/speed.py --case=sst2-32 --side=ours --side=pytorch-tuned --peer_python=PEER/bin/python
+
+Every side is a process that waits while another is measured (peers/protocol.py). A round measures one block of steps of each
+side; a ratio is taken within a round, and the table gives the median over the rounds. Each side first computes the loss of
+the same examples with the same weights; they must agree. Results go to benchmarks/results/speed.json and speed.md.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from accuracy import minilm_folder
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks/results"
+WARM_UP_STEPS = 12  # every row count of the packed batches is compiled by then, and the peers' caches are warm
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One workload.
+
+    Attributes:
+      file, text_column, label_column: the text; None for examples of one length.
+      batch_size: examples of a step.
+      max_length: tokens of the longest example; what `run_glue.py` pads to.
+      steps: of a block.
+      row_length: of our packed rows.
+    """
+
+    batch_size: int
+    max_length: int
+    steps: int
+    row_length: int
+    file: str | None = None
+    text_column: str = "text"
+    label_column: str = "label"
+
+
+CASES = {
+    "padded-32x64": Case(32, 64, steps=5, row_length=64),
+    "sst2-32": Case(32, 128, steps=20, row_length=64, file="glue/SST-2/train.tsv", text_column="sentence"),
+    "sst2-128": Case(128, 128, steps=8, row_length=128, file="glue/SST-2/train.tsv", text_column="sentence"),
+    "banking77-32": Case(32, 128, steps=20, row_length=128, file="banking77/train.csv", label_column="category"),
+}
+TUNED = ["--precision=bfloat16", "--padding=longest", "--fused_optimizer"]
+SIDES = {
+    "ours": ("our_steps.py", []),
+    "pytorch-defaults": ("pytorch_steps.py", []),
+    "pytorch-bf16-dynamic": ("pytorch_steps.py", [*TUNED, "--attention=eager"]),
+    "pytorch-bf16-grouped": ("pytorch_steps.py", [*TUNED, "--attention=eager", "--grouped"]),
+    "pytorch-bf16-grouped-sdpa": ("pytorch_steps.py", [*TUNED, "--attention=sdpa", "--grouped"]),
+    "pytorch-bf16-grouped-compile": ("pytorch_steps.py", [*TUNED, "--attention=sdpa", "--grouped", "--compile"]),
+}
+BATCHES = 50  # of examples that a case holds: the pool within which the peers group by length
+
+
+class Side:
+    """A running side."""
+
+    def __init__(self, name: str, python: str, case: Case, case_path: Path, encoder: Path):
+        script, options = SIDES[name]
+        self.name = name
+        command = [python, str(ROOT / "benchmarks/peers" / script), f"--case={case_path}", f"--encoder={encoder}", *options]
+        if name == "ours":
+            command.append(f"--row_length={case.row_length}")
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.loss = self._answer()["loss"]
+
+    def measure(self, steps: int) -> dict[str, float]:
+        """Returns {"seconds", "tokens", "examples", "cells"} of so many steps."""
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} failed:\n{self._process.stderr.read()[-3000:]}")
+        return json.loads(line)
+
+
+def case_file(case: Case, data: Path, encoder: Path, folder: Path) -> Path:
+    """Writes a case for all sides to read: token ids, labels, the head's first weights."""
+    generator = random.Random(1)
+    count = BATCHES * case.batch_size
+    if case.file:
+        from trainer.text.tokenizer import load_tokenizer
+
+        path = data / case.file
+        options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
+        with open(path, encoding="utf8", newline="") as file:
+            rows = list(csv.DictReader(file, **options))
+        names = sorted({row[case.label_column] for row in rows})
+        generator.shuffle(rows)
+        tokenizer = load_tokenizer(str(encoder))
+        cut = case.max_length - 2
+        examples = [[101, *tokenizer.encode(row[case.text_column])[:cut], 102] for row in rows[:count]]
+        labels = [names.index(row[case.label_column]) for row in rows[:count]]
+    else:
+        names = ["0", "1"]
+        examples = [[generator.randrange(1000, 29000) for _ in range(case.max_length)] for _ in range(count)]
+        labels = [generator.randrange(2) for _ in range(count)]
+    hidden = json.loads((encoder / "config.json").read_text())["hidden_size"]
+    kernel = [[generator.gauss(0, 0.02) for _ in names] for _ in range(hidden)]
+    content = {
+        "examples": examples,
+        "labels": labels,
+        "classes": len(names),
+        "batch_size": case.batch_size,
+        "max_length": case.max_length,
+        "head": {"kernel": kernel, "bias": [0.0] * len(names)},
+    }
+    path = folder / "case.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def run_case(name: str, options: argparse.Namespace, encoder: Path) -> dict[str, Any]:
+    """Measures one case: rounds of one block of each side."""
+    case = CASES[name]
+    with tempfile.TemporaryDirectory() as folder:
+        path = case_file(case, Path(options.data), encoder, Path(folder))
+        sides = [
+            Side(side, sys.executable if side == "ours" else options.peer_python, case, path, encoder) for side in options.side
+        ]
+        losses = {side.name: side.loss for side in sides}
+        if max(losses.values()) - min(losses.values()) > 1e-3:
+            raise SystemExit(f"{name}: the sides do not compute the same: {losses}")
+        for side in sides:
+            side.measure(WARM_UP_STEPS)
+        rounds = []
+        for number in range(options.rounds):
+            rounds.append({side.name: side.measure(case.steps) for side in sides})
+            rates = {side: round(block["tokens"] / block["seconds"]) for side, block in rounds[-1].items()}
+            print(f"{name}, round {number + 1}: useful tokens/s {rates}", flush=True)
+        for side in sides:
+            side.close()
+    return {"case": dataclasses.asdict(case), "first_loss": losses, "rounds": rounds}
+
+
+def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns a line for each side: medians over the rounds, and ours as a multiple of it, taken within each round."""
+    lines = []
+    for side in result["rounds"][0]:
+        blocks = [one[side] for one in result["rounds"]]
+        rates = [block["tokens"] / block["seconds"] for block in blocks]
+        line = {
+            "side": side,
+            "useful_tokens_per_second": statistics.median(rates),
+            "lowest": min(rates),
+            "highest": max(rates),
+            "useful": sum(block["tokens"] for block in blocks) / sum(block["cells"] for block in blocks),
+        }
+        if "ours" in result["rounds"][0]:
+            ours = [one["ours"]["tokens"] / one["ours"]["seconds"] for one in result["rounds"]]
+            line["ours_is"] = statistics.median(mine / theirs for mine, theirs in zip(ours, rates, strict=True))
+        lines.append(line)
+    return lines
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Returns all cases as one table."""
+    lines = ["| case | side | useful tokens/s, median (range) | useful cells | ours is |", "|---|---|---|---|---|"]
+    for name, result in results.items():
+        for line in summary(result):
+            ratio = f"{line['ours_is']:.2f} ×" if "ours_is" in line and line["side"] != "ours" else ""
+            spread = f"{line['useful_tokens_per_second']:,.0f} ({line['lowest']:,.0f} to {line['highest']:,.0f})"
+            lines.append(f"| {name} | {line['side']} | {spread} | {line['useful']:.0%} | {ratio} |")
+    return "\n".join(lines) + "\n"
+
+
+def machine() -> dict[str, str]:
+    """Returns what the figures were taken on."""
+    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {"cpu": model[0].partition(":")[2].strip(), "cores": str(len(model)), "platform": platform.platform()}
+
+
+def main() -> None:
+    """Runs the cases that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", action="append", choices=CASES, help="may be repeated; by default all")
+    parser.add_argument("--side", action="append", choices=SIDES, help="may be repeated; by default all but compile")
+    parser.add_argument("--data", default="../shared/data", help="the folder of the data sets")
+    parser.add_argument("--peer_python", required=True, help="python of an environment with peers/requirements.txt")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    options.side = options.side or [side for side in SIDES if not side.endswith("compile")]
+    encoder = minilm_folder()
+    results = {name: run_case(name, options, encoder) for name in options.case or CASES}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "speed.json").write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
+    (RESULTS / "speed.md").write_text(markdown(results))
+    print(markdown(results))
+
+
+if __name__ == "__main__":
+    main()
