@@ -86,9 +86,9 @@ class AdamW(keras.optimizers.Optimizer):
         distribution.extended.update(variables[0], update, args=arguments, group=False)
         self.iterations.assign_add(1)
 
-    # Several programs, each on what the one before has written. In one, XLA would read old values for the later results,
-    # and so copy what it could change in place; and a loop that writes where it reads is not vectorized, which only the
-    # square root makes dear: the directions come from a program of their own (22.7 M weights: 40 ms as one, 21 ms so).
+    # The moments are changed first, in a program of their own: in one with the weights XLA would read their old values, and
+    # copy what it could change in place. The new weights are returned, not assigned inside: XLA does not vectorize a loop
+    # that writes where it reads, which only the square root makes dear (11.7 M weights: 13 ms, and 5 ms returned).
 
     def _update_moments(self, gradients, factor, first, second):
         is_dense = [isinstance(gradient, tf.Tensor) for gradient in gradients]
@@ -118,19 +118,19 @@ class AdamW(keras.optimizers.Optimizer):
         correction_1, correction_2 = (1.0 - tf.pow(tf.constant(beta), step) for beta in (self.beta_1, self.beta_2))
         # m / c1 / (sqrt(v / c2) + epsilon), with the corrections taken out of the loop over all weights.
         root = tf.sqrt(correction_2)
-        directions = self._directions(first, second, root / correction_1, self.epsilon * root)
-        self._move_weights(variables, directions, self.learning_rate, rates)
+        moved = self._moved(variables, first, second, self.learning_rate, root / correction_1, self.epsilon * root, rates)
+        for variable, value in zip(variables, moved, strict=True):
+            variable.assign(value)
 
     @compiled
-    def _directions(self, first, second, correction, epsilon):
-        return [m / (tf.sqrt(v) + epsilon) * correction for m, v in zip(first, second, strict=True)]
-
-    @compiled
-    def _move_weights(self, variables, directions, learning_rate, rates):
-        for variable, direction, rate in zip(variables, directions, rates, strict=True):
+    def _moved(self, variables, first, second, learning_rate, correction, epsilon, rates):
+        moved = []
+        for variable, m, v, rate in zip(variables, first, second, rates, strict=True):
+            direction = m / (tf.sqrt(v) + epsilon) * correction
             if self.decay_rate and variable.shape.rank > 1:
                 direction += self.decay_rate * variable
-            variable.assign(variable - learning_rate * rate * direction)
+            moved.append(variable - learning_rate * rate * direction)
+        return moved
 
     @compiled
     def _update_averages(self, variables, averages):
