@@ -7,13 +7,15 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 WORKDIR ?= workdir/quickstart
 SEED ?= 1
+DATA ?= ../shared/data
 
-.PHONY: help quickstart test test-slow lint format clean
+.PHONY: help quickstart test test-slow bench lint format clean
 
 help:
 	@echo "make quickstart   fine-tune, evaluate, predict, export: the whole job on the sample (about 5 minutes)"
 	echo "make test         the default test suite (about 8 minutes on two cores)"
 	echo "make test-slow    the tests that take minutes each"
+	echo "make bench        training speed beside PyTorch, in alternation (about 15 minutes; DATA=../shared/data)"
 	echo "make lint         ruff, mypy, shellcheck"
 	echo "make format       ruff format"
 	echo "make clean        remove .venv and the quick start's workdir"
@@ -60,6 +62,16 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	@$(BIN)/python -m pytest tests -m slow -s -p no:cacheprovider
+
+.venv-peer/installed: benchmarks/peers/requirements.txt
+	@echo "==> installing PyTorch and transformers into .venv-peer"
+	$(PYTHON) -m venv .venv-peer
+	.venv-peer/bin/pip install --quiet --disable-pip-version-check -r benchmarks/peers/requirements.txt
+	touch $@
+
+bench: .venv/installed .venv-peer/installed
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e .[bench]
+	$(BIN)/python benchmarks/speed.py --data=$(DATA) --peer_python=.venv-peer/bin/python
 
 lint: .venv/installed
 	@$(BIN)/ruff check .

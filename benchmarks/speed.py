@@ -5,12 +5,13 @@
 
 Every side is a process that waits while another is measured (peers/protocol.py). A round measures one block of steps of each
 side; a ratio is taken within a round, and the table gives the median over the rounds. Each side first computes the loss of
-the same examples with the same weights; they must agree. Results go to benchmarks/results/speed.json and speed.md.
+the same examples with the same weights; they must agree. Results go to benchmarks/results/speed.json, speed.md and speed.png.
 """
 
 import argparse
 import csv
 import dataclasses
+import importlib.util
 import json
 import platform
 import random
@@ -188,6 +189,25 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Draws useful tokens per second: a group of bars for each case, the range over the rounds as a line."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(results), figsize=(4 * len(results), 3.5), squeeze=False, layout="constrained")
+    for axis, (name, result) in zip(axes[0], results.items(), strict=True):
+        lines = summary(result)
+        rates = [line["useful_tokens_per_second"] for line in lines]
+        spans = [
+            [line["useful_tokens_per_second"] - line["lowest"] for line in lines],
+            [line["highest"] - line["useful_tokens_per_second"] for line in lines],
+        ]
+        colors = ["tab:orange" if line["side"] == "ours" else "tab:gray" for line in lines]
+        axis.barh([line["side"] for line in lines], rates, xerr=spans, color=colors)
+        axis.invert_yaxis()
+        axis.set(title=name, xlabel="useful tokens/s")
+    figure.savefig(path, dpi=120)
+
+
 def machine() -> dict[str, str]:
     """Returns what the figures were taken on."""
     model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
@@ -203,12 +223,15 @@ def main() -> None:
     parser.add_argument("--peer_python", required=True, help="python of an environment with peers/requirements.txt")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    if importlib.util.find_spec("matplotlib") is None:
+        parser.error("the plot needs matplotlib: pip install 'bert-trainer[bench]'")
     options.side = options.side or [side for side in SIDES if not side.endswith("compile")]
     encoder = minilm_folder()
     results = {name: run_case(name, options, encoder) for name in options.case or CASES}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "speed.json").write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
     (RESULTS / "speed.md").write_text(markdown(results))
+    plot(results, RESULTS / "speed.png")
     print(markdown(results))
 
 

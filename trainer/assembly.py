@@ -215,15 +215,19 @@ def describe_size(assembled: Assembled) -> str:
     return f"{total / 1e6:.1f} M parameters ({trained / 1e6:.1f} M train)"
 
 
-def training_flops_per_token(bert_config: BertConfig, row_length: int) -> float:
+def training_flops_per_token(bert_config: BertConfig, mean_length: float) -> float:
     """Returns the model FLOPs of a training step for each token: matrix products only, backward twice the forward.
 
     Source: Chowdhery et al. 2022 (PaLM), appendix B: 6 FLOPs a weight, and 12 · layers · hidden · length for attention;
-    embeddings, the pooler and the head do not count.
+    embeddings, the pooler and the head do not count. What padding or a wider row costs is no model FLOP; what reading the
+    first tokens only saves in the last layer still counts, so that figures compare with those of other programs.
+
+    Args:
+      mean_length: tokens of an example.
     """
     hidden, inner, layers = bert_config.hidden_size, bert_config.intermediate_size, bert_config.num_hidden_layers
     weights = layers * (4 * hidden * hidden + 2 * hidden * inner)
-    return 6.0 * weights + 12.0 * layers * hidden * row_length
+    return 6.0 * weights + 12.0 * layers * hidden * mean_length
 
 
 def split_summary(manifest: Manifest, split: str) -> str:

@@ -73,7 +73,7 @@ class DataConfig:
     quoting: Literal["auto", "standard", "none"] = "auto"
     """Double quotes in csv and tsv; auto: standard in csv, none in tsv (as GLUE's files)."""
     max_seq_length: int = 128
-    """Tokens of an example, [CLS] and [SEP] included; longer texts are cut. Also the length of a packed row."""
+    """Tokens of an example, [CLS] and [SEP] included; longer texts are cut. No packed row is longer."""
     max_examples_per_row: int = 16
     """Examples packed into one row; 1 gives the classic layout."""
     records_dir: str | None = None

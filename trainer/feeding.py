@@ -11,6 +11,7 @@ from trainer.experiment import Experiment
 from trainer.runtime.distribution import Placement
 from trainer.tasks.base import Task
 
+ROW_LENGTH_UNIT = 16  # tokens; what vector units and TPU tiles divide evenly
 EVALUATION_TOKENS = 8192  # of a batch in evaluation and prediction: no gradients, so more fits than in training
 
 
@@ -54,14 +55,21 @@ def training_batches(
     )
 
 
+def row_length(experiment: Experiment, manifest: Manifest, split: str) -> int:
+    """Returns the tokens of a split's packed rows: its longest example, rounded up, for attention costs their square."""
+    longest = manifest.splits[split]["longest"]
+    return min(max(math.ceil(longest / ROW_LENGTH_UNIT), 1) * ROW_LENGTH_UNIT, experiment.data.max_seq_length)
+
+
 def _packing(experiment: Experiment, manifest: Manifest, placement: Placement, replica_batch: int) -> Packing:
     data, steps = experiment.data, experiment.train.accumulation_steps
+    length = row_length(experiment, manifest, "train")
     static_rows = experiment.runtime.static_rows
     if static_rows is None and placement.kind == "tpu":
-        static_rows = likely_rows(manifest.splits["train"], replica_batch, data.max_seq_length, data.max_examples_per_row)
+        static_rows = likely_rows(manifest.splits["train"], replica_batch, length, data.max_examples_per_row)
     if static_rows is not None:
         static_rows = math.ceil(static_rows / steps) * steps
-    return Packing(data.max_seq_length, data.max_examples_per_row, steps, static_rows)
+    return Packing(length, data.max_examples_per_row, steps, static_rows)
 
 
 def likely_rows(split: dict, batch: int, row_length: int, max_examples_per_row: int) -> int:
@@ -73,12 +81,16 @@ def likely_rows(split: dict, batch: int, row_length: int, max_examples_per_row: 
 
 def evaluation_batches(experiment: Experiment, manifest: Manifest, split: str, task: Task) -> tf.data.Dataset:
     """Returns a split's examples in order, packed, each once."""
-    return packed_for_inference(read_records(manifest.paths(split)), experiment, task)
+    length = row_length(experiment, manifest, split)
+    return packed_for_inference(read_records(manifest.paths(split)), experiment, task, length)
 
 
-def packed_for_inference(records: tf.data.Dataset, experiment: Experiment, task: Task) -> tf.data.Dataset:
-    """Packs serialized examples into batches of about EVALUATION_TOKENS tokens."""
+def packed_for_inference(
+    records: tf.data.Dataset, experiment: Experiment, task: Task, length: int | None = None
+) -> tf.data.Dataset:
+    """Packs serialized examples into batches of about EVALUATION_TOKENS tokens, in rows of `length` (data.max_seq_length)."""
     data = experiment.data
-    batch = max(EVALUATION_TOKENS // data.max_seq_length, 1) * min(data.max_examples_per_row, 4)
-    packing = Packing(data.max_seq_length, data.max_examples_per_row, static_rows=experiment.runtime.static_rows)
+    length = length or data.max_seq_length
+    batch = max(EVALUATION_TOKENS // length, 1) * min(data.max_examples_per_row, 4)
+    packing = Packing(length, data.max_examples_per_row, static_rows=experiment.runtime.static_rows)
     return packed_batches(records, task.features(), batch, packing)

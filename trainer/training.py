@@ -62,9 +62,10 @@ class TrainingRhythm(keras.callbacks.Callback):
         self._pending: list[dict[str, tf.Tensor]] = []
         best = run.store.best_state()
         self._best = best["score"] if best else None
-        train, data = run.experiment.train, run.experiment.data
-        self._flops = assembly.training_flops_per_token(run.assembled.encoder.bert_config, data.max_seq_length)
-        epoch_steps = math.ceil(run.manifest.splits["train"]["examples"] / train.batch_size)
+        train, split = run.experiment.train, run.manifest.splits["train"]
+        mean_length = split["tokens"] / split["examples"]
+        self._flops = assembly.training_flops_per_token(run.assembled.encoder.bert_config, mean_length)
+        epoch_steps = math.ceil(split["examples"] / train.batch_size)
         self._validate_every = train.validate_every_steps or epoch_steps
 
     def on_train_batch_end(self, batch: int, logs: dict[str, tf.Tensor] | None = None) -> None:

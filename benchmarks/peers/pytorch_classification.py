@@ -1,7 +1,7 @@
 """Fine-tune Hugging Face's PyTorch BertForSequenceClassification: the peer that our accuracy is held to.
 
-The recipe is the one our configs use (AdamW without decay on biases and LayerNorm, linear warm-up
-and decay, clipping at norm 1.0), with the peer's best settings on a CPU: dynamic padding, lengths
+The recipe is the one our configs use (AdamW without decay on biases and LayerNorm, linear warm-up,
+clipping at norm 1.0), with the peer's best settings on a CPU: dynamic padding, lengths
 grouped within 50 batches, bfloat16 autocast, fused AdamW. One JSON line per run goes to --output.
 
 Runs in an environment of its own (`pip install -r benchmarks/peers/requirements.txt`):
@@ -19,7 +19,7 @@ import time
 import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from transformers import BertForSequenceClassification, BertTokenizerFast, get_linear_schedule_with_warmup
+from transformers import BertForSequenceClassification, BertTokenizerFast, get_scheduler
 
 
 def read_rows(path, text_column, label_column):
@@ -77,6 +77,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, default=1e-4)
+    parser.add_argument("--schedule", choices=("linear", "constant"), default="linear", help="after 10 % of warm-up")
     parser.add_argument("--label_smoothing", type=float, default=0.0)
     parser.add_argument("--dropout_rate", type=float, help="in the encoder's hidden layers; its config's by default")
     parser.add_argument("--ema_decay_rate", type=float, default=0.0, help="over 0: the averaged weights are scored")
@@ -104,7 +105,8 @@ def main():
     loss_of = torch.nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.01), lr=options.learning_rate, fused=True)
     steps = options.epochs * -(-len(texts) // options.batch_size)
-    schedule = get_linear_schedule_with_warmup(optimizer, int(0.1 * steps), steps)
+    name = "constant_with_warmup" if options.schedule == "constant" else options.schedule
+    schedule = get_scheduler(name, optimizer, int(0.1 * steps), steps)
     model.train()
     started, seconds, scores = time.time(), 0.0, []
     for epoch in range(options.epochs):

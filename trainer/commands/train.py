@@ -182,7 +182,7 @@ def _log_header(
         f"{train.batch_size:,}",
         parts,
         placement.replicas,
-        resolved.data.max_seq_length,
+        feeding.row_length(resolved, manifest, "train"),
         resolved.data.max_examples_per_row,
         splits,
         f"{total_steps:,}",
