@@ -55,18 +55,12 @@ class AdamW(keras.optimizers.Optimizer):
             self.averages = [self.add_variable_from_reference(v, "average", initial_value=v) for v in variables]
         self._built = True
 
-    def _clip_gradients(self, grads: Sequence[Gradient]) -> list[Gradient]:
-        # The gradient of a gather lists a row once for each use: summed first, so that norm and moments are the dense ones.
-        grads = [_summed_rows(gradient) if isinstance(gradient, tf.IndexedSlices) else gradient for gradient in grads]
-        # The factor waits for the update, where it costs no pass over memory of its own.
-        self._factor = tf.ones([])
-        if self.max_gradient_norm:
-            norm = tf.linalg.global_norm(grads)
-            self._factor = tf.math.divide_no_nan(self.max_gradient_norm, tf.maximum(norm, self.max_gradient_norm))
-        return grads
+    def _clip_gradients(self, grads: Sequence[Gradient]) -> Sequence[Gradient]:
+        return grads  # the update clips: as a factor inside its first program, not as a pass over memory
 
-    def _deduplicate_sparse_grad(self, grads: Sequence[Gradient]) -> Sequence[Gradient]:
-        return grads
+    def _deduplicate_sparse_grad(self, grads: Sequence[Gradient]) -> list[Gradient]:
+        # The gradient of a gather lists a row once for each use: summed first, so that norm and moments are the dense ones.
+        return [_summed_rows(gradient) if isinstance(gradient, tf.IndexedSlices) else gradient for gradient in grads]
 
     def _distributed_apply_gradients_fn(self, distribution, grads_and_vars, **kwargs) -> None:
         """Updates all variables of a device in one call: the compiled programs take them together."""
@@ -76,15 +70,20 @@ class AdamW(keras.optimizers.Optimizer):
         averages = [self.averages[place] for place in places] if self.averages else []
         rates = [self._rate_of(variable) for variable in variables]
 
-        def update(_, gradients, factor, variables, first, second, averages):
-            self._update_moments(gradients, factor, first, second)
+        def update(_, gradients, variables, first, second, averages):
+            self._update_moments(gradients, self._clipping_factor(gradients), first, second)
             self._update_weights(variables, first, second, rates)
             if averages:
                 self._update_averages(variables, averages)
 
-        arguments = (gradients, self._factor, variables, *slots, averages)
-        distribution.extended.update(variables[0], update, args=arguments, group=False)
+        distribution.extended.update(variables[0], update, args=(gradients, variables, *slots, averages), group=False)
         self.iterations.assign_add(1)
+
+    def _clipping_factor(self, gradients):
+        if not self.max_gradient_norm:
+            return tf.ones([])
+        norm = tf.linalg.global_norm(gradients)
+        return tf.math.divide_no_nan(self.max_gradient_norm, tf.maximum(norm, self.max_gradient_norm))
 
     # The moments are changed first, in a program of their own: in one with the weights XLA would read their old values, and
     # copy what it could change in place. The new weights are returned, not assigned inside: XLA does not vectorize a loop
