@@ -69,6 +69,19 @@ def test_a_compiled_function_changes_variables():
     assert np.array_equal(variable, [2.0, 4.0])
 
 
+def test_on_a_tpu_it_stays_part_of_the_whole_step(monkeypatch):
+    eager = []
+
+    @compiled
+    def double(values):
+        eager.append(tf.executing_eagerly())
+        return 2.0 * values
+
+    double(tf.ones([2]))
+    monkeypatch.setattr(tf.distribute, "get_strategy", lambda: object.__new__(tf.distribute.TPUStrategy))
+    assert np.array_equal(double(tf.ones([2])), [2.0, 2.0]) and eager == [False, True]
+
+
 @pytest.mark.parametrize(("level", "says"), [("3", False), ("0", True)])
 def test_xla_is_quiet_unless_verbose(level, says):
     code = (
