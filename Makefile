@@ -13,7 +13,7 @@ DATA ?= ../shared/data
 
 help:
 	@echo "make quickstart   fine-tune, evaluate, predict, export: the whole job on the sample (about 5 minutes)"
-	echo "make test         the default test suite (about 8 minutes on two cores)"
+	echo "make test         the default test suite (about 10 minutes on two cores)"
 	echo "make test-slow    the tests that take minutes each"
 	echo "make bench        training speed beside PyTorch, in alternation (about 15 minutes; DATA=../shared/data)"
 	echo "make lint         ruff, mypy, shellcheck"
