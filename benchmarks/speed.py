@@ -1,7 +1,7 @@
 """Training speed of this project and of its peers, in alternation in one sitting: the same weights, text and batch of examples.
 
     python benchmarks/speed.py --data=../shared/data --peer_python=PEER/bin/python
-    python benchmarks/speed.py --case=sst2-32 --side=ours --side=pytorch-tuned --peer_python=PEER/bin/python
+    python benchmarks/speed.py --case=sst2-32 --side=ours --side=pytorch-bf16-grouped --peer_python=PEER/bin/python
 
 Every side is a process that waits while another is measured (peers/protocol.py). A round measures one block of steps of each
 side; a ratio is taken within a round, and the table gives the median over the rounds. Each side first computes the loss of
@@ -77,9 +77,8 @@ class Side:
         command = [python, str(ROOT / "benchmarks/peers" / script), f"--case={case_path}", f"--encoder={encoder}", *options]
         if name == "ours":
             command.append(f"--row_length={case.row_length}")
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        self._errors = tempfile.TemporaryFile("w+")  # a file: a pipe that nobody empties would stop a side that says much
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True)
         self.loss = self._answer()["loss"]
 
     def measure(self, steps: int) -> dict[str, float]:
@@ -95,7 +94,8 @@ class Side:
     def _answer(self) -> dict[str, Any]:
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name} failed:\n{self._process.stderr.read()[-3000:]}")
+            self._errors.seek(0)
+            raise SystemExit(f"{self.name} failed:\n{self._errors.read()[-3000:]}")
         return json.loads(line)
 
 

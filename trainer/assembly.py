@@ -9,7 +9,7 @@ from transformers import BertConfig
 
 from trainer import experiment as experiments
 from trainer import files
-from trainer.data.records import Manifest
+from trainer.data.records import Manifest, mean_tokens
 from trainer.errors import UserError
 from trainer.experiment import Experiment
 from trainer.models.encoder import BertEncoder, check_fits
@@ -17,13 +17,26 @@ from trainer.models.initialization import find_encoder, is_workdir, load_encoder
 from trainer.models.optimizers import AdamW, layerwise_rates
 from trainer.models.schedules import WarmupDecay
 from trainer.models.task_model import TaskModel
+from trainer.runtime import distribution
 from trainer.runtime.checkpoints import CheckpointStore
 from trainer.runtime.distribution import Placement
+from trainer.runtime.fusion import quieten
 from trainer.tasks.base import Task
 from trainer.text.tokenizer import Tokenizer, from_vocabulary, load_tokenizer
 
 log = logging.getLogger(__name__)
 ENCODER_CONFIG = "checkpoints/config.json"
+
+
+def place(experiment: Experiment) -> Placement:
+    """Chooses the devices to train on, logs the choice, and seeds what draws outside of the steps."""
+    if experiment.train.deterministic_ops:
+        tf.config.experimental.enable_op_determinism()
+    runtime = experiment.runtime
+    placement = distribution.choose(runtime.distribution, runtime.tpu, runtime.cpu_devices, runtime.tpu_connect_seconds)
+    log.info("%s", placement.reason)
+    keras.utils.set_random_seed(experiment.train.seed)
+    return placement
 
 
 def tokenizer_folder(workdir: str) -> str:
@@ -150,6 +163,7 @@ def compile_model(
     experiment: Experiment, model: TaskModel, task: Task, optimizer: keras.optimizers.Optimizer, placement: Placement
 ) -> None:
     """Makes a model ready for `fit` as the config says; `task` gives the loss."""
+    quieten()
     train = experiment.train
     model.prepare_training(task.loss, train.seed, train.accumulation_steps)
     model.compile(
@@ -233,5 +247,4 @@ def training_flops_per_token(bert_config: BertConfig, mean_length: float) -> flo
 def split_summary(manifest: Manifest, split: str) -> str:
     """Returns a split's size for the header: "10,003 examples of 16.2 tokens"."""
     summary = manifest.splits[split]
-    mean = summary["tokens"] / max(summary["examples"], 1)
-    return f"{summary['examples']:,} examples of {mean:.1f} tokens on average"
+    return f"{summary['examples']:,} examples of {mean_tokens(summary):.1f} tokens on average"

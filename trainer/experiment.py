@@ -106,6 +106,11 @@ class DataConfig:
         """How to read the sources."""
         return SourceFormat(self.format, self.column_names, self.quoting, self.delimiter or "")
 
+    def require_train(self) -> None:
+        """Raises UserError where no training rows are named."""
+        if self.train is None:
+            raise UserError("data.train is not given: name the training rows, as --set data.train=my.csv")
+
     def sources(self) -> dict[str, str]:
         """Returns {split: source} of the splits that are given."""
         given = {"train": self.train, "validation": self.validation, "test": self.test}

@@ -5,7 +5,7 @@ import math
 import tensorflow as tf
 
 from trainer.data.pipeline import Packing, Share, packed_batches, read_records, training_stream
-from trainer.data.records import Manifest
+from trainer.data.records import Manifest, mean_tokens
 from trainer.errors import UserError
 from trainer.experiment import Experiment
 from trainer.runtime.distribution import Placement
@@ -74,8 +74,7 @@ def _packing(experiment: Experiment, manifest: Manifest, placement: Placement, r
 
 def likely_rows(split: dict, batch: int, row_length: int, max_examples_per_row: int) -> int:
     """Returns a row count that hardly any batch overflows: its mean tokens, a quarter more, and one row."""
-    mean_tokens = split["tokens"] / max(split["examples"], 1)
-    rows = max(batch * mean_tokens * 1.25 / row_length, batch / max_examples_per_row)
+    rows = max(batch * mean_tokens(split) * 1.25 / row_length, batch / max_examples_per_row)
     return min(math.ceil(rows) + 1, batch)
 
 
@@ -85,12 +84,9 @@ def evaluation_batches(experiment: Experiment, manifest: Manifest, split: str, t
     return packed_for_inference(read_records(manifest.paths(split)), experiment, task, length)
 
 
-def packed_for_inference(
-    records: tf.data.Dataset, experiment: Experiment, task: Task, length: int | None = None
-) -> tf.data.Dataset:
-    """Packs serialized examples into batches of about EVALUATION_TOKENS tokens, in rows of `length` (data.max_seq_length)."""
+def packed_for_inference(records: tf.data.Dataset, experiment: Experiment, task: Task, length: int) -> tf.data.Dataset:
+    """Packs serialized examples into batches of about EVALUATION_TOKENS tokens, in rows of `length`."""
     data = experiment.data
-    length = length or data.max_seq_length
     batch = max(EVALUATION_TOKENS // length, 1) * min(data.max_examples_per_row, 4)
     packing = Packing(length, data.max_examples_per_row, static_rows=experiment.runtime.static_rows)
     return packed_batches(records, task.features(), batch, packing)

@@ -104,7 +104,7 @@ def prepare(experiment: Experiment, folder: str, task: Task, made_from: dict[str
     """
     data = experiment.data
     if not data.sources():
-        raise UserError("data.train is not given: name the training rows, as --set data.train=my.csv")
+        data.require_train()
     files.make_dirs(folder)
     files.remove_tree(files.join(folder, "manifest.json"))
     rejected_path = files.join(folder, REJECTED_FILE)

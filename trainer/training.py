@@ -11,7 +11,7 @@ import tf_keras as keras
 
 from trainer import assembly, feeding, inference
 from trainer.assembly import Assembled
-from trainer.data.records import Manifest
+from trainer.data.records import Manifest, mean_tokens
 from trainer.experiment import Experiment
 from trainer.runtime.checkpoints import CheckpointStore
 from trainer.runtime.distribution import Placement
@@ -63,8 +63,7 @@ class TrainingRhythm(keras.callbacks.Callback):
         best = run.store.best_state()
         self._best = best["score"] if best else None
         train, split = run.experiment.train, run.manifest.splits["train"]
-        mean_length = split["tokens"] / split["examples"]
-        self._flops = assembly.training_flops_per_token(run.assembled.encoder.bert_config, mean_length)
+        self._flops = assembly.training_flops_per_token(run.assembled.encoder.bert_config, mean_tokens(split))
         epoch_steps = math.ceil(split["examples"] / train.batch_size)
         self._validate_every = train.validate_every_steps or epoch_steps
 

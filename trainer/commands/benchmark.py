@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import logging
 import statistics
 import tempfile
 import time
@@ -14,13 +13,12 @@ import tensorflow as tf
 
 from trainer import assembly, experiment, feeding, files, preparation
 from trainer.cli import Options
-from trainer.data.records import Manifest
+from trainer.data.records import Manifest, mean_tokens
 from trainer.errors import UserError
 from trainer.experiment import Experiment
-from trainer.runtime import distribution, profiling
+from trainer.runtime import profiling
 from trainer.runtime.distribution import Placement
 
-log = logging.getLogger(__name__)
 WARM_UP_STEPS = 3
 TRACED_STEPS = 3
 
@@ -30,11 +28,8 @@ def run(options: Options) -> None:
     if options.input_only and (options.synthetic or options.profile):
         raise UserError("--input_only measures the pipeline alone: it goes with neither --synthetic nor --profile")
     asked = experiment.load(options.required("config"), options.set, options.tpu)
-    if asked.data.train is None:
-        raise UserError("data.train is not given: name the training rows, as --set data.train=my.csv")
-    runtime = asked.runtime
-    placement = distribution.choose(runtime.distribution, runtime.tpu, runtime.cpu_devices, runtime.tpu_connect_seconds)
-    log.info("%s", placement.reason)
+    asked.data.require_train()
+    placement = assembly.place(asked)
     with contextlib.ExitStack() as stack:
         folder = options.workdir or stack.enter_context(tempfile.TemporaryDirectory())
         figures = _measure(preparation.learned(asked), options, folder, placement)
@@ -121,9 +116,8 @@ def _step_figures(step: Any, batches: Iterator, steps: int) -> dict[str, Any]:
 
 def _rate_figures(figures: dict[str, Any], resolved: Experiment, bert_config: Any, manifest: Manifest) -> dict[str, Any]:
     """Compares with what the device can do; model FLOPs are those of useful tokens, without padding."""
-    summary = manifest.splits["train"]
-    mean_length = summary["tokens"] / max(summary["examples"], 1)
-    flops = figures["tokens_per_second"] * assembly.training_flops_per_token(bert_config, mean_length)
+    per_token = assembly.training_flops_per_token(bert_config, mean_tokens(manifest.splits["train"]))
+    flops = figures["tokens_per_second"] * per_token
     measured = profiling.matmul_rate(resolved.train.precision)
     return {
         "precision": resolved.train.precision,

@@ -97,7 +97,9 @@ def _predict(
             continue
         records += [encode_example({**example, "row_id": number}, spec) for example in examples]
     if records:
-        batches = feeding.packed_for_inference(serialized_examples(lambda: records), experiment, task)
+        batches = feeding.packed_for_inference(
+            serialized_examples(lambda: records), experiment, task, experiment.data.max_seq_length
+        )
         outputs, labels = inference.collect(runner.run(batches))
         for number, prediction in zip(labels["row_id"].tolist(), task.decode(outputs), strict=True):
             texts = {column: chunk[number].values[column] for column in task.fields.text_columns}

@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
 from transformers import BertConfig
 
 from trainer import assembly, experiment, feeding, files, inference, preparation
@@ -29,7 +28,7 @@ def run(options: Options) -> int:
     # Workers of one run share a workdir: each but the chief locks a folder of its own in it.
     index = distribution.worker_index()
     with WorkdirLock(workdir if index == 0 else files.join(workdir, f"worker-{index}")):
-        placement = _place(asked)
+        placement = assembly.place(asked)
         resolved = _resolve(asked, workdir)
         if placement.is_chief:
             # The TPU is this command's: evaluate may run elsewhere, when the TPU is long gone.
@@ -45,16 +44,6 @@ def _asked(options: Options, workdir: str) -> Experiment:
     if path is None and not options.set:
         raise UserError(f"train needs --config, or a --workdir that holds a run; {workdir} holds none")
     return experiment.load(path, options.set, options.tpu)
-
-
-def _place(asked: Experiment) -> distribution.Placement:
-    if asked.train.deterministic_ops:
-        tf.config.experimental.enable_op_determinism()
-    runtime = asked.runtime
-    placement = distribution.choose(runtime.distribution, runtime.tpu, runtime.cpu_devices, runtime.tpu_connect_seconds)
-    log.info("%s", placement.reason)
-    keras.utils.set_random_seed(asked.train.seed)
-    return placement
 
 
 def _resolve(asked: Experiment, workdir: str) -> Experiment:
@@ -129,8 +118,7 @@ def _train(resolved: Experiment, workdir: str, placement: distribution.Placement
 
 def _records(resolved: Experiment, workdir: str, tokenizer: Tokenizer, placement: distribution.Placement) -> Manifest:
     """The chief prepares; other workers wait until the manifest is there."""
-    if resolved.data.train is None:
-        raise UserError("data.train is not given: name the training rows, as --set data.train=my.csv")
+    resolved.data.require_train()
     if placement.is_chief:
         preparation.ensure_records(resolved, workdir, tokenizer)
     # A collective that the chief joins when it is done: the others wait in it.

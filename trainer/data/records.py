@@ -162,6 +162,11 @@ class Manifest:
             raise UserError(f"{path} {problem}; remove {self.folder} and run prepare again")
 
 
+def mean_tokens(split: Mapping[str, Any]) -> float:
+    """Returns the tokens of an example of a manifest's split, on average; 0 where it has none."""
+    return split["tokens"] / max(split["examples"], 1)
+
+
 def _brief(value: Any) -> str:
     text = "absent" if value is None else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

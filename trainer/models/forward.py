@@ -64,7 +64,7 @@ def _embed(embeddings, config, input_ids, token_type_ids, position_ids, training
         types,
         norm.gamma,
         norm.beta,
-        draw_seed(rate, training),
+        draw_seed(rate),
         rate=rate,
         epsilon=norm.epsilon,
         dtype=dtype,
@@ -87,7 +87,7 @@ def _attend(attention, config, hidden, segment_ids, training, read_positions):
     scores = tf.matmul(queries, keys, transpose_b=True)  # [B, N, L or P, L]
     scale = (config.hidden_size // heads) ** -0.5
     rate = config.attention_probs_dropout_prob if training else 0.0
-    seed = draw_seed(rate, training)
+    seed = draw_seed(rate)
     weights = _attention_weights(scores, reading_segments, segment_ids, seed, scale=scale, rate=rate, fuse=training)
     context = tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3])  # [B, L or P, N, D]
     return _project_and_add(attention.dense_output, config, tf.reshape(context, tf.shape(readers)), readers, training)
@@ -117,7 +117,7 @@ def _project_and_add(output, config, inputs, residual, training):
         residual,
         output.LayerNorm.gamma,
         output.LayerNorm.beta,
-        draw_seed(rate, training),
+        draw_seed(rate),
         rate=rate,
         epsilon=output.LayerNorm.epsilon,
         fuse=training,

@@ -10,7 +10,6 @@ import threading
 import tensorflow as tf
 
 from trainer.errors import UserError
-from trainer.runtime.fusion import quieten
 
 TPU_DEVICE_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 
@@ -89,12 +88,6 @@ def choose(
     """
     if cpu_devices > 1:
         _cut_cpu(cpu_devices)
-    placement = _start(distribution, tpu, cpu_devices, tpu_connect_seconds, join_cluster)
-    quieten()
-    return placement
-
-
-def _start(distribution: str, tpu: str | None, cpu_devices: int, tpu_connect_seconds: int, join_cluster: bool) -> Placement:
     # Physical devices: listing logical ones would start TensorFlow, and a cluster must be joined before that.
     gpus = tf.config.list_physical_devices("GPU")
     cluster = os.environ.get("TF_CONFIG") if join_cluster else None

@@ -39,13 +39,13 @@ def step_seed(seed: int, step: tf.Tensor, replica: tf.Tensor | int, micro_batch:
     return folded
 
 
-def draw_seed(rate: float, training: bool) -> tf.Tensor:
-    """Returns the int32 [2] seed of the active scope's next dropout; zeros where nothing is dropped.
+def draw_seed(rate: float) -> tf.Tensor:
+    """Returns the int32 [2] seed of the active scope's next dropout; zeros where the rate is 0 and nothing is dropped.
 
     Raises:
-      RuntimeError: training with a rate over 0 outside a `random_scope`; the draws would not be reproducible.
+      RuntimeError: a rate over 0 outside a `random_scope`; the draws would not be reproducible.
     """
-    if not training or rate == 0.0:
+    if rate == 0.0:
         return tf.zeros([2], tf.int32)
     if not _active:
         raise RuntimeError("dropout in training needs a random_scope around the model call")
@@ -90,4 +90,5 @@ def dropout(values: tf.Tensor, rate: float, training: bool) -> tf.Tensor:
     Raises:
       RuntimeError: see `draw_seed`.
     """
-    return drop(values, rate if training else 0.0, draw_seed(rate, training))
+    rate = rate if training else 0.0
+    return drop(values, rate, draw_seed(rate))
