@@ -4,12 +4,14 @@ import csv
 import importlib.util
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 import trainer  # noqa: F401  sets Keras 2 before TensorFlow is imported
 
+os.environ["BERT_TRAINER_CACHE"] = tempfile.mkdtemp(prefix="bert-trainer-tests-")  # commands run as processes share it
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 

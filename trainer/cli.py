@@ -11,6 +11,7 @@ from typing import Any
 from absl import flags
 
 from trainer.errors import UserError, suggestion
+from trainer.runtime.compile_cache import keep_compiled_kernels
 
 COMMANDS = {
     "init": "write a commented config by looking at your file",
@@ -148,6 +149,7 @@ def _run(command: str, values: flags.FlagValues) -> int:
     fields = {field.name for field in dataclasses.fields(Options)}
     given: dict[str, Any] = {name: values[name].value for name in values if name in fields}
     options = Options(**{**given, "set": tuple(values.set), "source": values["from"].value})
+    keep_compiled_kernels()
     try:
         module = importlib.import_module(f"trainer.commands.{command}")
         return module.run(options) or 0
