@@ -1,7 +1,9 @@
 """Rows → examples → records: what `prepare` does, and `train` by itself when records are missing or stale."""
 
 import collections
+import contextlib
 import dataclasses
+import gc
 import hashlib
 import itertools
 import json
@@ -109,7 +111,7 @@ def prepare(experiment: Experiment, folder: str, task: Task, made_from: dict[str
     files.remove_tree(files.join(folder, "manifest.json"))
     rejected_path = files.join(folder, REJECTED_FILE)
     splits, rejected = {}, []
-    with files.explain_full_disk(folder):
+    with files.explain_full_disk(folder), _without_garbage_collection():
         for split in data.sources():
             summary, refused = _prepare_split(data, split, folder, task)
             splits[split] = summary
@@ -120,6 +122,18 @@ def prepare(experiment: Experiment, folder: str, task: Task, made_from: dict[str
         _write_tfds_metadata(manifest)
         manifest.save()
     return manifest
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Rows and examples hold no cycles: the collector would go through millions of them to find nothing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _prepare_split(data: DataConfig, split: str, folder: str, task: Task) -> tuple[dict[str, Any], list[Rejected]]:
@@ -223,6 +237,7 @@ _worker_task: list[Task] = []
 
 
 def _start_worker(task: Task) -> None:
+    gc.disable()
     _worker_task.append(task)
 
 

@@ -1,6 +1,8 @@
 import pickle
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import BertTokenizerFast
 
 from trainer import files
@@ -23,6 +25,55 @@ def test_ids_are_hugging_faces(minilm, tokenizer):
         103,
     )
     assert tokenizer.vocabulary_size == 30522 and tokenizer.lowercase
+
+
+PIECES = st.sampled_from(
+    ["word", "Word", "un", "affable", " ", "  ", "\t", "\n", "\x1c", "\x85", "\u00a0", "\u2028", "\u200b", "\x00", "\ufffd"]
+    + list(",.()\"'-:;[]!") + ["[MASK]", "[SEP]", "[ MASK ]", "\u0301", "\u0323", "e\u0301", "ﬁ", "½", "ß", "İ", "你好", "…", "x" * 120]
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(PIECES | st.text(max_size=4), max_size=12).map("".join), st.integers(1, 9))
+def test_by_words_or_whole_the_ids_are_the_same(tokenizers_of_all_kinds, text, most):
+    text = text.encode("utf8", "ignore").decode()  # half a surrogate pair is no text
+    for tokenizer in tokenizers_of_all_kinds:
+        whole = tokenizer.backend.encode(text, add_special_tokens=False).ids
+        assert tokenizer.encode(text) == whole and tokenizer.encode(text, most) == whole[:most]
+
+
+@pytest.fixture(scope="module")
+def tokenizers_of_all_kinds(tokenizer):
+    letters = [
+        *"abcdefghijklmnopqrstuvwxyzWUE",
+        *["##" + c for c in "nafbledrwo"],
+        *",.()\"'-:;[]!",
+        "word",
+        "你",
+        "\u0301",
+        "##\u0301",
+    ]
+    return [
+        tokenizer,
+        from_vocabulary([*SPECIAL, *letters], lowercase=False),
+        from_vocabulary([*SPECIAL, *letters], lowercase=True),
+    ]
+
+
+def test_a_tokenizer_with_spaces_in_its_tokens_takes_texts_whole(tokenizer):
+    backend = Tokenizer(tokenizer.json).backend
+    backend.add_tokens(["new york"])
+    other = Tokenizer(backend.to_str())
+    assert other.encode("in new york now") == backend.encode("in new york now", add_special_tokens=False).ids
+    assert other.encode("in new york now", 2) == other.encode("in new york now")[:2]
+
+
+def test_words_are_forgotten_before_there_are_too_many(tokenizer, monkeypatch):
+    fresh = Tokenizer(tokenizer.json)
+    monkeypatch.setattr("trainer.text.tokenizer.MAX_WORDS", 2)
+    text = "one two three four five"
+    assert fresh.encode(text) == fresh.encode(text) == tokenizer.encode(text)
+    assert fresh.encode("six") == tokenizer.encode("six") and len(fresh._ids_of) == 1
 
 
 def test_travels_to_workers(tokenizer):

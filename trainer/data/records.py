@@ -4,6 +4,7 @@ Examples are encoded here byte by byte: protobuf does not fix the order of a map
 byte-identical whatever process wrote them. No padding is stored.
 """
 
+import functools
 import struct
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,36 +20,53 @@ MAX_BYTES_HASHED_ON_OPEN = 1 << 28  # larger sets are checked by size when opene
 
 def encode_example(example: Example, spec: FeatureSpec) -> bytes:
     """Returns the serialized tf.train.Example, features in alphabetical order, integers packed."""
-    entries = bytearray()
+    entries: list[bytes] = []
     for name in sorted(spec):
-        values = example[name] if spec[name].per == "token" else [example[name]]
-        if spec[name].dtype == "float32":
-            feature = proto_field(2, proto_field(1, struct.pack(f"<{len(values)}f", *values)))
+        feature = spec[name]
+        values = example[name] if feature.per == "token" else (example[name],)
+        if feature.dtype == "float32":
+            packed = struct.pack(f"<{len(values)}f", *values)
         else:
-            feature = proto_field(3, proto_field(1, b"".join(map(_varint, values))))
-        entries += proto_field(1, proto_field(1, name.encode()) + proto_field(2, feature))
-    return proto_field(1, bytes(entries))
+            packed = b"".join(map(_VARINTS.__getitem__, values))
+        entries += (_before(name, feature.dtype, len(packed)), packed)
+    return proto_field(1, b"".join(entries))
 
 
 def proto_field(number: int, content: bytes) -> bytes:
     """Returns a length-delimited protobuf field (wire type 2)."""
-    return bytes([number << 3 | 2]) + _varint(len(content)) + content
+    return _head(number, len(content)) + content
 
 
-_SMALL_VARINTS = [bytes([n]) if n < 0x80 else bytes([n & 0x7F | 0x80, n >> 7]) for n in range(1 << 14)]
+def _head(number: int, size: int) -> bytes:
+    return bytes([number << 3 | 2]) + _VARINTS[size]
 
 
-def _varint(value: int) -> bytes:
-    value = int(value)
-    if 0 <= value < 1 << 14:
-        return _SMALL_VARINTS[value]
-    value &= (1 << 64) - 1  # negative numbers take ten bytes, as protobuf has it
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+@functools.lru_cache(maxsize=1 << 16)
+def _before(name: str, dtype: str, size: int) -> bytes:
+    """Returns what stands before a feature's packed values in a map entry: its key, the lengths of what encloses them."""
+    values = _head(1, size)
+    kind = _head(2 if dtype == "float32" else 3, len(values) + size)
+    feature = _head(2, len(kind) + len(values) + size)
+    key = proto_field(1, name.encode())
+    return _head(1, len(key) + len(feature) + len(kind) + len(values) + size) + key + feature + kind + values
+
+
+class _Varints(dict):
+    """{integer: its protobuf varint}, the small ones kept."""
+
+    def __missing__(self, value: int) -> bytes:
+        rest = int(value) & (1 << 64) - 1  # negative numbers take ten bytes, as protobuf has it
+        out = bytearray()
+        while rest >= 0x80:
+            out.append(rest & 0x7F | 0x80)
+            rest >>= 7
+        out.append(rest)
+        if 0 <= value < 1 << 17:  # token ids, lengths
+            self[value] = bytes(out)
+        return bytes(out)
+
+
+_VARINTS = _Varints()
 
 
 def shard_name(split: str, shard: int, shards: int) -> str:

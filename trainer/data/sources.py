@@ -8,15 +8,17 @@ import dataclasses
 import gzip
 import io
 import json
+import re
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer import files
 from trainer.errors import UserError, suggestion
 
 csv.field_size_limit(1 << 30)
 MAX_LINES_PER_CSV_ROW = 1000  # a quote that stays open longer was never meant to be one
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # as Python's "surrogateescape" reads a byte that is not UTF-8
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "txt")
 
 
@@ -37,8 +39,7 @@ class SourceFormat:
     delimiter: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One row as its source gave it.
 
     Attributes:
@@ -111,10 +112,11 @@ def read_lines(path: str) -> Iterator[str]:
 
 def _bad_byte(text: str) -> str | None:
     """Returns what to say of a text that holds bytes which are not UTF-8, or None."""
-    for position, character in enumerate(text):
-        if "\udc80" <= character <= "\udcff":
-            return f"not UTF-8: byte 0x{ord(character) - 0xDC00:02X} at character {position + 1}; save the file as UTF-8"
-    return None
+    found = None if text.isascii() else _ESCAPED_BYTE.search(text)
+    if found is None:
+        return None
+    byte = ord(found[0]) - 0xDC00
+    return f"not UTF-8: byte 0x{byte:02X} at character {found.start() + 1}; save the file as UTF-8"
 
 
 def _shown(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -54,6 +55,7 @@ class TextFields:
     max_examples_per_row: int
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 Predictions = list[dict[str, Any]]
 Outputs = Mapping[str, np.ndarray]  # {name: float32 [rows, ...]}, one entry a row
 
@@ -136,10 +138,12 @@ class Task(abc.ABC):
 
     def example_of_texts(self, texts: Sequence[str]) -> dict[str, list[int]]:
         """Returns the token features of a text or a pair."""
-        first, *second = [self.tokenizer.encode(text) for text in texts]
-        if not second:
-            return {"input_ids": single_sequence(first, self.tokenizer, self.fields.max_seq_length)}
-        input_ids, types = pair_sequence(first, second[0], self.tokenizer, self.fields.max_seq_length)
+        limit = self.fields.max_seq_length
+        if len(texts) == 1:
+            return {"input_ids": single_sequence(self.tokenizer.encode(texts[0], limit), self.tokenizer, limit)}
+        # How a pair is cut depends on how long both texts are: they are tokenized whole.
+        first, second = map(self.tokenizer.encode, texts)
+        input_ids, types = pair_sequence(first, second, self.tokenizer, limit)
         return {"input_ids": input_ids, "token_type_ids": types}
 
     def texts(self, row: Row) -> list[str]:
@@ -155,7 +159,7 @@ class Task(abc.ABC):
             text = row.values[column]
             if not isinstance(text, str):
                 raise RowError(f"column {column!r} holds a {type(text).__name__} where text belongs")
-            if any("\ud800" <= character <= "\udfff" for character in text):
+            if not text.isascii() and _SURROGATE.search(text):
                 raise RowError(f"the text in column {column!r} is not valid Unicode: it holds half of a surrogate pair")
             if not text.strip():
                 raise RowError(f"the text in column {column!r} is empty")

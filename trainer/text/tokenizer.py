@@ -2,15 +2,19 @@
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import tempfile
+from typing import Any
 
 import tokenizers
 
 from trainer import files
 from trainer.errors import UserError
 
+COMMON_MARKS = ",.()\"'-:;"  # ASCII punctuation: always a word of its own to BERT
+MAX_WORDS = 1 << 18  # kept with their ids: about 50 MB
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
 
@@ -38,6 +42,10 @@ class Tokenizer:
             if number is None:
                 raise UserError(f"the tokenizer's vocabulary lacks {token}, which BERT needs; is it a BERT vocabulary?")
             setattr(self, f"{name}_id", number)
+        self._ids_of: dict[str, list[int]] = {}
+        self._is_by_words = _splits_at_spaces(json.loads(self.json))
+        added = "".join(token["content"] for token in json.loads(self.json)["added_tokens"])
+        self._set_apart = [mark for mark in COMMON_MARKS if mark not in added]
 
     def __reduce__(self):
         return Tokenizer, (self.json,)
@@ -57,13 +65,44 @@ class Tokenizer:
         """Whether text is lower-cased."""
         return bool((json.loads(self.json)["normalizer"] or {}).get("lowercase", False))
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, most: int | None = None) -> list[int]:
         """Returns the ids of a text without [CLS] and [SEP].
+
+        Args:
+          text: any.
+          most: ids beyond this many are not needed; the rest of the text is then not looked at.
 
         >>> tokenizer.encode("Unaffable!")  # doctest: +SKIP
         [14477, 20961, 3468, 999]
         """
-        return self.backend.encode(text, add_special_tokens=False).ids
+        if not self._is_by_words:
+            return self.backend.encode(text, add_special_tokens=False).ids[:most]
+        words, rest = self._words(text, most)
+        try:
+            ids = list(itertools.chain.from_iterable(map(self._ids_of.__getitem__, words)))
+        except KeyError:
+            self._learn(words)
+            return self.encode(text, most)
+        if most is not None and rest and len(ids) < most:
+            return self.encode(text)[:most]  # a word gives one id at least, unless it is nothing but control characters
+        return ids[:most]
+
+    def _words(self, text: str, most: int | None) -> tuple[list[str], str]:
+        """Returns the first `most` words of a text, and the rest of it."""
+        for mark in self._set_apart:  # "word," and "word" are then one word to learn
+            if mark in text:
+                text = text.replace(mark, f" {mark} ")
+        if most is None:
+            return text.split(" "), ""
+        words = text.split(" ", most + text.count("  "))
+        return (words[:-1], words[-1]) if len(words) > most else (words, "")
+
+    def _learn(self, words: list[str]) -> None:
+        if len(self._ids_of) > MAX_WORDS:
+            self._ids_of.clear()
+        for word in words:
+            if word not in self._ids_of:
+                self._ids_of[word] = self.backend.encode(word, add_special_tokens=False).ids
 
     def save(self, folder: str) -> None:
         """Writes the Hugging Face tokenizer files (tokenizer.json, vocab.txt, ...) into a folder, local or remote."""
@@ -78,6 +117,17 @@ class Tokenizer:
             files.make_dirs(folder)
             for name in files.list_dir(local):
                 files.copy(files.join(local, name), files.join(folder, name))
+
+
+def _splits_at_spaces(described: dict[str, Any]) -> bool:
+    """Whether a text's ids are those of its words between spaces, one after the other.
+
+    So it is with BERT's normalizer, which maps character by character and reorders marks within a word at most, BERT's
+    splitting at white space, and WordPiece, which knows no neighbours; unless an added token has a space in it.
+    """
+    parts = [(described[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
+    added = [token["content"] for token in described["added_tokens"]]
+    return parts == ["BertNormalizer", "BertPreTokenizer", "WordPiece"] and not any(" " in content for content in added)
 
 
 def load_tokenizer(folder: str, lowercase: bool | None = None) -> Tokenizer:

@@ -1,0 +1,52 @@
+"""What the benchmarks have in common: where the figures were taken, how they are kept."""
+
+import json
+import platform
+import statistics
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks/results"
+
+
+def machine() -> dict[str, str]:
+    """Returns what the figures were taken on."""
+    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {"cpu": model[0].partition(":")[2].strip(), "cores": str(len(model)), "platform": platform.platform()}
+
+
+def versions(python: str, packages: Iterable[str]) -> dict[str, str]:
+    """Returns {package: version} of what an environment has of these."""
+    code = (
+        "import importlib.metadata as m, json, sys\n"
+        "found = {d.metadata['Name']: d.version for d in m.distributions()}\n"
+        "print(json.dumps({name: found[name] for name in sys.argv[1:] if name in found}))"
+    )
+    return json.loads(subprocess.run([python, "-c", code, *packages], capture_output=True, text=True, check=True).stdout)
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Returns "median (lowest to highest)"."""
+    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+
+
+def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """Returns the median of the ratios, each taken within a round."""
+    return statistics.median(above / below for above, below in zip(numerators, denominators, strict=True))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def keep(name: str, results: Any, markdown: str) -> None:
+    """Writes results/<name>.json and .md, and prints the table."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    (RESULTS / f"{name}.md").write_text(markdown)
+    print(markdown)
