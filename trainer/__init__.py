@@ -1,6 +1,7 @@
 """Train BERT with TensorFlow: prepare, train, evaluate, predict, export."""
 
 import os
+import time
 
 # TFBertModel is a Keras 2 model: both TensorFlow and transformers must pick tf-keras (transformers#29470).
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -10,3 +11,4 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 __version__ = "0.1.0"
+STARTED = time.monotonic()  # near enough to the start of the process: what `train` counts the time to its first step from

@@ -1,6 +1,7 @@
 """What happens between the steps of `fit`: log lines, validation, checkpoints, stops."""
 
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Mapping
@@ -13,10 +14,11 @@ from trainer import assembly, feeding, inference
 from trainer.assembly import Assembled
 from trainer.data.records import Manifest, mean_tokens
 from trainer.experiment import Experiment
+from trainer.runtime import profiling
 from trainer.runtime.checkpoints import CheckpointStore
 from trainer.runtime.distribution import Placement
 from trainer.runtime.faults import StopSignals, check_finite
-from trainer.runtime.logs import Meter, MetricsLog, ProgressBar, training_line
+from trainer.runtime.logs import Meter, MetricsLog, ProgressBar, StartUp, training_line
 
 log = logging.getLogger(__name__)
 EXIT_OF_SIGNAL = {"SIGINT": 130, "SIGTERM": 143}
@@ -30,6 +32,7 @@ class RunState:
       experiment, workdir, placement, manifest, assembled, store: its parts.
       variables: {name: variable} of everything a checkpoint holds.
       first_step, total_steps: where it begins and ends.
+      start_up: the phases so far.
     """
 
     experiment: Experiment
@@ -41,6 +44,7 @@ class RunState:
     variables: Mapping[str, tf.Variable]
     first_step: int
     total_steps: int
+    start_up: StartUp
 
 
 class TrainingRhythm(keras.callbacks.Callback):
@@ -58,12 +62,12 @@ class TrainingRhythm(keras.callbacks.Callback):
         self._run, self._runner, self._signals = run, runner, signals
         self._step = self._saved = run.first_step
         self._log = MetricsLog(run.workdir, run.first_step) if run.placement.is_chief else None
-        self._meter, self._bar = Meter(run.total_steps, run.first_step), ProgressBar(run.total_steps)
+        train, split = run.experiment.train, run.manifest.splits["train"]
+        flops = assembly.training_flops_per_token(run.assembled.encoder.bert_config, mean_tokens(split))
+        self._meter, self._bar = Meter(run.total_steps, run.first_step, flops), ProgressBar(run.total_steps)
         self._pending: list[dict[str, tf.Tensor]] = []
         best = run.store.best_state()
         self._best = best["score"] if best else None
-        train, split = run.experiment.train, run.manifest.splits["train"]
-        self._flops = assembly.training_flops_per_token(run.assembled.encoder.bert_config, mean_tokens(split))
         epoch_steps = math.ceil(split["examples"] / train.batch_size)
         self._validate_every = train.validate_every_steps or epoch_steps
 
@@ -71,6 +75,8 @@ class TrainingRhythm(keras.callbacks.Callback):
         """Counts the steps of the call and does what is due."""
         before, self._step = self._step, self._run.first_step + batch + 1
         self._pending.append(logs or {})
+        if before == self._run.first_step:
+            self._tell_start_up()
         runtime = self._run.experiment.runtime
         if self._is_due(before, runtime.log_every_steps):
             self._log_line()
@@ -89,6 +95,23 @@ class TrainingRhythm(keras.callbacks.Callback):
         if self._run.placement.sum_over_workers(float(self._signals.received is not None)) > 0:
             self.model.stop_training = True
 
+    def _tell_start_up(self) -> None:
+        float(self._pending[0]["loss"])  # until then the step may still run
+        start_up = self._run.start_up
+        start_up.done("first step")
+        if self._log:
+            log.info("%s", start_up.line())
+            seconds = {f"{phase.replace(' ', '_')}_seconds": seconds for phase, seconds in start_up.seconds.items()}
+            self._log.write(self._step, "start", seconds)
+
+    @functools.cached_property
+    def _peak_flops(self) -> float:
+        """FLOP/s of a large matrix product on all devices together; logical CPU devices share one machine's."""
+        placement = self._run.placement
+        with self._meter.paused():
+            rate = profiling.matmul_rate(self._run.experiment.train.precision)
+        return rate * (placement.replicas if profiling.has_accelerator() else placement.workers)
+
     def _is_due(self, before: int, every: int) -> bool:
         return self._step // every > before // every or self._step == self._run.total_steps
 
@@ -101,13 +124,12 @@ class TrainingRhythm(keras.callbacks.Callback):
 
     def _log_line(self) -> None:
         self._check_pending()
-        taken = {name: np.array([float(logs[name]) for logs in self._pending]) for name in self._pending[0]}
+        taken = {name: [float(logs[name]) for logs in self._pending] for name in self._pending[0]}
         self._pending = []
-        per_call = self._run.experiment.train.steps_per_execution
-        tokens, cells = (int(taken[name].sum()) * per_call for name in ("tokens", "cells"))
         rate = float(tf.convert_to_tensor(self.model.optimizer.learning_rate))
-        values = {"loss": float(taken["loss"].mean()), "learning_rate": rate}
-        values |= self._meter.lap(self._step, tokens, cells, self._flops)
+        values = {"loss": float(np.mean(taken["loss"])), "learning_rate": rate}
+        tokens, cells, waited = (sum(taken[name]) for name in ("tokens", "cells", "data_wait_seconds"))
+        values |= self._meter.lap(self._step, tokens, cells, waited, self._peak_flops)
         if self._log:
             self._bar.clear()
             log.info("%s", training_line(self._step, self._run.total_steps, values))

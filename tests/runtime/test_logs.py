@@ -3,7 +3,7 @@ import json
 import pytest
 import tensorflow as tf
 
-from trainer.runtime.logs import Meter, MetricsLog, ProgressBar, duration, training_line
+from trainer.runtime.logs import Meter, MetricsLog, ProgressBar, StartUp, duration, training_line
 
 
 def test_metrics_file_and_tensorboard(tmp_path):
@@ -28,16 +28,29 @@ def test_a_resumed_log_drops_the_steps_it_repeats(tmp_path):
 def test_meter_and_line(monkeypatch):
     clock = iter([0.0, 2.0, 2.5, 102.5, 103.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    meter = Meter(total_steps=30, first_step=0)
-    values = meter.lap(10, tokens=1000, cells=2000, flops_per_token=1e9)
+    meter = Meter(total_steps=30, first_step=0, flops_per_token=1e9)
+    values = meter.lap(10, tokens=1000, cells=2000, waited_seconds=0.1, peak_flops=1e12)
     assert values == {
-        "tokens_per_second": 500.0, "padding_efficiency": 0.5, "gflops_per_second": 500.0, "seconds_per_step": 0.2, "seconds_left": 4.0
+        "tokens_per_second": 500.0, "padding_efficiency": 0.5, "data_wait_rate": 0.05, "gflops_per_second": 500.0,
+        "model_flops_utilization": 0.5, "seconds_per_step": 0.2, "seconds_left": 4.0,
     }  # fmt: skip
     with meter.paused():
         pass
-    assert meter.lap(20, 10, 10, 0)["seconds_per_step"] == pytest.approx(0.1), "a validation's time does not count"
+    assert meter.lap(20, 10, 10, 0.0, 1e12)["seconds_per_step"] == pytest.approx(0.1), "a validation's time does not count"
     line = training_line(10, 30, {"loss": 0.5, "learning_rate": 1e-4, **values})
-    assert line == "step 10/30  loss 0.5000  rate 1.00e-04  500 tokens/s  500 GFLOP/s  50% useful  4 s left"
+    assert (
+        line == "step 10/30  loss 0.5000  rate 1.00e-04  500 tokens/s  500 GFLOP/s  50% MFU  50% useful  5.0% waiting  4 s left"
+    )
+
+
+def test_start_up_by_phases(monkeypatch):
+    clock = iter([12.0, 15.5])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    start_up = StartUp(begun=10.0)
+    start_up.done("imports")
+    start_up.done("first step")
+    assert start_up.seconds == {"imports": 2.0, "first step": 3.5}
+    assert start_up.line() == "first step done 5.5 s after the start: imports 2.0, first step 3.5"
 
 
 def test_durations():

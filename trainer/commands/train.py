@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from transformers import BertConfig
 
+import trainer
 from trainer import assembly, experiment, feeding, files, inference, preparation
 from trainer.cli import Options
 from trainer.data.records import Manifest
@@ -15,6 +16,7 @@ from trainer.errors import UserError
 from trainer.experiment import Experiment
 from trainer.runtime import distribution
 from trainer.runtime.faults import StopSignals, WorkdirLock
+from trainer.runtime.logs import StartUp
 from trainer.text.tokenizer import Tokenizer
 from trainer.training import RunState, TrainingRhythm
 
@@ -23,6 +25,8 @@ log = logging.getLogger(__name__)
 
 def run(options: Options) -> int:
     """Trains, or goes on with the run in the workdir; returns the exit status."""
+    start_up = StartUp(trainer.STARTED)
+    start_up.done("imports")
     workdir = options.required("workdir")
     asked = _asked(options, workdir)
     # Workers of one run share a workdir: each but the chief locks a folder of its own in it.
@@ -34,7 +38,8 @@ def run(options: Options) -> int:
             # The TPU is this command's: evaluate may run elsewhere, when the TPU is long gone.
             runtime = dataclasses.replace(resolved.runtime, tpu=None)
             experiment.save(dataclasses.replace(resolved, runtime=runtime), workdir)
-        return _train(resolved, workdir, placement)
+        start_up.done("config")
+        return _train(resolved, workdir, placement, start_up)
 
 
 def _asked(options: Options, workdir: str) -> Experiment:
@@ -66,13 +71,14 @@ def _resolve(asked: Experiment, workdir: str) -> Experiment:
     return resolved
 
 
-def _train(resolved: Experiment, workdir: str, placement: distribution.Placement) -> int:
+def _train(resolved: Experiment, workdir: str, placement: distribution.Placement, start_up: StartUp) -> int:
     # Records
     tokenizer = assembly.find_tokenizer(resolved)
     bert_config = assembly.bert_config_of(resolved)
     assembly.check_encoder(resolved, tokenizer, bert_config)
     manifest = _records(resolved, workdir, tokenizer, placement)
     total_steps = resolved.train.total_steps(manifest.splits["train"]["examples"])
+    start_up.done("records")
 
     # Model
     with placement.strategy.scope():
@@ -99,6 +105,8 @@ def _train(resolved: Experiment, workdir: str, placement: distribution.Placement
         if not state:
             _check_space(workdir, variables, resolved.runtime.keep_checkpoints)
 
+    start_up.done("model")
+
     # Fit
     _log_header(resolved, placement, assembled, manifest, total_steps)
     model = assembled.model
@@ -110,7 +118,9 @@ def _train(resolved: Experiment, workdir: str, placement: distribution.Placement
     batches = feeding.training_batches(resolved, manifest, placement, task, first_step)
     runner = inference.BatchRunner(model, placement.strategy, task.features())
     with StopSignals() as signals:
-        run_state = RunState(resolved, workdir, placement, manifest, assembled, store, variables, first_step, total_steps)
+        run_state = RunState(
+            resolved, workdir, placement, manifest, assembled, store, variables, first_step, total_steps, start_up
+        )
         rhythm = TrainingRhythm(run_state, runner, signals)
         model.fit(batches, epochs=1, steps_per_epoch=remaining, callbacks=[rhythm], verbose=0)
     return rhythm.finish()

@@ -1,6 +1,7 @@
 """The Keras model of a task: functional, trained by `fit`, its step normalized over the whole global batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -9,6 +10,7 @@ from trainer.models.optimizers import Gradient
 from trainer.runtime.randomness import random_scope, step_seed
 
 Batch = Mapping[str, tf.Tensor]
+STEP_NUMBERS = ("loss", "examples", "tokens", "cells")  # of one step, over all replicas
 TaskLoss = Callable[[Batch, Mapping[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
 
 
@@ -19,6 +21,8 @@ class TaskModel(keras.Model):
     So one replica equals two, and accumulation equals the large batch, exactly but for rounding.
     """
 
+    train_function: Any  # Keras': None until it is made
+
     def prepare_training(self, loss: TaskLoss, seed: int, accumulation_steps: int = 1) -> None:
         """Says how to train; call before `compile`.
 
@@ -28,8 +32,48 @@ class TaskModel(keras.Model):
           accumulation_steps: micro-batches of a step; each batch's row count is a multiple of it.
         """
         self._loss, self._seed, self._accumulation_steps = loss, seed, accumulation_steps
-        # The step's numbers are sums over all replicas already: Keras must take one replica's, not add them up again.
-        self.distribute_reduction_method = "first"
+
+    def make_train_function(self, force: bool = False) -> Callable[[Iterator], dict[str, tf.Tensor]]:
+        """Returns what `fit` calls: `steps_per_execution` steps on the batches of an iterator.
+
+        Keras' own reports the last of the steps; this one adds them all up, and tells how long they waited for their data.
+
+        Returns:
+          A function to {"loss": the mean of the steps' losses; "examples", "tokens", "cells", "data_wait_seconds": sums},
+          float32 [] each.
+        """
+        if self.train_function is not None and not force:
+            return self.train_function
+        replica_step = self.train_step
+        if self._jit_compile:
+            replica_step = tf.function(replica_step, jit_compile=True, reduce_retracing=True)
+
+        def step(iterator):
+            begun = tf.timestamp()
+            with tf.control_dependencies([begun]):
+                batch = iterator.get_next()
+            with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
+                waited = tf.cast(tf.timestamp() - begun, tf.float32)
+            logs = self.distribute_strategy.run(replica_step, (batch,))
+            # The numbers are sums over all replicas already: any one's do.
+            local = {name: self.distribute_strategy.experimental_local_results(value)[0] for name, value in logs.items()}
+            return {**local, "data_wait_seconds": waited}
+
+        def steps(iterator):
+            count = self._steps_per_execution
+            none = dict.fromkeys((*STEP_NUMBERS, "data_wait_seconds"), tf.zeros([]))
+            _, summed = tf.while_loop(
+                lambda i, _: i < count,
+                lambda i, summed: (i + 1, {name: summed[name] + value for name, value in step(iterator).items()}),
+                (tf.zeros([], count.dtype), none),
+                parallel_iterations=1,
+            )
+            return {**summed, "loss": summed["loss"] / tf.cast(count, tf.float32)}
+
+        # Keras lowers the count for a shorter last call, and never raises it: 1 needs no loop.
+        several = self._steps_per_execution.numpy() > 1
+        self.train_function = tf.function(steps if several else step, reduce_retracing=True, autograph=False)
+        return self.train_function
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Makes one optimizer update.
@@ -54,7 +98,7 @@ class TaskModel(keras.Model):
         used = [(g, variable) for g, variable in zip(gradients, self.trainable_variables, strict=True) if g is not None]
         self.optimizer.apply_gradients(used)
         loss, weight, examples, tokens, cells = totals
-        return {"loss": tf.math.divide_no_nan(loss, weight), "examples": examples, "tokens": tokens, "cells": cells}
+        return dict(zip(STEP_NUMBERS, (tf.math.divide_no_nan(loss, weight), examples, tokens, cells), strict=True))
 
     def _gradients(self, batch: Batch, replica, scale_of) -> list[Gradient | None]:
         """Returns ∇ Σ w·l · scale of this replica's part of the batch.

@@ -39,21 +39,63 @@ class MetricsLog:
         self._writer.flush()
 
 
+class StartUp:
+    """Measures what comes before the first step, phase after phase.
+
+    Args:
+      begun: when the first phase began, of `time.monotonic`.
+    """
+
+    def __init__(self, begun: float):
+        self._begun = self._last = begun
+        self.seconds: dict[str, float] = {}
+
+    def done(self, phase: str) -> None:
+        """Ends a phase; the next one begins."""
+        now = time.monotonic()
+        self.seconds[phase] = now - self._last
+        self._last = now
+
+    def line(self) -> str:
+        """Returns the phases as one console line."""
+        phases = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in self.seconds.items())
+        return f"first step done {self._last - self._begun:.1f} s after the start: {phases}"
+
+
 class Meter:
-    """Measures the time, tokens and cells between two log lines."""
+    """Measures the time, tokens and cells between two log lines.
 
-    def __init__(self, total_steps: int, first_step: int):
+    Args:
+      total_steps, first_step: of the run.
+      flops_per_token: model FLOPs of a token, forward and backward.
+    """
+
+    def __init__(self, total_steps: int, first_step: int, flops_per_token: float):
         self._total, self._step, self._time = total_steps, first_step, time.monotonic()
+        self._flops_per_token = flops_per_token
 
-    def lap(self, step: int, tokens: int, cells: int, flops_per_token: float) -> dict[str, float]:
-        """Returns {"tokens_per_second", "padding_efficiency", "gflops_per_second", "seconds_per_step", "seconds_left"}."""
+    def lap(self, step: int, tokens: float, cells: float, waited_seconds: float, peak_flops: float) -> dict[str, float]:
+        """Returns the rates since the last lap.
+
+        Args:
+          step: the last that is done.
+          tokens, cells, waited_seconds: of the steps since then.
+          peak_flops: FLOP/s of the devices' matrix product, all of them together.
+
+        Returns:
+          {"tokens_per_second", "padding_efficiency", "data_wait_rate", "gflops_per_second", "model_flops_utilization",
+          "seconds_per_step", "seconds_left"}.
+        """
         now = time.monotonic()
         seconds, steps = max(now - self._time, 1e-9), max(step - self._step, 1)
         self._time, self._step = now, step
+        flops = tokens * self._flops_per_token / seconds
         return {
             "tokens_per_second": tokens / seconds,
             "padding_efficiency": tokens / max(cells, 1),
-            "gflops_per_second": tokens * flops_per_token / seconds / 1e9,
+            "data_wait_rate": waited_seconds / seconds,
+            "gflops_per_second": flops / 1e9,
+            "model_flops_utilization": flops / peak_flops,
             "seconds_per_step": seconds / steps,
             "seconds_left": seconds / steps * (self._total - step),
         }
@@ -71,7 +113,8 @@ def training_line(step: int, total_steps: int, values: dict[str, Any]) -> str:
     return (
         f"step {step:,}/{total_steps:,}  loss {values['loss']:.4f}  rate {values['learning_rate']:.2e}  "
         f"{values['tokens_per_second']:,.0f} tokens/s  {values['gflops_per_second']:,.0f} GFLOP/s  "
-        f"{values['padding_efficiency']:.0%} useful  {duration(values['seconds_left'])} left"
+        f"{values['model_flops_utilization']:.0%} MFU  {values['padding_efficiency']:.0%} useful  "
+        f"{values['data_wait_rate']:.1%} waiting  {duration(values['seconds_left'])} left"
     )
 
 
