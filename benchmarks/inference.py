@@ -1,0 +1,175 @@
+"""Inference, strings in, class probabilities out: an export of this project beside Hugging Face's pipeline and ONNX Runtime.
+
+    python benchmarks/inference.py --data=../shared/data --peer_python=PEER/bin/python
+
+All sides hold the same fine-tuned weights and read the same texts; their first probabilities must agree. A round measures
+each side in turn: calls of 512 texts, calls of 32, and single texts. The pipeline and ONNX Runtime cut a call into batches of
+32 themselves. Results: benchmarks/results/inference.json and .md.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import preparation
+import report
+from accuracy import minilm_folder
+
+TEXTS, COMPARED = 4096, 64
+BLOCKS = {"calls of 512": (512, 1024), "calls of 32": (32, 512), "single": (1, 100)}  # texts of a call, of a block
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}  # of a probability, against our float32 export
+SIDES = {
+    "ours-bfloat16": ("saved_model.py", "bfloat16", []),
+    "ours-float32": ("saved_model.py", "float32", []),
+    "pipeline-bfloat16": ("hf_pipeline.py", "bfloat16", ["--precision=bfloat16"]),
+    "pipeline-bfloat16-sorted": ("hf_pipeline.py", "bfloat16", ["--precision=bfloat16", "--sorted"]),
+    "pipeline-float32": ("hf_pipeline.py", "float32", ["--precision=float32"]),
+    "pipeline-bfloat16-compile": ("hf_pipeline.py", "bfloat16", ["--precision=bfloat16", "--compile"]),
+    "onnxruntime-float32": ("onnx_runtime.py", "float32", []),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """The same weights as each side reads them: {precision: SavedModel}, and a Hugging Face folder."""
+
+    exports: dict[str, Path]
+    hugging_face: Path
+
+
+def make_models(folder: Path) -> Models:
+    """Fine-tunes MiniLM for a few steps on the quick start's sample and exports it in both precisions."""
+    run, workdir = [sys.executable, "-m", "trainer"], folder / "run"
+    settings = ["train.steps=20", "train.epochs=null", "task.pooling=pooler", f"encoder.init_from={minilm_folder()}"]
+    _do([*run, "train", "--config=configs/quickstart.yaml", f"--workdir={workdir}", "--set", *settings])
+    exports = {}
+    for version, precision in enumerate(("float32", "bfloat16"), start=1):
+        _do([*run, "export", f"--workdir={workdir}", "--set", f"train.precision={precision}"])
+        exports[precision] = workdir / "exports" / str(version)
+    return Models(exports, workdir / "huggingface")
+
+
+def _do(command: list[str]) -> None:
+    done = subprocess.run(command, cwd=report.ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+
+
+def texts_of(case: str, data: Path, scratch: Path) -> list[str]:
+    """Returns a case's texts, drawn at random."""
+    source = scratch / f"{case}.csv"
+    preparation.CORPORA[case](data, source)
+    with open(source, encoding="utf8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [row["text"] for row in random.Random(1).sample(rows, TEXTS)]
+
+
+class Side:
+    """A running side."""
+
+    def __init__(self, name: str, models: Models, texts: Path, peer_python: str):
+        script, precision, options = SIDES[name]
+        is_ours = name.startswith("ours")
+        model = models.exports[precision] if is_ours else models.hugging_face
+        path = report.ROOT / "benchmarks/peers" / script
+        command = [sys.executable if is_ours else peer_python, str(path), str(model), str(texts), str(COMPARED), *options]
+        self.name, self.precision = name, precision
+        self._errors = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True)
+        self.probabilities = self._answer()["probabilities"]
+
+    def measure(self, texts: int, batch_size: int) -> list[float]:
+        """Returns the seconds of each call."""
+        self._process.stdin.write(json.dumps({"texts": texts, "batch_size": batch_size}) + "\n")
+        self._process.stdin.flush()
+        return self._answer()["seconds"]
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if not line:
+            self._errors.seek(0)
+            raise SystemExit(f"{self.name} failed:\n{self._errors.read()[-3000:]}")
+        return json.loads(line)
+
+
+def run_case(case: str, models: Models, options: argparse.Namespace, scratch: Path) -> list[dict[str, dict[str, float]]]:
+    """Returns the rounds: {side: {block: texts a second; "single": seconds of the median call}}."""
+    path = scratch / f"{case}.json"
+    path.write_text(json.dumps(texts_of(case, options.data, scratch)))
+    sides = [Side(name, models, path, options.peer_python) for name in options.side]
+    for side in sides:
+        worst = max(abs(a - b) for a, b in zip(side.probabilities, sides[0].probabilities, strict=True))
+        allowed = max(TOLERANCE[side.precision], TOLERANCE[sides[0].precision])
+        if worst > allowed:
+            raise SystemExit(f"{case}: {side.name} and {sides[0].name} differ by {worst:.4f} in a probability")
+        for size, _ in BLOCKS.values():
+            side.measure(max(size * 3, 64), size)  # warm-up
+    rounds = []
+    for number in range(options.rounds):
+        one: dict[str, dict[str, float]] = {side.name: {} for side in sides}
+        for block, (size, texts) in BLOCKS.items():
+            for side in sides:
+                seconds = side.measure(texts, size)
+                one[side.name][block] = statistics.median(seconds) if size == 1 else texts / sum(seconds)
+        rounds.append(one)
+        print(f"{case}, round {number + 1}: {one}", flush=True)
+    for side in sides:
+        side.close()
+    return rounds
+
+
+def rows_of(case: str, rounds: list[dict[str, dict[str, float]]]) -> list[list[str]]:
+    """Returns the table's rows: medians, spreads, and the best of ours as a multiple of each side."""
+    rows = []
+    for side in rounds[0]:
+        row = [case, side]
+        for block in BLOCKS:
+            values = [one[side][block] for one in rounds]
+            mine = [one["ours-bfloat16"][block] for one in rounds]
+            is_time = block == "single"
+            ratio = report.median_ratio(values, mine) if is_time else report.median_ratio(mine, values)
+            shown = report.spread([value * 1e3 for value in values]) if is_time else report.spread(values, 0)
+            row.append(shown if side == "ours-bfloat16" else f"{shown}: {ratio:.2f} ×")
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    """Runs the cases that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", action="append", choices=preparation.CORPORA, help="may be repeated; by default all")
+    parser.add_argument("--side", action="append", choices=SIDES, help="may be repeated; by default all but compile")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--peer_python", required=True, help="python of an environment with peers/requirements.txt")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    options.side = options.side or [side for side in SIDES if not side.endswith("compile")]
+    if "ours-bfloat16" not in options.side:
+        options.side.insert(0, "ours-bfloat16")
+    with tempfile.TemporaryDirectory() as folder:
+        models = make_models(Path(folder))
+        results = {case: run_case(case, models, options, Path(folder)) for case in options.case or preparation.CORPORA}
+    rows = [row for case, rounds in results.items() for row in rows_of(case, rounds)]
+    header = ["case", "side", "texts/s, calls of 512", "texts/s, calls of 32", "one text, ms (median)"]
+    table = (
+        report.table(header, rows) + "\nAfter the colon: how many times faster ours in bfloat16 is, the median of the rounds.\n"
+    )
+    packages = ["torch", "transformers", "onnxruntime", "tokenizers"]
+    found = {"machine": report.machine(), "versions": report.versions(options.peer_python, packages), "results": results}
+    report.keep("inference", found, table)
+
+
+if __name__ == "__main__":
+    main()
