@@ -57,8 +57,12 @@ def training_batches(
 
 def row_length(experiment: Experiment, manifest: Manifest, split: str) -> int:
     """Returns the tokens of a split's packed rows: its longest example, rounded up, for attention costs their square."""
-    longest = manifest.splits[split]["longest"]
-    return min(max(math.ceil(longest / ROW_LENGTH_UNIT), 1) * ROW_LENGTH_UNIT, experiment.data.max_seq_length)
+    return rounded_length(manifest.splits[split]["longest"], experiment.data.max_seq_length)
+
+
+def rounded_length(longest: int, most: int) -> int:
+    """Returns a row length that holds an example of `longest` tokens: a multiple of ROW_LENGTH_UNIT, or `most`."""
+    return min(max(math.ceil(longest / ROW_LENGTH_UNIT), 1) * ROW_LENGTH_UNIT, most)
 
 
 def _packing(experiment: Experiment, manifest: Manifest, placement: Placement, replica_batch: int) -> Packing:

@@ -43,7 +43,7 @@ def _session(folder, tokenizer):
             path,
             input_names=names,
             output_names=["logits"],
-            dynamic_axes={name: axes for name in names},
+            dynamic_axes=dict.fromkeys(names, axes),
             dynamo=False,
         )
         return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

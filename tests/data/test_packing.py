@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.packing import assign_rows, pack, rounded_rows
+from trainer.data.packing import assign_rows, pack, pack_evenly, rounded_rows
 from trainer.features import ROW_ID, TOKENS, Feature
 
 SPEC = {**TOKENS, "tags": Feature("int32", "token"), "label": Feature("int32", "example"), **ROW_ID}
@@ -96,3 +96,28 @@ def test_absent_token_types_are_zero():
     del features["token_type_ids"]
     spec = {name: feature for name, feature in SPEC.items() if name != "token_type_ids"}
     assert not pack(features, spec, ROW_LENGTH, 4)["token_type_ids"].numpy().any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=0, max_size=50), st.sampled_from([8, 64]))
+def test_dealt_rows_hold_every_example_once_and_are_about_equally_long(lengths, width):
+    features = {
+        "input_ids": tf.ragged.constant([[i + 1] * length for i, length in enumerate(lengths)], ragged_rank=1, dtype=tf.int32),
+        "row_id": tf.range(len(lengths)),
+    }
+    packed, places = pack_evenly(features, {"input_ids": TOKENS["input_ids"], **ROW_ID}, width)
+    packed = {name: value.numpy() for name, value in packed.items()}
+    rows, slots = packed["row_id"].shape
+    assert packed["row_id"].reshape(-1)[places.numpy()].tolist() == list(range(len(lengths)))
+    for i, place in enumerate(places.numpy()):
+        row, slot = divmod(int(place), slots)
+        start = packed["cls_positions"][row, slot]
+        cells = slice(start, start + lengths[i])
+        assert packed["input_ids"][row, cells].tolist() == [i + 1] * lengths[i]
+        assert packed["position_ids"][row, cells].tolist() == list(range(lengths[i]))
+        assert (packed["segment_ids"][row] == slot + 1).sum() == lengths[i]
+    filled = (packed["segment_ids"] > 0).sum(axis=1)
+    assert filled.sum() == sum(lengths) and rows >= 1
+    longest = max(lengths, default=0)
+    assert filled.max() - filled.min() <= longest, "back and forth, two rows differ by one example at the most"
+    assert packed["input_ids"].shape[1] == max(filled.max(), 1) and filled.max() <= max(width, longest) + longest

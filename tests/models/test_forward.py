@@ -7,7 +7,7 @@ import tensorflow as tf
 from tests.conftest import tiny_config
 from trainer.data.packing import pack
 from trainer.features import ROW_ID, TOKENS
-from trainer.models import forward
+from trainer.models import forward, inference_forward
 from trainer.models.encoder import PACKED_INPUTS, BertEncoder
 from trainer.models.initialization import load_encoder_weights, read_bert_config
 from trainer.runtime.randomness import random_scope, step_seed
@@ -91,7 +91,7 @@ def largest_gap(left, right) -> float:
     return float(max(gaps))
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["op by op", "fused"])
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize("reads_first", [False, True], ids=["all tokens", "first tokens"])
 @pytest.mark.parametrize("k", [1, 4], ids=["unpacked", "packed"])
 def test_equals_tfbertmodel(encoder, batches, k, reads_first, training):
@@ -127,10 +127,11 @@ def test_attention_never_crosses_a_segment(encoder, batches):
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 0.15), ("float16", 0.02)])
-def test_lower_precisions_stay_near(encoder, batches, precision, tolerance):
+@pytest.mark.parametrize("module", [forward, inference_forward], ids=["training", "inference"])
+def test_lower_precisions_stay_near(encoder, batches, precision, tolerance, module):
     inputs = [batches[4][name] for name in PACKED_INPUTS]
-    full = forward.encode(encoder.bert, *inputs, training=False, dtype=tf.float32).numpy()
-    low = forward.encode(encoder.bert, *inputs, training=False, dtype=tf.as_dtype(precision))
+    full = module.encode(encoder.bert, *inputs, dtype=tf.float32).numpy()
+    low = module.encode(encoder.bert, *inputs, dtype=tf.as_dtype(precision))
     assert low.dtype == tf.as_dtype(precision)
     real = batches[4]["segment_ids"].numpy() > 0
     gap = np.abs(full[real] - tf.cast(low, tf.float32).numpy()[real])

@@ -21,12 +21,11 @@ def two_results(left, right):
     return [left * right, left + tf.sin(right)]
 
 
-@pytest.mark.parametrize("fuse", [True, False])
-def test_value_and_gradient_are_the_functions_own(fuse):
+def test_value_and_gradient_are_the_functions_own():
     values, places = tf.constant([0.0, 1.0, 2.0]), tf.constant([1, 2, 3])
     with tf.GradientTape() as tape:
         tape.watch(values)
-        found = scaled_exponential(values, places, factor=2.0, fuse=fuse)
+        found = scaled_exponential(values, places, factor=2.0)
     expected = np.exp([0.0, 1.0, 2.0]) * 2 * [1, 2, 3]
     assert np.allclose(found, expected) and np.allclose(tape.gradient(found, values), expected)
 
@@ -35,7 +34,7 @@ def test_several_results_and_inputs():
     left, right = tf.constant([2.0, 3.0]), tf.constant([0.5, 0.25])
     with tf.GradientTape() as tape:
         tape.watch([left, right])
-        product, total = two_results(left, right, fuse=True)
+        product, total = two_results(left, right)
         value = tf.reduce_sum(product) + 10.0 * tf.reduce_sum(total)
     gradients = tape.gradient(value, [left, right])
     assert np.allclose(gradients[0], right + 10.0) and np.allclose(gradients[1], left + 10.0 * np.cos(right))
@@ -51,7 +50,7 @@ def test_works_inside_graphs_of_unknown_shape_and_traces_once():
 
     @tf.function(input_signature=[tf.TensorSpec([None, 3])])
     def step(values):
-        return counted(values, fuse=True)
+        return counted(values)
 
     for rows in (1, 2, 5):
         assert np.array_equal(step(tf.ones([rows, 3])), np.full([rows, 3], 2.0))

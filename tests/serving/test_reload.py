@@ -12,9 +12,8 @@ def test_it_imports_nothing_of_this_project():
 
 
 def test_bytes_and_numbers_travel(tmp_path, exported):
-    requests = {
-        "tokens": {n: {"dtype": "int32", "values": [[101, 102]]} for n in ("input_ids", "attention_mask", "token_type_ids")}
-    }
+    values = {"input_ids": [[101, 102]], "attention_mask": [[1, 1]], "token_type_ids": [[0, 0]]}
+    requests = {"tokens": {name: {"dtype": "int32", "values": rows} for name, rows in values.items()}}
     (tmp_path / "in.json").write_text(json.dumps(requests))
     command = [sys.executable, "-I", reload.__file__, str(exported), str(tmp_path / "in.json"), str(tmp_path / "out.json")]
     environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}

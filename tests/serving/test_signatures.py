@@ -23,10 +23,18 @@ def test_signatures_have_dynamic_batch_and_length(exported):
     model = tf.saved_model.load(str(exported))
     assert set(model.signatures) == {"serving_default", "tokens", "examples"}
     serve = model.signatures["serving_default"]
-    for texts in (["good"], ["bad thing", "x " * 500, ""]):
-        reply = serve(text=tf.constant(texts))
+    for texts in ([], ["good"], ["bad thing", "x " * 500, ""]):
+        reply = serve(text=tf.constant(texts, tf.string))
         assert reply["probabilities"].shape == [len(texts), 2] and reply["label"].shape == [len(texts)]
         assert reply["probabilities"].numpy().sum(1) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_packed_texts_reply_as_texts_alone_in_their_order(exported, reviews):
+    serve = tf.saved_model.load(str(exported)).signatures["serving_default"]
+    texts = [row["text"] for row in reviews[:40]]
+    together = serve(text=tf.constant(texts))["probabilities"].numpy()
+    alone = [serve(text=tf.constant([text]))["probabilities"].numpy()[0] for text in texts]
+    assert abs(together - alone).max() < 1e-5 and together.std(axis=0).min() > 0
 
 
 def test_tokens_longer_than_the_limit_are_cut_and_padding_is_ignored(exported):

@@ -85,7 +85,7 @@ def _predict(
 ) -> list[dict[str, Any]]:
     """Returns a JSON-able line for each row of a chunk, in order."""
     lines: dict[int, dict[str, Any]] = {}
-    records, spec = [], task.features()
+    records, spec, longest = [], task.features(), 0
     for number, row in enumerate(chunk):
         if isinstance(row, Rejected):
             lines[number] = {"error": row.reason, "file": row.path, "line": row.line}
@@ -96,10 +96,10 @@ def _predict(
             lines[number] = {"error": str(error), "file": row.path, "line": row.line}
             continue
         records += [encode_example({**example, "row_id": number}, spec) for example in examples]
+        longest = max([longest, *(len(example["input_ids"]) for example in examples)])
     if records:
-        batches = feeding.packed_for_inference(
-            serialized_examples(lambda: records), experiment, task, experiment.data.max_seq_length
-        )
+        length = feeding.rounded_length(longest, experiment.data.max_seq_length)
+        batches = feeding.packed_for_inference(serialized_examples(lambda: records), experiment, task, length)
         outputs, labels = inference.collect(runner.run(batches))
         for number, prediction in zip(labels["row_id"].tolist(), task.decode(outputs), strict=True):
             texts = {column: chunk[number].values[column] for column in task.fields.text_columns}

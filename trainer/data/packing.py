@@ -82,23 +82,70 @@ def pack(
       {name: [rows, L] for each-token features and position_ids, segment_ids (from 1; 0 is padding); [rows, K] for
       others and cls_positions, example_weights (float32, 0 in empty slots); row_id is -1 in empty slots}.
     """
-    tokens = features["input_ids"]
-    lengths = tf.cast(tokens.row_lengths(), tf.int32)
+    lengths = tf.cast(features["input_ids"].row_lengths(), tf.int32)
     row, slot, start, used = assign_rows(lengths, row_length, max_examples_per_row)
     rows = tf.maximum(-(-used // static_rows), 1) * static_rows if static_rows else rounded_rows(used, row_multiple)
+    return _laid_out(features, spec, row, slot, start, [rows, row_length, max_examples_per_row])
 
+
+def deal_rows(lengths: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Deals examples to rows as cards, longest first and back and forth, so that the rows come out about equally long.
+
+    For inference, where any shape will do: the number of rows is chosen so that they are about `width` tokens long, or as
+    long as the longest example. Unlike first-fit it needs no loop over the examples.
+
+    Args:
+      lengths: int32 [examples], each 1 or more.
+      width: tokens of a row, about.
+
+    Returns:
+      (row, slot, start, shape): int32 [examples] as `assign_rows` has them; int32 [3], rows, their length, and slots.
+    """
+    count, longest = tf.size(lengths), tf.reduce_max(tf.pad(lengths, [[0, 1]], constant_values=width))
+    rows = tf.maximum(-(-tf.reduce_sum(lengths) // longest), 1)
+    order = tf.argsort(lengths, direction="DESCENDING", stable=True)
+    turn, place = tf.range(count) // rows, tf.range(count) % rows
+    place = tf.where(turn % 2 == 0, place, rows - 1 - place)
+    slots = tf.maximum(-(-count // rows), 1)
+    cells = tf.stack([turn, place], axis=1)
+    dealt = tf.scatter_nd(cells, tf.gather(lengths, order), [slots, rows])
+    start = tf.gather_nd(tf.cumsum(dealt, exclusive=True), cells)
+    back = tf.math.invert_permutation(order)
+    row, slot, start = (tf.gather(values, back) for values in (place, turn, start))
+    row_length = tf.maximum(tf.reduce_max(tf.reduce_sum(dealt, axis=0)), 1)  # 1: without examples there is one empty row
+    return row, slot, start, tf.stack([rows, row_length, slots])
+
+
+def pack_evenly(
+    features: dict[str, tf.RaggedTensor | tf.Tensor], spec: FeatureSpec, width: int
+) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    """Packs examples for inference into rows of about `width` tokens (see `deal_rows`).
+
+    Returns:
+      The tensors of `pack`, and where each example's outputs are: int32 [examples], counted over rows · slots.
+    """
+    row, slot, start, shape = deal_rows(tf.cast(features["input_ids"].row_lengths(), tf.int32), width)
+    rows, row_length, slots = tf.unstack(shape)
+    return _laid_out(features, spec, row, slot, start, [rows, row_length, slots]), row * slots + slot
+
+
+def _laid_out(features, spec, row, slot, start, shape):
+    """Writes the examples into rows of `shape`: rows, their length, slots."""
+    rows, row_length, slots = shape
+    tokens = features["input_ids"]
+    lengths = tf.cast(tokens.row_lengths(), tf.int32)
     example_of_token = tf.cast(tokens.value_rowids(), tf.int32)
     position = tf.range(tf.size(example_of_token)) - tf.gather(tf.cumsum(lengths, exclusive=True), example_of_token)
     token_cell = tf.gather(row * row_length + start, example_of_token) + position
-    example_cell = row * max_examples_per_row + slot
+    example_cell = row * slots + slot
 
     def spread_tokens(values):
         return tf.reshape(tf.scatter_nd(token_cell[:, None], values, [rows * row_length]), [rows, row_length])
 
     def spread_examples(values, empty=0):
-        cells = tf.fill([rows * max_examples_per_row], tf.cast(empty, values.dtype))
+        cells = tf.fill([rows * slots], tf.cast(empty, values.dtype))
         cells = tf.tensor_scatter_nd_update(cells, example_cell[:, None], values)
-        return tf.reshape(cells, [rows, max_examples_per_row])
+        return tf.reshape(cells, [rows, slots])
 
     packed = {
         name: spread_tokens(features[name].flat_values) if feature.per == "token" else spread_examples(features[name])

@@ -4,7 +4,7 @@ import tensorflow as tf
 import tf_keras as keras
 from transformers import BertConfig, TFBertModel
 
-from trainer.models import forward
+from trainer.models import forward, inference_forward
 
 PACKED_INPUTS = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
 
@@ -38,7 +38,8 @@ class BertEncoder(keras.layers.Layer):
 
     def call(self, inputs: dict[str, tf.Tensor], read_positions: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
         ids = {name: inputs[name] for name in PACKED_INPUTS}
-        return forward.encode(self.bert, **ids, training=training, dtype=self.compute, read_positions=read_positions)
+        encode = forward.encode if training else inference_forward.encode
+        return encode(self.bert, **ids, dtype=self.compute, read_positions=read_positions)
 
     def freeze(self, layers: int) -> list[str]:
         """Stops the training of the embeddings and the first `layers` layers; -1 freezes the whole encoder.

@@ -1,4 +1,4 @@
-"""BERT's forward pass over TFBertModel's own variables, on packed rows.
+"""BERT's forward pass in training, over TFBertModel's own variables, on packed rows.
 
 The letters: B rows, L tokens in a row, H hidden size, N attention heads, D = H / N, F intermediate size.
 Attention stays inside a segment; a padding token (segment 0) attends to padding only, and nobody reads it.
@@ -22,16 +22,16 @@ def encode(
     token_type_ids: tf.Tensor,
     position_ids: tf.Tensor,
     segment_ids: tf.Tensor,
-    training: bool,
     dtype: tf.DType,
     read_positions: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Runs embeddings and all layers of a TFBertMainLayer's variables.
+    """Runs embeddings and all layers of a TFBertMainLayer's variables, with the dropout of its config.
+
+    Dropout is drawn from `runtime.randomness.random_scope`.
 
     Args:
       bert: transformers' TFBertMainLayer; its weights and config are used, its call is not.
       input_ids, token_type_ids, position_ids, segment_ids: int32 [B, L].
-      training: whether dropout is on, drawn from `runtime.randomness.random_scope`, and kernels are fused.
       dtype: float32, bfloat16 or float16, of the matrix products; LayerNorm and softmax stay float32.
       read_positions: int32 [B, P], the tokens that the head reads, where it does not read all: the last layer then
         computes keys and values for all tokens and everything else for these only.
@@ -40,24 +40,24 @@ def encode(
       dtype [B, L, H], or [B, P, H] of the tokens that are read.
     """
     config = bert.config
-    hidden = _embed(bert.embeddings, config, input_ids, token_type_ids, position_ids, training, dtype)  # [B, L, H]
+    hidden = _embed(bert.embeddings, config, input_ids, token_type_ids, position_ids, dtype)  # [B, L, H]
     *lower, last = bert.encoder.layer
     for layer in lower:
-        hidden = _layer(layer, config, hidden, segment_ids, training)
-    return _layer(last, config, hidden, segment_ids, training, read_positions)
+        hidden = _layer(layer, config, hidden, segment_ids)
+    return _layer(last, config, hidden, segment_ids, read_positions)
 
 
-def _layer(layer, config, hidden, segment_ids, training, read_positions=None):
-    hidden = _attend(layer.attention, config, hidden, segment_ids, training, read_positions)
-    return _feed_forward(layer, config, hidden, training)
+def _layer(layer, config, hidden, segment_ids, read_positions=None):
+    hidden = _attend(layer.attention, config, hidden, segment_ids, read_positions)
+    return _feed_forward(layer, config, hidden)
 
 
-def _embed(embeddings, config, input_ids, token_type_ids, position_ids, training, dtype):
+def _embed(embeddings, config, input_ids, token_type_ids, position_ids, dtype):
     words = tf.gather(embeddings.weight, input_ids)
     positions = tf.gather(embeddings.position_embeddings, position_ids)
     # A one-hot product is cheaper than a gather for two rows: its gradient is a product, no scatter over B·L rows.
     types = tf.one_hot(token_type_ids, config.type_vocab_size) @ embeddings.token_type_embeddings
-    norm, rate = embeddings.LayerNorm, config.hidden_dropout_prob if training else 0.0
+    norm, rate = embeddings.LayerNorm, config.hidden_dropout_prob
     return _sum_norm_drop(
         words,
         positions,
@@ -68,11 +68,10 @@ def _embed(embeddings, config, input_ids, token_type_ids, position_ids, training
         rate=rate,
         epsilon=norm.epsilon,
         dtype=dtype,
-        fuse=training,
     )
 
 
-def _attend(attention, config, hidden, segment_ids, training, read_positions):
+def _attend(attention, config, hidden, segment_ids, read_positions):
     """Self-attention with its residual connection: dtype [B, L, H] to the same, or to [B, P, H]."""
     heads = config.num_attention_heads
     query, key, value = attention.self_attention.query, attention.self_attention.key, attention.self_attention.value
@@ -86,11 +85,11 @@ def _attend(attention, config, hidden, segment_ids, training, read_positions):
         keys, values = _project_heads([key, value], hidden, heads)
     scores = tf.matmul(queries, keys, transpose_b=True)  # [B, N, L or P, L]
     scale = (config.hidden_size // heads) ** -0.5
-    rate = config.attention_probs_dropout_prob if training else 0.0
+    rate = config.attention_probs_dropout_prob
     seed = draw_seed(rate)
-    weights = _attention_weights(scores, reading_segments, segment_ids, seed, scale=scale, rate=rate, fuse=training)
+    weights = _attention_weights(scores, reading_segments, segment_ids, seed, scale=scale, rate=rate)
     context = tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3])  # [B, L or P, N, D]
-    return _project_and_add(attention.dense_output, config, tf.reshape(context, tf.shape(readers)), readers, training)
+    return _project_and_add(attention.dense_output, config, tf.reshape(context, tf.shape(readers)), readers)
 
 
 def _project_heads(parts, hidden, heads):
@@ -102,15 +101,15 @@ def _project_heads(parts, hidden, heads):
     return tf.unstack(tf.transpose(split, [2, 0, 3, 1, 4]), num=len(parts))
 
 
-def _feed_forward(layer, config, hidden, training):
+def _feed_forward(layer, config, hidden):
     """The two dense layers with their residual connection: dtype [B, L, H] → [B, L, F] → [B, L, H]."""
     dense = layer.intermediate.dense
-    inner = _bias_activation(_matmul_2d(hidden, dense.kernel), dense.bias, activation=config.hidden_act, fuse=training)
-    return _project_and_add(layer.bert_output, config, inner, hidden, training)
+    inner = _bias_activation(_matmul_2d(hidden, dense.kernel), dense.bias, activation=config.hidden_act)
+    return _project_and_add(layer.bert_output, config, inner, hidden)
 
 
-def _project_and_add(output, config, inputs, residual, training):
-    rate = config.hidden_dropout_prob if training else 0.0
+def _project_and_add(output, config, inputs, residual):
+    rate = config.hidden_dropout_prob
     return _bias_drop_add_norm(
         _matmul_2d(inputs, output.dense.kernel),
         output.dense.bias,
@@ -120,7 +119,6 @@ def _project_and_add(output, config, inputs, residual, training):
         draw_seed(rate),
         rate=rate,
         epsilon=output.LayerNorm.epsilon,
-        fuse=training,
     )
 
 
@@ -133,7 +131,7 @@ def _matmul_2d(inputs, kernel):
 
 @fused
 def _sum_norm_drop(words, positions, types, gamma, beta, seed, *, rate, epsilon, dtype):
-    return drop(tf.cast(_layer_norm(words + types + positions, gamma, beta, epsilon), dtype), rate, seed)
+    return drop(tf.cast(layer_norm(words + types + positions, gamma, beta, epsilon), dtype), rate, seed)
 
 
 @fused
@@ -158,10 +156,10 @@ def _bias_activation(projected, bias, *, activation):
 @fused
 def _bias_drop_add_norm(projected, bias, residual, gamma, beta, seed, *, rate, epsilon):
     output = drop(tf.cast(projected, tf.float32) + bias, rate, seed)
-    return tf.cast(_layer_norm(output + tf.cast(residual, tf.float32), gamma, beta, epsilon), projected.dtype)
+    return tf.cast(layer_norm(output + tf.cast(residual, tf.float32), gamma, beta, epsilon), projected.dtype)
 
 
-def _layer_norm(values, gamma, beta, epsilon):
+def layer_norm(values, gamma, beta, epsilon):
     """Layer normalization over the last axis, float32 (Ba et al. 2016, arXiv:1607.06450)."""
     mean = tf.reduce_mean(values, axis=-1, keepdims=True)
     centred = values - mean

@@ -51,8 +51,7 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
       function: takes tensors by position, Python numbers by keyword; returns a tensor or several. No variables inside.
 
     Returns:
-      A function with the same signature and one keyword more, `fuse`: False runs the operations one by one, for graphs that
-      go where there may be no XLA. Integer inputs have no gradient.
+      A function with the same signature. Integer inputs have no gradient.
     """
     forward = compiled(function)
 
@@ -65,10 +64,7 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
         return tape.gradient(outputs, watched, list(upstream) if isinstance(outputs, list | tuple) else upstream[0])
 
     @functools.wraps(function)
-    def call(*tensors, fuse, **constants):
-        if not fuse:
-            return function(*tensors, **constants)
-
+    def call(*tensors, **constants):
         @tf.custom_gradient
         def apply(*inputs):
             def gradient(*upstream):

@@ -1,13 +1,20 @@
 """What a served model takes: strings, token ids, or serialized tf.Examples; dynamic batch and length."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
+from trainer.data.packing import pack_evenly
+from trainer.features import ROW_ID, TOKENS
+from trainer.models.inference_forward import held_weights
 from trainer.models.task_model import TaskModel
 from trainer.text.in_graph_tokenizer import InGraphTokenizer
 from trainer.text.tokenizer import Tokenizer
 
+ROW_WIDTH = 64  # tokens of a packed row, about; longer where a text is
+PACKED = {**TOKENS, **ROW_ID}
+MAX_HELD_BYTES = 1 << 30  # a graph holds less than 2 GB
 TEXT_INPUTS = ("text", "text_pair")  # as Hugging Face's tokenizers name them
 Serve = Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]
 
@@ -25,12 +32,11 @@ class ServingModule(tf.Module):
 
     def __init__(self, model: TaskModel, serve: Serve, tokenizer: Tokenizer, texts: int, max_seq_length: int):
         super().__init__(name="serving")
-        # Only the weights are tracked: Keras' own export would trace every layer of TFBertModel beside ours.
-        self.weights = list(model.weights)
-        self._call = model.outputs_for
+        self._inputs = tuple(model.input_names)
+        self._encode, self.weights = _traced(model)
         self._serve = serve
         self._tokenize = InGraphTokenizer(tokenizer)
-        self._ids = (tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id)
+        self._ids = (tokenizer.cls_id, tokenizer.sep_id)
         self._texts, self._max_seq_length = texts, max_seq_length
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
@@ -46,7 +52,7 @@ class ServingModule(tf.Module):
 
     def _from_strings(self, text: tf.Tensor, text_pair: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """string [batch] (twice for pairs) → the reply."""
-        cls_id, sep_id, pad_id = self._ids
+        cls_id, sep_id = self._ids
         if text_pair is None:
             parts = [self._tokenize(text)[:, : self._max_seq_length - 2]]
         else:
@@ -57,7 +63,11 @@ class ServingModule(tf.Module):
         first = tf.concat([tf.fill([batch, 1], cls_id), pieces[0]], axis=1)
         rows = tf.concat([first, *pieces[1:]], axis=1)
         types = tf.concat([tf.zeros_like(first), *[tf.ones_like(piece) for piece in pieces[1:]]], axis=1)
-        return self._from_tokens(rows.to_tensor(pad_id), tf.ones_like(rows).to_tensor(0), types.to_tensor(0))
+        features = {"input_ids": rows, "token_type_ids": types, "row_id": tf.range(batch)}
+        packed, places = pack_evenly(features, PACKED, ROW_WIDTH)
+        outputs = self._encode({name: packed[name] for name in self._inputs})  # [rows, K, ...] each
+        flat = {name: tf.reshape(value, tf.concat([[-1], tf.shape(value)[2:]], 0)) for name, value in outputs.items()}
+        return self._serve({name: tf.gather(value, places) for name, value in flat.items()})
 
     def _from_tokens(self, input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> dict[str, tf.Tensor]:
         """int32 [batch, length] each, [CLS] first; attention_mask 1 for tokens, 0 for padding → the reply."""
@@ -69,7 +79,7 @@ class ServingModule(tf.Module):
             "segment_ids": mask,
             "cls_positions": tf.zeros([tf.shape(input_ids)[0], 1], tf.int32),
         }
-        outputs = self._call(inputs)
+        outputs = self._encode(inputs)
         return self._serve({name: value[:, 0] for name, value in outputs.items()})
 
     def _from_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -77,6 +87,20 @@ class ServingModule(tf.Module):
         wanted = {name: tf.io.FixedLenFeature([], tf.string) for name in TEXT_INPUTS[: self._texts]}
         parsed = tf.io.parse_example(examples, wanted)
         return self._from_strings(*[parsed[name] for name in wanted])
+
+
+def _traced(model: TaskModel) -> tuple[tf.types.experimental.ConcreteFunction, list[tf.Variable]]:
+    """Returns the model as one function that all signatures call, and the variables that it still reads.
+
+    Most weights are constants of its graph; only of a model that would not fit into one are all kept as variables. (Keras'
+    own export would trace every layer of TFBertModel beside ours.)
+    """
+    specs = {name: tf.TensorSpec([None, None], tf.int32, name) for name in model.input_names}
+    size = 4 * sum(variable.shape.num_elements() for variable in model.weights)
+    with held_weights() if size <= MAX_HELD_BYTES else contextlib.nullcontext():
+        traced = tf.function(model.outputs_for, autograph=False).get_concrete_function(specs)
+    read = {id(captured) for captured in traced.captured_inputs}
+    return traced, [variable for variable in model.weights if id(variable.handle) in read]
 
 
 def cut_pairs(first: tf.RaggedTensor, second: tf.RaggedTensor, budget: int) -> list[tf.RaggedTensor]:

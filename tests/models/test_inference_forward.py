@@ -1,0 +1,72 @@
+"""Parity with TFBertModel is in test_forward.py, beside the training pass."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import tiny_config
+from trainer.models import inference_forward
+from trainer.models.encoder import PACKED_INPUTS, BertEncoder
+
+
+@pytest.fixture
+def encoder():
+    return BertEncoder(tiny_config())
+
+
+def graph_of(encoder, dtype=tf.float32, reads=False):
+    specs = [tf.TensorSpec([None, None], tf.int32)] * (5 if reads else 4)
+
+    @tf.function(input_signature=specs, autograph=False)
+    def run(*inputs):
+        return inference_forward.encode(encoder.bert, *inputs[:4], dtype=dtype, read_positions=inputs[4] if reads else None)
+
+    return run
+
+
+def inputs_of(rows=3, length=9):
+    ids = tf.random.stateless_uniform([rows, length], [1, 2], 5, 1000, tf.int32)
+    positions = tf.broadcast_to(tf.range(length), [rows, length])
+    segments = tf.broadcast_to(tf.constant([1] * 4 + [2] * 3 + [0] * 2), [rows, length])
+    return [ids, tf.zeros_like(ids), positions, segments]
+
+
+@pytest.mark.parametrize("reads", [False, True], ids=["all tokens", "read tokens"])
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
+def test_held_weights_give_the_same_and_no_longer_follow_the_variables(encoder, dtype, reads):
+    inputs = inputs_of() + ([tf.constant([[0, 4]] * 3)] if reads else [])
+    following = graph_of(encoder, dtype, reads)
+    with inference_forward.held_weights():
+        held = graph_of(encoder, dtype, reads).get_concrete_function()
+    before = tf.cast(held(*inputs), tf.float32).numpy()
+    assert before.shape == ((3, 2, 32) if reads else (3, 9, 32))
+    assert np.abs(before - tf.cast(following(*inputs), tf.float32).numpy()).max() <= (1e-6 if dtype == tf.float32 else 0.05)
+    embedding = encoder.bert.embeddings.weight
+    (captured,) = held.captured_inputs
+    assert captured is embedding.handle, "all else is in the graph"
+    for variable in encoder.model.weights:
+        if variable is not embedding:
+            variable.assign(tf.zeros_like(variable))
+    assert np.array_equal(before, tf.cast(held(*inputs), tf.float32).numpy())
+    assert not np.allclose(before, tf.cast(following(*inputs), tf.float32).numpy())
+
+
+def test_products_are_joined_with_bias_and_activation(encoder, tmp_path):
+    from trainer.runtime import profiling
+
+    with inference_forward.held_weights():
+        held = graph_of(encoder).get_concrete_function()
+    inputs = inputs_of()
+    held(*inputs)
+    with profiling.trace(str(tmp_path)):
+        held(*inputs).numpy()
+    ran = {cost.operation for cost in profiling.costliest(str(tmp_path), 100)}
+    joined = {name for name in ran if "Fused" in name and "MatMul" in name}
+    assert joined, f"TensorFlow's graph optimizer joins products and biases no more; it ran {sorted(ran)}"
+    assert not ran & {"BiasAdd", "Erf", "Tanh"}
+
+
+def test_it_is_the_encoders_pass_outside_of_training(encoder):
+    inputs = dict(zip(PACKED_INPUTS, inputs_of(), strict=True))
+    direct = inference_forward.encode(encoder.bert, *inputs_of(), dtype=tf.float32)
+    assert np.array_equal(encoder(inputs).numpy(), direct.numpy())
