@@ -13,7 +13,6 @@ import csv
 import dataclasses
 import importlib.util
 import json
-import platform
 import random
 import statistics
 import subprocess
@@ -22,11 +21,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import report
 from accuracy import minilm_folder
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks/results"
-WARM_UP_STEPS = 12  # every row count of the packed batches is compiled by then, and the peers' caches are warm
+WARM_UP_STEPS = 30  # most row counts of the packed batches are compiled by then, and the peers' caches are warm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,45 +36,55 @@ class Case:
       batch_size: examples of a step.
       max_length: tokens of the longest example; what `run_glue.py` pads to.
       steps: of a block.
-      row_length: of our packed rows.
     """
 
     batch_size: int
     max_length: int
     steps: int
-    row_length: int
     file: str | None = None
     text_column: str = "text"
     label_column: str = "label"
 
 
 CASES = {
-    "padded-32x64": Case(32, 64, steps=5, row_length=64),
-    "sst2-32": Case(32, 128, steps=20, row_length=64, file="glue/SST-2/train.tsv", text_column="sentence"),
-    "sst2-128": Case(128, 128, steps=8, row_length=128, file="glue/SST-2/train.tsv", text_column="sentence"),
-    "banking77-32": Case(32, 128, steps=20, row_length=128, file="banking77/train.csv", label_column="category"),
+    "padded-32x64": Case(32, 64, steps=5),
+    "sst2-32": Case(32, 128, steps=20, file="glue/SST-2/train.tsv", text_column="sentence"),
+    "sst2-128": Case(128, 128, steps=8, file="glue/SST-2/train.tsv", text_column="sentence"),
+    "banking77-32": Case(32, 128, steps=20, file="banking77/train.csv", label_column="category"),
 }
 TUNED = ["--precision=bfloat16", "--padding=longest", "--fused_optimizer"]
 SIDES = {
     "ours": ("our_steps.py", []),
+    "ours-float32": ("our_steps.py", ["--precision=float32"]),
     "pytorch-defaults": ("pytorch_steps.py", []),
     "pytorch-bf16-dynamic": ("pytorch_steps.py", [*TUNED, "--attention=eager"]),
     "pytorch-bf16-grouped": ("pytorch_steps.py", [*TUNED, "--attention=eager", "--grouped"]),
     "pytorch-bf16-grouped-sdpa": ("pytorch_steps.py", [*TUNED, "--attention=sdpa", "--grouped"]),
     "pytorch-bf16-grouped-compile": ("pytorch_steps.py", [*TUNED, "--attention=sdpa", "--grouped", "--compile"]),
+    "tfbert-defaults": ("tfbert_steps.py", []),
+    "tfbert-xla": ("tfbert_steps.py", ["--jit"]),
+    "tfbert-bf16": ("tfbert_steps.py", ["--precision=bfloat16", "--padding=longest"]),
+    "keras-hub-jax": ("keras_hub_steps.py", []),
 }
+OUR_ENVIRONMENT = ("our_steps.py", "tfbert_steps.py")
+KERAS_ENVIRONMENT = ("keras_hub_steps.py",)
+DEFAULT_SIDES = ("ours", "pytorch-defaults", "pytorch-bf16-dynamic", "pytorch-bf16-grouped", "tfbert-defaults", "tfbert-bf16")
 BATCHES = 50  # of examples that a case holds: the pool within which the peers group by length
 
 
 class Side:
     """A running side."""
 
-    def __init__(self, name: str, python: str, case: Case, case_path: Path, encoder: Path):
+    def __init__(self, name: str, python: str, case_path: Path, encoder: Path):
         script, options = SIDES[name]
         self.name = name
-        command = [python, str(ROOT / "benchmarks/peers" / script), f"--case={case_path}", f"--encoder={encoder}", *options]
-        if name == "ours":
-            command.append(f"--row_length={case.row_length}")
+        command = [
+            python,
+            str(report.ROOT / "benchmarks/peers" / script),
+            f"--case={case_path}",
+            f"--encoder={encoder}",
+            *options,
+        ]
         self._errors = tempfile.TemporaryFile("w+")  # a file: a pipe that nobody empties would stop a side that says much
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True)
         self.loss = self._answer()["loss"]
@@ -97,6 +105,24 @@ class Side:
             self._errors.seek(0)
             raise SystemExit(f"{self.name} failed:\n{self._errors.read()[-3000:]}")
         return json.loads(line)
+
+
+def python_of(side: str, options: argparse.Namespace) -> str:
+    """Returns the interpreter of a side's environment."""
+    script, _ = SIDES[side]
+    if script in OUR_ENVIRONMENT:
+        return sys.executable
+    python = options.keras_python if script in KERAS_ENVIRONMENT else options.peer_python
+    if python is None:
+        raise SystemExit(
+            f"--side={side} needs --{'keras' if script in KERAS_ENVIRONMENT else 'peer'}_python, its environment's"
+        )
+    return python
+
+
+def steps_of(side: str, case: Case) -> int:
+    """Returns the steps of a side's block: fewer of those that take seconds each."""
+    return max(case.steps // 5, 1) if side.endswith("defaults") else case.steps
 
 
 def case_file(case: Case, data: Path, encoder: Path, folder: Path) -> Path:
@@ -140,17 +166,15 @@ def run_case(name: str, options: argparse.Namespace, encoder: Path) -> dict[str,
     case = CASES[name]
     with tempfile.TemporaryDirectory() as folder:
         path = case_file(case, Path(options.data), encoder, Path(folder))
-        sides = [
-            Side(side, sys.executable if side == "ours" else options.peer_python, case, path, encoder) for side in options.side
-        ]
+        sides = [Side(side, python_of(side, options), path, encoder) for side in options.side]
         losses = {side.name: side.loss for side in sides}
         if max(losses.values()) - min(losses.values()) > 1e-3:
             raise SystemExit(f"{name}: the sides do not compute the same: {losses}")
         for side in sides:
-            side.measure(WARM_UP_STEPS)
+            side.measure(steps_of(side.name, dataclasses.replace(case, steps=WARM_UP_STEPS)))
         rounds = []
         for number in range(options.rounds):
-            rounds.append({side.name: side.measure(case.steps) for side in sides})
+            rounds.append({side.name: side.measure(steps_of(side.name, case)) for side in sides})
             rates = {side: round(block["tokens"] / block["seconds"]) for side, block in rounds[-1].items()}
             print(f"{name}, round {number + 1}: useful tokens/s {rates}", flush=True)
         for side in sides:
@@ -180,13 +204,13 @@ def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 def markdown(results: dict[str, Any]) -> str:
     """Returns all cases as one table."""
-    lines = ["| case | side | useful tokens/s, median (range) | useful cells | ours is |", "|---|---|---|---|---|"]
+    rows = []
     for name, result in results.items():
         for line in summary(result):
             ratio = f"{line['ours_is']:.2f} ×" if "ours_is" in line and line["side"] != "ours" else ""
             spread = f"{line['useful_tokens_per_second']:,.0f} ({line['lowest']:,.0f} to {line['highest']:,.0f})"
-            lines.append(f"| {name} | {line['side']} | {spread} | {line['useful']:.0%} | {ratio} |")
-    return "\n".join(lines) + "\n"
+            rows.append([name, line["side"], spread, f"{line['useful']:.0%}", ratio])
+    return report.table(["case", "side", "useful tokens/s, median (range)", "useful cells", "ours is"], rows)
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
@@ -208,31 +232,25 @@ def plot(results: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def machine() -> dict[str, str]:
-    """Returns what the figures were taken on."""
-    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {"cpu": model[0].partition(":")[2].strip(), "cores": str(len(model)), "platform": platform.platform()}
-
-
 def main() -> None:
     """Runs the cases that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", action="append", choices=CASES, help="may be repeated; by default all")
-    parser.add_argument("--side", action="append", choices=SIDES, help="may be repeated; by default all but compile")
+    parser.add_argument(
+        "--side", action="append", choices=SIDES, help=f"may be repeated; by default {', '.join(DEFAULT_SIDES)}"
+    )
     parser.add_argument("--data", default="../shared/data", help="the folder of the data sets")
-    parser.add_argument("--peer_python", required=True, help="python of an environment with peers/requirements.txt")
+    parser.add_argument("--peer_python", help="python of an environment with peers/requirements.txt")
+    parser.add_argument("--keras_python", help="python of an environment with keras-hub and jax")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     if importlib.util.find_spec("matplotlib") is None:
         parser.error("the plot needs matplotlib: pip install 'bert-trainer[bench]'")
-    options.side = options.side or [side for side in SIDES if not side.endswith("compile")]
+    options.side = options.side or list(DEFAULT_SIDES)
     encoder = minilm_folder()
     results = {name: run_case(name, options, encoder) for name in options.case or CASES}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "speed.json").write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
-    (RESULTS / "speed.md").write_text(markdown(results))
-    plot(results, RESULTS / "speed.png")
-    print(markdown(results))
+    report.keep("speed", {"machine": report.machine(), "results": results}, markdown(results))
+    plot(results, report.RESULTS / "speed.png")
 
 
 if __name__ == "__main__":

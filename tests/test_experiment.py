@@ -22,6 +22,7 @@ def load(*sets):
         ("data.delimiter=ab", "data.delimiter: one character, got 'ab'"),
         ("data.max_seq_length=4", "data.max_seq_length: must be 8 or more, got 4"),
         ("data.max_examples_per_row=0", "data.max_examples_per_row: must be 1 or more, got 0"),
+        ("data.length_buckets=true", "data.length_buckets: goes with data.max_examples_per_row=1; rows with up to 16"),
         ("data.max_rejected_rate=2", r"data.max_rejected_rate: must be in \[0, 1\], got 2.0"),
         ("data.workers=-1", "data.workers: must be 0 or more, got -1"),
         ("train.batch_size=0", "train.batch_size: must be over 0, got 0"),

@@ -115,7 +115,7 @@ def build(experiment: Experiment, tokenizer: Tokenizer, bert_config: BertConfig)
     """Builds encoder and task model with random weights; call inside the strategy's scope."""
     check_encoder(experiment, tokenizer, bert_config)
     task = experiment.build_task(tokenizer)
-    encoder = BertEncoder(bert_config, experiment.train.precision)
+    encoder = BertEncoder(bert_config, experiment.train.precision, experiment.train.recompute_activations)
     return Assembled(task, encoder, task.build_model(encoder))
 
 

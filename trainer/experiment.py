@@ -76,6 +76,8 @@ class DataConfig:
     """Tokens of an example, [CLS] and [SEP] included; longer texts are cut. No packed row is longer."""
     max_examples_per_row: int = 16
     """Examples packed into one row; 1 gives the classic layout."""
+    length_buckets: bool = False
+    """With max_examples_per_row=1: batches of examples of like length, each padded to its longest."""
     records_dir: str | None = None
     """Where records go; null: <workdir>/records."""
     shards: int = 0
@@ -96,6 +98,11 @@ class DataConfig:
             self.max_examples_per_row >= 1,
             "max_examples_per_row",
             f"must be 1 or more, got {self.max_examples_per_row}",
+        )
+        check(
+            not self.length_buckets or self.max_examples_per_row == 1,
+            "length_buckets",
+            f"goes with data.max_examples_per_row=1; rows with up to {self.max_examples_per_row} examples need none",
         )
         check(0 <= self.max_rejected_rate <= 1, "max_rejected_rate", f"must be in [0, 1], got {self.max_rejected_rate}")
         for field in ("shards", "workers", "shuffle_buffer_examples"):
@@ -157,6 +164,8 @@ class TrainConfig:
     """Of matrix products; weights, LayerNorm, softmax and the loss stay float32. float16 scales the loss."""
     jit_compile: bool = False
     """Compile the step with XLA (always on on TPU)."""
+    recompute_activations: bool = False
+    """Keep each layer's input only and compute the layer again in the backward pass: less memory, about a third slower."""
     steps_per_execution: int = 1
     """Steps in one call into TensorFlow; more cost less Python, but logs and saves come only between calls."""
     seed: int = 1
@@ -307,7 +316,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-FREE_KEYS = ("runtime.", "data.workers", "data.records_dir", "train.steps_per_execution", "train.jit_compile")
+FREE_KEYS = (
+    "runtime.",
+    "data.workers",
+    "data.records_dir",
+    "train.steps_per_execution",
+    "train.jit_compile",
+    "train.recompute_activations",
+)
 
 
 def resume_differences(saved: Experiment, asked: Experiment) -> dict[str, tuple]:

@@ -4,7 +4,15 @@ import math
 
 import tensorflow as tf
 
-from trainer.data.pipeline import Packing, Share, packed_batches, read_records, training_stream
+from trainer.data.pipeline import (
+    WINDOW_BATCHES,
+    Packing,
+    Share,
+    length_grouped,
+    packed_batches,
+    read_records,
+    training_stream,
+)
 from trainer.data.records import Manifest, mean_tokens
 from trainer.errors import UserError
 from trainer.experiment import Experiment
@@ -32,8 +40,11 @@ def training_batches(
     replica_batch = train.batch_size // placement.replicas
     packing = _packing(experiment, manifest, placement, replica_batch)
     local_replicas = placement.replicas // placement.workers
-    # One static row count may take a batch in several steps: then the stream is counted in batches, not in examples.
-    by_batch = packing.static_rows is not None
+    # One static row count may take a batch in several steps: then the stream is counted in batches, from its start. Buckets
+    # are made of whole windows: then from the start of a window.
+    begun = 0 if packing.static_rows is not None else first_step
+    if data.length_buckets:
+        begun = begun // WINDOW_BATCHES * WINDOW_BATCHES
 
     def pipeline(share: Share) -> tf.data.Dataset:
         stream = training_stream(
@@ -41,12 +52,14 @@ def training_batches(
             manifest.splits["train"]["examples"],
             train.seed,
             data.shuffle_buffer_examples,
-            first=0 if by_batch else first_step * train.batch_size,
+            first=begun * train.batch_size,
             share=share,
             copies=task.copies(manifest.splits["train"]["values"]),
         )
+        if data.length_buckets:
+            stream = length_grouped(stream, replica_batch * local_replicas, train.seed, begun // WINDOW_BATCHES)
         batches = packed_batches(stream, task.features(), replica_batch, packing)
-        return batches.skip(first_step * local_replicas) if by_batch else batches
+        return batches.skip((first_step - begun) * local_replicas)
 
     if placement.replicas == 1:
         return pipeline(Share())
@@ -73,7 +86,8 @@ def _packing(experiment: Experiment, manifest: Manifest, placement: Placement, r
         static_rows = likely_rows(manifest.splits["train"], replica_batch, length, data.max_examples_per_row)
     if static_rows is not None:
         static_rows = math.ceil(static_rows / steps) * steps
-    return Packing(length, data.max_examples_per_row, steps, static_rows)
+    length_unit = ROW_LENGTH_UNIT if data.length_buckets and static_rows is None else 0
+    return Packing(length, data.max_examples_per_row, steps, static_rows, length_unit)
 
 
 def likely_rows(split: dict, batch: int, row_length: int, max_examples_per_row: int) -> int:

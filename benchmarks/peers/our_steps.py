@@ -16,13 +16,13 @@ def main():
     parser.add_argument("--case", required=True)
     parser.add_argument("--encoder", required=True)
     parser.add_argument("--precision", default="bfloat16")
-    parser.add_argument("--row_length", type=int, help="by default the case's longest example")
     options = parser.parse_args()
 
     import tensorflow as tf
 
     from trainer.data import records
     from trainer.data.pipeline import Packing, packed_batches
+    from trainer.feeding import rounded_length
     from trainer.models.encoder import BertEncoder
     from trainer.models.initialization import load_encoder_weights, read_bert_config
     from trainer.models.optimizers import AdamW
@@ -31,7 +31,7 @@ def main():
     from trainer.text.tokenizer import load_tokenizer
 
     case = protocol.load_case(options.case)
-    size, row_length = case["batch_size"], options.row_length or case["max_length"]
+    size, row_length = case["batch_size"], rounded_length(max(map(len, case["examples"])), case["max_length"])
     names = tuple(map(str, range(case["classes"])))
     per_row = max(row_length // min(map(len, case["examples"])), 1)
     task = Task(

@@ -88,6 +88,7 @@ class StopAfter:
         ("train.accumulation_steps=2",),
         ("train.steps_per_execution=3",),
         ("runtime.static_rows=8",),
+        ("train.recompute_activations=true",),
     ],
     ids=lambda changes: changes[0],
 )
@@ -107,6 +108,7 @@ def test_the_same_run_however_it_is_cut(cli, config_file, tmp_path, changes):
         ["train.precision=bfloat16", "train.ema_decay_rate=0.9", "train.schedule=cosine"],
         ["train.precision=float16", "train.layer_decay_rate=0.8", "encoder.freeze_layers=1"],
         ["train.jit_compile=true", "task.balance=sampling", "data.max_examples_per_row=1"],
+        ["data.length_buckets=true", "data.max_examples_per_row=1", "train.recompute_activations=true"],
         ["task.balance=class_weights", "task.focal_gamma=2.0", "encoder.freeze_layers=-1", "train.deterministic_ops=false"],
     ],
     ids=lambda changes: changes[0],

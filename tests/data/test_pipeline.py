@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.data.pipeline import Packing, Share, packed_batches, read_records, serialized_examples, training_stream
+from trainer.data.pipeline import (
+    WINDOW_BATCHES,
+    Packing,
+    Share,
+    length_grouped,
+    packed_batches,
+    read_records,
+    serialized_examples,
+    training_stream,
+)
 from trainer.data.records import ShardWriter, encode_example
 from trainer.errors import UserError
 from trainer.features import ROW_ID, TOKENS, Feature
@@ -111,3 +120,33 @@ def test_python_examples_stream():
 def test_no_examples_is_told(paths):
     with pytest.raises(UserError, match="there are no training examples"):
         training_stream(paths, 0, 1, 0)
+
+
+def grouped_of(paths, window=0):
+    first = window * WINDOW_BATCHES * BATCH
+    return length_grouped(stream_of(paths, first=first), BATCH, seed=3, window=window)
+
+
+BATCH = 4
+
+
+def test_buckets_hold_each_windows_examples_by_length(paths):
+    size = WINDOW_BATCHES * BATCH
+    plain, grouped = first_rows(stream_of(paths), 2 * size), first_rows(grouped_of(paths), 2 * size)
+    for window in (slice(0, size), slice(size, 2 * size)):
+        assert sorted(grouped[window]) == sorted(plain[window]), "no example is lost or taken twice"
+    lengths = np.array([row % 7 + 2 for row in grouped]).reshape(-1, BATCH)
+    assert (lengths.max(axis=1) - lengths.min(axis=1)).mean() < 0.2, "the lengths of a batch are alike"
+    steps = lengths[:WINDOW_BATCHES].mean(axis=1)
+    assert abs(np.corrcoef(steps, np.arange(WINDOW_BATCHES))[0, 1]) < 0.5, "lengths neither rise nor fall with the steps"
+    assert grouped == first_rows(grouped_of(paths), 2 * size)
+    assert grouped[size:] == first_rows(grouped_of(paths, window=1), size), "a resumed run begins with a later window"
+
+
+def test_a_buckets_rows_are_as_long_as_its_longest_example(paths):
+    packing = Packing(row_length=20, max_examples_per_row=1, length_unit=4)
+    batches = list(itertools.islice(packed_batches(grouped_of(paths), SPEC, BATCH, packing), 30))
+    for batch in batches:
+        longest = int(tf.reduce_max(tf.math.count_nonzero(batch["segment_ids"], axis=1)))
+        assert batch["input_ids"].shape == [BATCH, -(-longest // 4) * 4]
+    assert {batch["input_ids"].shape[1] for batch in batches} == {4, 8, 12}

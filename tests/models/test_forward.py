@@ -151,3 +151,25 @@ def test_dropout_is_seeded_and_on_in_training_only():
     assert np.array_equal(run(3), run(3)) and not np.array_equal(run(3), run(4))
     with pytest.raises(RuntimeError, match="needs a random_scope"):
         encoder(inputs, training=True)
+
+
+def test_layers_computed_again_have_the_same_gradients_and_dropout(batches):
+    packed = {name: batches[4][name] for name in PACKED_INPUTS}
+    config = tiny_config(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
+    found = []
+    for recompute in (False, True):
+        tf.random.set_seed(1)
+        encoder = BertEncoder(config, recompute=recompute)
+        for number, variable in enumerate(encoder.model.weights):
+            variable.assign(tf.random.stateless_normal(variable.shape, [number, 1], stddev=0.1))
+
+        @tf.function(autograph=False)
+        def step(encoder=encoder):
+            with tf.GradientTape() as tape, random_scope(step_seed(1, tf.constant(2), 0)):
+                value = tf.reduce_sum(tf.square(encoder(packed, batches[4]["cls_positions"], training=True)))
+            return tape.gradient(value, encoder.model.trainable_variables)
+
+        found.append([tf.convert_to_tensor(gradient).numpy() for gradient in step() if gradient is not None])
+    assert len(found[0]) == len(found[1]) > 30
+    for plain, again in zip(*found, strict=True):
+        np.testing.assert_allclose(again, plain, rtol=1e-5, atol=1e-5)

@@ -147,3 +147,94 @@ def test_frozen_and_unused_weights_stay(tokenizer, whole):
     model.compile(optimizer=optimizer)
     step(model, whole[4])
     assert np.array_equal(pooler.numpy(), before), "weight decay must not touch what has no gradient"
+
+
+@pytest.mark.slow
+def test_loss_curve_is_tfbertmodels_over_200_steps(minilm, tokenizer, reviews):
+    """Ours: packed, fused, AdamW in compiled programs. The reference: TFBertModel on padded batches, the rule written out."""
+    from trainer.models.encoder import BertEncoder
+    from trainer.models.initialization import load_encoder_weights, read_bert_config
+
+    config = read_bert_config(str(minilm))
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    owner = Task(
+        Config(class_names=("negative", "positive"), head_dropout_rate=0.0),
+        TextFields(("text",), "label", LENGTH, 4),
+        tokenizer,
+    )
+    curves = []
+    for is_ours in (True, False):
+        keras.utils.set_random_seed(3)
+        encoder = BertEncoder(config)
+        model = owner.build_model(encoder)
+        load_encoder_weights(encoder, str(minilm))
+        if is_ours:
+            model.prepare_training(owner.loss, seed=1)
+            model.compile(optimizer=AdamW(RATE, weight_decay=DECAY))
+            model.optimizer.build(model.trainable_variables)
+            step = tf.function(lambda batch, model=model: model.train_step(batch)["loss"], reduce_retracing=True)
+        else:
+            step = reference_step(encoder, model.get_layer("head").trainable_variables)
+        losses = []
+        for number in range(200):
+            examples = [(16 * number + i) % len(reviews) for i in range(16)]
+            features = features_of(examples, tokenizer, reviews)
+            losses.append(float(step(pack(features, SPEC, LENGTH, 4 if is_ours else 1))))
+        curves.append(np.array(losses))
+    gap = np.abs(curves[0] - curves[1])
+    print(
+        f"loss from {curves[0][0]:.4f} to {curves[0][-10:].mean():.4f}; largest difference {gap.max():.2e}, mean {gap.mean():.2e}"
+    )
+    assert curves[0][-10:].mean() < 0.8 * curves[0][0], "it learned"
+    assert gap.max() < 2e-3
+
+
+RATE, DECAY = 5e-5, 0.01
+
+
+def reference_step(encoder, head):
+    """TFBertModel's classification, one example a row; AdamW as Loshchilov and Hutter's algorithm 2 writes it."""
+    variables = list(encoder.model.trainable_variables) + list(head)
+    moments = [(tf.Variable(tf.zeros_like(v)), tf.Variable(tf.zeros_like(v))) for v in variables]
+    time = tf.Variable(0.0)
+
+    @tf.function(reduce_retracing=True)
+    def step(batch):
+        mask = tf.cast(batch["segment_ids"] > 0, tf.int32)
+        with tf.GradientTape() as tape:
+            pooled = encoder.model(input_ids=batch["input_ids"], attention_mask=mask, training=True).pooler_output
+            logits = pooled @ head[0] + head[1]
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"][:, 0], logits))
+        gradients, _ = tf.clip_by_global_norm(list(map(tf.convert_to_tensor, tape.gradient(loss, variables))), 1.0)
+        time.assign_add(1.0)
+        for variable, gradient, (m, v) in zip(variables, gradients, moments, strict=True):
+            m.assign(0.9 * m + 0.1 * gradient)
+            v.assign(0.999 * v + 0.001 * gradient**2)
+            direction = m / (1 - 0.9**time) / (tf.sqrt(v / (1 - 0.999**time)) + 1e-6)
+            decay = DECAY * variable if len(variable.shape) > 1 else 0.0
+            variable.assign_sub(RATE * (direction + decay))
+        return loss
+
+    return step
+
+
+def test_several_steps_of_a_call_are_added_up(tokenizer, reviews):
+    batches = [pack(features_of(range(4 * i, 4 * i + 4), tokenizer, reviews), SPEC, LENGTH, 4) for i in range(3)]
+
+    def generate():
+        yield from batches
+
+    signature = {name: tf.TensorSpec([None, None], value.dtype) for name, value in batches[0].items()}
+    single, several = build(tokenizer), build(tokenizer)
+    several.compile(optimizer=several.optimizer, steps_per_execution=3)
+    found = []
+    for model, calls in ((single, 3), (several, 1)):
+        iterator = iter(tf.data.Dataset.from_generator(generate, output_signature=signature))
+        function = model.make_train_function()
+        assert function is model.make_train_function(), "made once"
+        found.append([{name: float(value) for name, value in function(iterator).items()} for _ in range(calls)])
+    ones, (sums,) = found
+    assert sums["loss"] == pytest.approx(np.mean([one["loss"] for one in ones]), abs=1e-6)
+    assert all(sums[name] == sum(one[name] for one in ones) for name in ("examples", "tokens", "cells"))
+    assert sums["examples"] == 12 and sums["data_wait_seconds"] > 0
+    assert_close(*[[weight.numpy() for weight in model.weights] for model in (single, several)])

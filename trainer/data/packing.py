@@ -12,7 +12,7 @@ ABSENT = -1  # the row_id of an empty slot
 
 
 def assign_rows(
-    lengths: tf.Tensor, row_length: int, max_examples_per_row: int
+    lengths: tf.Tensor, row_length: int | tf.Tensor, max_examples_per_row: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """Places examples in rows: first-fit, longest first.
 
@@ -63,7 +63,7 @@ def rounded_rows(rows: tf.Tensor, multiple: int) -> tf.Tensor:
 def pack(
     features: dict[str, tf.RaggedTensor | tf.Tensor],
     spec: FeatureSpec,
-    row_length: int,
+    row_length: int | tf.Tensor,
     max_examples_per_row: int,
     row_multiple: int = 1,
     static_rows: int | None = None,

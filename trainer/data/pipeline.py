@@ -15,6 +15,7 @@ from trainer.errors import UserError
 from trainer.features import FeatureSpec
 
 MAX_INTERLEAVED_SHARDS = 64
+WINDOW_BATCHES = 50  # as many as transformers' LengthGroupedSampler sorts together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +27,14 @@ class Packing:
       max_examples_per_row: examples in a row; 1 is the classic, unpacked layout.
       row_multiple: row counts are multiples of this (the accumulation steps).
       static_rows: one row count for all batches, as TPUs want it; None lets it vary.
+      length_unit: over 0, with one example a row: rows are as long as the batch's longest example, rounded up to this.
     """
 
     row_length: int
     max_examples_per_row: int
     row_multiple: int = 1
     static_rows: int | None = None
+    length_unit: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +99,29 @@ def training_stream(
     return endless.shard(share.count, share.index)
 
 
+def length_grouped(records: tf.data.Dataset, batch_size: int, seed: int, window: int) -> tf.data.Dataset:
+    """Reorders a stream so that a batch holds examples of like length: sorted within windows of WINDOW_BATCHES batches.
+
+    The batches of a window then follow each other in an order that the seed gives, so that length does not rise and fall
+    with the steps. It is the field's "group by length" (transformers' LengthGroupedSampler).
+
+    Args:
+      records: serialized examples, beginning with a whole window; string [].
+      batch_size: examples of a batch.
+      seed: gives the order of the batches.
+      window: the number of the first window.
+    """
+    size = WINDOW_BATCHES * batch_size
+
+    def grouped(number, serialized):
+        ids = tf.io.parse_example(serialized, {"input_ids": tf.io.RaggedFeature(tf.int64)})["input_ids"]
+        by_length = tf.reshape(tf.gather(serialized, tf.argsort(ids.row_lengths(), stable=True)), [-1, batch_size])
+        order = tf.random.experimental.stateless_shuffle(tf.range(WINDOW_BATCHES), [seed, tf.cast(number, tf.int32)])
+        return tf.data.Dataset.from_tensor_slices(tf.reshape(tf.gather(by_length, order), [-1]))
+
+    return records.batch(size, drop_remainder=True).enumerate(start=window).flat_map(grouped)
+
+
 def packed_batches(
     records: tf.data.Dataset, spec: FeatureSpec, batch_size: int, packing: Packing, drop_remainder: bool = False
 ) -> tf.data.Dataset:
@@ -103,7 +129,11 @@ def packed_batches(
 
     def parse_and_pack(serialized):
         features = _parse(serialized, spec)
-        return pack(features, spec, packing.row_length, packing.max_examples_per_row, packing.row_multiple, packing.static_rows)
+        row_length: int | tf.Tensor = packing.row_length
+        if packing.length_unit:
+            longest = tf.cast(tf.reduce_max(features["input_ids"].row_lengths()), tf.int32)
+            row_length = tf.minimum(-(-longest // packing.length_unit) * packing.length_unit, packing.row_length)
+        return pack(features, spec, row_length, packing.max_examples_per_row, packing.row_multiple, packing.static_rows)
 
     batches = records.batch(batch_size, drop_remainder=drop_remainder)
     batches = batches.map(parse_and_pack, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

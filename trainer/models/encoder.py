@@ -15,6 +15,7 @@ class BertEncoder(keras.layers.Layer):
     Args:
       bert_config: transformers' BertConfig.
       precision: "float32", "bfloat16" or "float16": the type of the matrix products; weights stay float32.
+      recompute: compute each layer again in the backward pass, to hold less memory.
 
     Call:
       inputs: {name: int32 [batch, length]} for each of PACKED_INPUTS.
@@ -24,10 +25,10 @@ class BertEncoder(keras.layers.Layer):
       precision [batch, length, hidden], or [batch, K, hidden]: the last layer's output.
     """
 
-    def __init__(self, bert_config: BertConfig, precision: str = "float32", name: str = "encoder"):
+    def __init__(self, bert_config: BertConfig, precision: str = "float32", recompute: bool = False, name: str = "encoder"):
         super().__init__(name=name, dtype="float32")
         self.bert_config = bert_config
-        self.compute = tf.as_dtype(precision)
+        self.compute, self.recompute = tf.as_dtype(precision), recompute
         self.model = TFBertModel(bert_config, name="tf_bert_model")
         self.model.build_in_name_scope()  # names as from_pretrained gives them: tf_model.h5 is matched by name
 
@@ -38,8 +39,9 @@ class BertEncoder(keras.layers.Layer):
 
     def call(self, inputs: dict[str, tf.Tensor], read_positions: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
         ids = {name: inputs[name] for name in PACKED_INPUTS}
-        encode = forward.encode if training else inference_forward.encode
-        return encode(self.bert, **ids, dtype=self.compute, read_positions=read_positions)
+        if training:
+            return forward.encode(self.bert, **ids, dtype=self.compute, read_positions=read_positions, recompute=self.recompute)
+        return inference_forward.encode(self.bert, **ids, dtype=self.compute, read_positions=read_positions)
 
     def freeze(self, layers: int) -> list[str]:
         """Stops the training of the embeddings and the first `layers` layers; -1 freezes the whole encoder.

@@ -13,6 +13,7 @@ from trainer.text.in_graph_tokenizer import InGraphTokenizer
 from trainer.text.tokenizer import Tokenizer
 
 ROW_WIDTH = 64  # tokens of a packed row, about; longer where a text is
+PIECE_TOKENS = 8192  # of a request, computed at a time
 PACKED = {**TOKENS, **ROW_ID}
 MAX_HELD_BYTES = 1 << 30  # a graph holds less than 2 GB
 TEXT_INPUTS = ("text", "text_pair")  # as Hugging Face's tokenizers name them
@@ -65,9 +66,28 @@ class ServingModule(tf.Module):
         types = tf.concat([tf.zeros_like(first), *[tf.ones_like(piece) for piece in pieces[1:]]], axis=1)
         features = {"input_ids": rows, "token_type_ids": types, "row_id": tf.range(batch)}
         packed, places = pack_evenly(features, PACKED, ROW_WIDTH)
-        outputs = self._encode({name: packed[name] for name in self._inputs})  # [rows, K, ...] each
-        flat = {name: tf.reshape(value, tf.concat([[-1], tf.shape(value)[2:]], 0)) for name, value in outputs.items()}
-        return self._serve({name: tf.gather(value, places) for name, value in flat.items()})
+        outputs = self._encode_in_pieces({name: packed[name] for name in self._inputs})
+        return self._serve({name: tf.gather(value, places) for name, value in outputs.items()})
+
+    def _encode_in_pieces(self, packed: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Runs the model on so many rows at a time that memory stays bounded, whatever the request's size.
+
+        Returns:
+          {output name: [rows · K, ...]}.
+        """
+        rows, row_length = tf.unstack(tf.shape(packed["input_ids"]))
+        at_once = tf.maximum(PIECE_TOKENS // row_length, 1)
+        wanted = self._encode.structured_outputs
+        found = {name: tf.TensorArray(one.dtype, -(-rows // at_once), infer_shape=False) for name, one in wanted.items()}
+
+        def run_piece(i, found):
+            piece = {name: value[i * at_once : (i + 1) * at_once] for name, value in packed.items()}
+            return i + 1, {name: found[name].write(i, value) for name, value in self._encode(piece).items()}
+
+        _, found = tf.while_loop(lambda i, _: i * at_once < rows, run_piece, (0, found), parallel_iterations=1)
+        joined = {name: pieces.concat() for name, pieces in found.items()}
+        flat = {name: tf.reshape(value, tf.concat([[-1], tf.shape(value)[2:]], 0)) for name, value in joined.items()}
+        return {name: tf.ensure_shape(value, [None, *wanted[name].shape[2:]]) for name, value in flat.items()}
 
     def _from_tokens(self, input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> dict[str, tf.Tensor]:
         """int32 [batch, length] each, [CLS] first; attention_mask 1 for tokens, 0 for padding → the reply."""

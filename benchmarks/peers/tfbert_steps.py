@@ -1,0 +1,90 @@
+"""Hugging Face's TFBertForSequenceClassification as a side of `benchmarks/speed.py`; it runs in this project's environment."""
+
+import argparse
+import os
+import random
+
+import protocol
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--case", required=True)
+    parser.add_argument("--encoder", required=True)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--padding", choices=("longest", "max"), default="max")
+    parser.add_argument("--jit", action="store_true")
+    options = parser.parse_args()
+
+    import tensorflow as tf
+    import tf_keras as keras
+    from transformers import AdamWeightDecay
+
+    case = protocol.load_case(options.case)
+    if options.precision == "bfloat16":
+        keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    model = load_model(options.encoder, case)
+    optimizer = AdamWeightDecay(1e-6, weight_decay_rate=0.01, exclude_from_weight_decay=["LayerNorm", "layer_norm", "bias"])
+    examples, size = case["examples"], case["batch_size"]
+
+    def tensors(rows):
+        width = case["max_length"] if options.padding == "max" else max(len(examples[row]) for row in rows)
+        ids = [examples[row] + [0] * (width - len(examples[row])) for row in rows]
+        mask = [[1] * len(examples[row]) + [0] * (width - len(examples[row])) for row in rows]
+        return {"input_ids": tf.constant(ids), "attention_mask": tf.constant(mask)}, tf.constant(
+            [case["labels"][row] for row in rows]
+        )
+
+    def loss_of(inputs, labels, training):
+        logits = tf.cast(model(**inputs, training=training).logits, tf.float32)
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+
+    @tf.function(jit_compile=options.jit, reduce_retracing=not options.jit)
+    def train_step(inputs, labels):
+        with tf.GradientTape() as tape:
+            loss = loss_of(inputs, labels, training=True)
+        gradients, _ = tf.clip_by_global_norm(tape.gradient(loss, model.trainable_variables), 1.0)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        return loss
+
+    first_loss = float(loss_of(*tensors(range(size)), training=False))
+
+    def endless():
+        generator = random.Random(1)
+        while True:
+            order = list(range(len(examples)))
+            generator.shuffle(order)
+            yield from (order[i : i + size] for i in range(0, len(order), size))
+
+    batches = endless()
+
+    def next_batch():
+        rows = next(batches)
+        batch = tensors(rows)
+        mask = batch[0]["attention_mask"]
+        return batch, int(tf.reduce_sum(mask)), len(rows), int(tf.size(mask))
+
+    protocol.serve(first_loss, next_batch, lambda batch: train_step(*batch).numpy())
+
+
+def load_model(folder, case):
+    """Returns the model with the encoder's weights and the case's head."""
+    from safetensors.numpy import load_file
+    from transformers import BertConfig, TFBertForSequenceClassification
+    from transformers.modeling_tf_pytorch_utils import load_pytorch_state_dict_in_tf2_model
+
+    model = TFBertForSequenceClassification(BertConfig.from_pretrained(folder, num_labels=case["classes"]))
+    model(model.dummy_inputs)
+    state = {f"bert.{name}": value for name, value in load_file(f"{folder}/model.safetensors").items()}
+    load_pytorch_state_dict_in_tf2_model(model, state, allow_missing_keys=True)
+    model.classifier.kernel.assign(case["head"]["kernel"])
+    model.classifier.bias.assign(case["head"]["bias"])
+    return model
+
+
+if __name__ == "__main__":
+    main()
