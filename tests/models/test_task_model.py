@@ -186,7 +186,7 @@ def test_loss_curve_is_tfbertmodels_over_200_steps(minilm, tokenizer, reviews):
         f"loss from {curves[0][0]:.4f} to {curves[0][-10:].mean():.4f}; largest difference {gap.max():.2e}, mean {gap.mean():.2e}"
     )
     assert curves[0][-10:].mean() < 0.8 * curves[0][0], "it learned"
-    assert gap.max() < 2e-3
+    assert gap.max() < 1e-4
 
 
 RATE, DECAY = 5e-5, 0.01
