@@ -1,5 +1,6 @@
 """Fixtures: real text and the real MiniLM vocabulary, tiny encoders, a finished run to read from."""
 
+import atexit
 import csv
 import importlib.util
 import os
@@ -11,7 +12,9 @@ import pytest
 
 import trainer  # noqa: F401  sets Keras 2 before TensorFlow is imported
 
-os.environ["BERT_TRAINER_CACHE"] = tempfile.mkdtemp(prefix="bert-trainer-tests-")  # commands run as processes share it
+# Commands that are run as processes share what they compiled.
+os.environ["BERT_TRAINER_CACHE"] = tempfile.mkdtemp(prefix="bert-trainer-tests-")
+atexit.register(shutil.rmtree, os.environ["BERT_TRAINER_CACHE"], ignore_errors=True)
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 

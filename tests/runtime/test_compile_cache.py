@@ -41,7 +41,7 @@ def test_a_second_process_finds_what_the_first_compiled(environment):
 
 def test_a_folder_for_each_tensorflow_and_processor(environment, monkeypatch):
     folder = keep_compiled_kernels()
-    assert "tensorflow-2.20" in folder and f"--tf_xla_persistent_cache_directory={folder}" in os.environ["TF_XLA_FLAGS"]
+    assert "tensorflow-2.20" in folder and f'--tf_xla_persistent_cache_directory="{folder}"' in os.environ["TF_XLA_FLAGS"]
     monkeypatch.delenv("TF_XLA_FLAGS")
     monkeypatch.setattr("os.cpu_count", lambda: 1000)
     assert keep_compiled_kernels() != folder
@@ -50,7 +50,7 @@ def test_a_folder_for_each_tensorflow_and_processor(environment, monkeypatch):
 def test_a_users_own_flags_stay(environment, monkeypatch):
     monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_auto_jit=1")
     keep_compiled_kernels()
-    assert os.environ["TF_XLA_FLAGS"].startswith("--tf_xla_auto_jit=1 --tf_xla_persistent_cache_directory=")
+    assert os.environ["TF_XLA_FLAGS"].startswith('--tf_xla_auto_jit=1 --tf_xla_persistent_cache_directory="')
     assert keep_compiled_kernels() is None, "a folder is named already"
 
 
@@ -60,8 +60,22 @@ def test_nothing_is_kept_where_it_is_switched_off_or_cannot_be(environment, monk
     environment.write_text("a file where the folder would be")
     monkeypatch.setenv("BERT_TRAINER_CACHE", str(environment))
     assert keep_compiled_kernels() is None
+
+
+def test_nothing_is_kept_without_the_package_or_beside_flags_of_another_kind(environment, monkeypatch):
+    monkeypatch.setenv("TF_XLA_FLAGS", "/a/file/of/flags")
+    assert keep_compiled_kernels() is None
+    monkeypatch.delenv("TF_XLA_FLAGS")
     monkeypatch.setattr("importlib.metadata.version", raise_not_found)
     assert keep_compiled_kernels() is None
+
+
+def test_a_folder_with_a_space_and_other_options_of_the_compiler(environment, monkeypatch):
+    monkeypatch.setenv("BERT_TRAINER_CACHE", f"{environment} of mine")
+    folder, values = compile_in_a_process()
+    assert " of mine/" in folder and list(Path(folder).iterdir()) and values[0] == 3.0
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    assert compile_in_a_process()[0] != folder
 
 
 def test_the_oldest_go_and_a_full_disk_gets_none(environment, monkeypatch):

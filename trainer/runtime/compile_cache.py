@@ -15,6 +15,7 @@ from pathlib import Path
 SETTING = "BERT_TRAINER_CACHE"  # another folder than ~/.cache/bert-trainer; empty: nothing is kept
 LARGEST_BYTES, FREE_BYTES = 1 << 30, 1 << 30  # of a folder; on its disk, for a full one would stop the run
 FLAGS, FLAG = "TF_XLA_FLAGS", "--tf_xla_persistent_cache_directory"
+CPU_ONLY = "--tf_xla_persistent_cache_device_types=CPU"  # a folder's name says nothing of the GPU
 
 
 def keep_compiled_kernels() -> str | None:
@@ -22,24 +23,27 @@ def keep_compiled_kernels() -> str | None:
 
     None where that is switched off, the user has told TensorFlow a folder already, none can be written or its disk is full.
     """
-    try:
-        version = importlib.metadata.version("tensorflow")
-    except importlib.metadata.PackageNotFoundError:  # tensorflow-tpu: a TPU's compiler keeps its own
-        return None
-    root = os.environ.get(SETTING, str(Path.home() / ".cache/bert-trainer"))
     given = os.environ.get(FLAGS, "")
-    if not root or FLAG in given:
+    if FLAG in given or (given and not given.startswith("-")):  # named already, or in a file of flags
         return None
-    folder = Path(root).expanduser() / "kernels" / f"tensorflow-{version}-{_processor()}"
     try:
+        root = os.environ.get(SETTING)
+        if root == "":
+            return None
+        # Without this package TensorFlow is tensorflow-tpu, and a TPU's compiler keeps its own.
+        version = importlib.metadata.version("tensorflow")
+        folder = (
+            Path(root or Path.home() / ".cache/bert-trainer").expanduser() / "kernels" / f"tensorflow-{version}-{_machine()}"
+        )
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
         _forget_oldest(folder)
-    except OSError:
+        is_full = shutil.disk_usage(folder).free < FREE_BYTES
+    except (OSError, RuntimeError, importlib.metadata.PackageNotFoundError):  # RuntimeError: there is no home
         return None
-    if shutil.disk_usage(folder).free < FREE_BYTES:
+    if is_full or set(str(folder)) & {'"', "\\"}:
         return None
-    os.environ[FLAGS] = f"{given} {FLAG}={folder}".strip()
+    os.environ[FLAGS] = f'{given} {FLAG}="{folder}" {CPU_ONLY}'.strip()
     return str(folder)
 
 
@@ -52,12 +56,13 @@ def _forget_oldest(folder: Path) -> None:
             path.unlink()
 
 
-def _processor() -> str:
-    """Returns a name for all machines whose compiled programs are the same: instructions, and cores that share the work."""
+def _machine() -> str:
+    """Returns a name for all machines whose programs are the same: instructions, cores that share the work, options."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
     instructions = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
-    told = "\n".join([platform.machine(), platform.processor(), str(os.cpu_count()), *instructions])
+    options = os.environ.get("XLA_FLAGS", "")
+    told = "\n".join([platform.machine(), platform.processor(), str(os.cpu_count()), options, *instructions])
     return hashlib.sha256(told.encode()).hexdigest()[:16]
