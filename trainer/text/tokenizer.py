@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import tempfile
-from typing import Any
 
 import tokenizers
 
@@ -14,7 +13,7 @@ from trainer import files
 from trainer.errors import UserError
 
 COMMON_MARKS = ",.()\"'-:;"  # ASCII punctuation: always a word of its own to BERT
-MAX_WORDS = 1 << 18  # kept with their ids: about 50 MB
+MAX_WORDS, LONGEST_WORD_KEPT = 1 << 18, 32  # with their ids about 50 MB; longer "words" are texts without spaces
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
 
@@ -43,9 +42,8 @@ class Tokenizer:
                 raise UserError(f"the tokenizer's vocabulary lacks {token}, which BERT needs; is it a BERT vocabulary?")
             setattr(self, f"{name}_id", number)
         self._ids_of: dict[str, list[int]] = {}
-        self._is_by_words = _splits_at_spaces(json.loads(self.json))
-        added = "".join(token["content"] for token in json.loads(self.json)["added_tokens"])
-        self._set_apart = [mark for mark in COMMON_MARKS if mark not in added]
+        self._is_by_words = _splits_at_spaces(self.backend)
+        self._set_apart = [mark for mark in COMMON_MARKS if not any(mark in text for text in _added_texts(self.backend))]
 
     def __reduce__(self):
         return Tokenizer, (self.json,)
@@ -70,7 +68,7 @@ class Tokenizer:
 
         Args:
           text: any.
-          most: ids beyond this many are not needed; the rest of the text is then not looked at.
+          most: ids beyond this many are not needed; the rest of the text is then not tokenized.
 
         >>> tokenizer.encode("Unaffable!")  # doctest: +SKIP
         [14477, 20961, 3468, 999]
@@ -81,11 +79,20 @@ class Tokenizer:
         try:
             ids = list(itertools.chain.from_iterable(map(self._ids_of.__getitem__, words)))
         except KeyError:
-            self._learn(words)
-            return self.encode(text, most)
+            ids = list(itertools.chain.from_iterable(map(self._ids_of_word, words)))
         if most is not None and rest and len(ids) < most:
             return self.encode(text)[:most]  # a word gives one id at least, unless it is nothing but control characters
         return ids[:most]
+
+    def _ids_of_word(self, word: str) -> list[int]:
+        ids = self._ids_of.get(word)
+        if ids is None:
+            ids = self.backend.encode(word, add_special_tokens=False).ids
+            if len(word) <= LONGEST_WORD_KEPT:
+                if len(self._ids_of) >= MAX_WORDS:
+                    self._ids_of.clear()
+                self._ids_of[word] = ids
+        return ids
 
     def _words(self, text: str, most: int | None) -> tuple[list[str], str]:
         """Returns the first `most` words of a text, and the rest of it."""
@@ -96,13 +103,6 @@ class Tokenizer:
             return text.split(" "), ""
         words = text.split(" ", most + text.count("  "))
         return (words[:-1], words[-1]) if len(words) > most else (words, "")
-
-    def _learn(self, words: list[str]) -> None:
-        if len(self._ids_of) > MAX_WORDS:
-            self._ids_of.clear()
-        for word in words:
-            if word not in self._ids_of:
-                self._ids_of[word] = self.backend.encode(word, add_special_tokens=False).ids
 
     def save(self, folder: str) -> None:
         """Writes the Hugging Face tokenizer files (tokenizer.json, vocab.txt, ...) into a folder, local or remote."""
@@ -119,15 +119,22 @@ class Tokenizer:
                 files.copy(files.join(local, name), files.join(folder, name))
 
 
-def _splits_at_spaces(described: dict[str, Any]) -> bool:
+def _splits_at_spaces(backend: tokenizers.Tokenizer) -> bool:
     """Whether a text's ids are those of its words between spaces, one after the other.
 
     So it is with BERT's normalizer, which maps character by character and reorders marks within a word at most, BERT's
-    splitting at white space, and WordPiece, which knows no neighbours; unless an added token has a space in it.
+    splitting at white space, and WordPiece, which knows no neighbours; unless an added token has white space in it.
     """
+    described = json.loads(backend.to_str())
     parts = [(described[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
-    added = [token["content"] for token in described["added_tokens"]]
-    return parts == ["BertNormalizer", "BertPreTokenizer", "WordPiece"] and not any(" " in content for content in added)
+    is_berts = parts == ["BertNormalizer", "BertPreTokenizer", "WordPiece"]
+    return is_berts and not any(character.isspace() for text in _added_texts(backend) for character in text)
+
+
+def _added_texts(backend: tokenizers.Tokenizer) -> list[str]:
+    """Returns what the added tokens are matched with: as they are written, and normalized."""
+    written = [token.content for token in backend.get_added_tokens_decoder().values()]
+    return written + [backend.normalizer.normalize_str(text) for text in written if backend.normalizer]
 
 
 def load_tokenizer(folder: str, lowercase: bool | None = None) -> Tokenizer:
