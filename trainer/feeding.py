@@ -31,7 +31,7 @@ def training_batches(
     Every step takes the next train.batch_size examples of the seeded stream, whatever the number of replicas.
 
     Raises:
-      UserError: a batch size that the replicas cannot share evenly.
+      UserError: a batch size that the replicas cannot share evenly; length buckets where there can be one shape only.
     """
     train, data = experiment.train, experiment.data
     if train.batch_size % placement.replicas:
@@ -57,7 +57,7 @@ def training_batches(
             copies=task.copies(manifest.splits["train"]["values"]),
         )
         if data.length_buckets:
-            stream = length_grouped(stream, replica_batch * local_replicas, train.seed, begun // WINDOW_BATCHES)
+            stream = length_grouped(stream, replica_batch, local_replicas, train.seed, begun // WINDOW_BATCHES)
         batches = packed_batches(stream, task.features(), replica_batch, packing)
         return batches.skip((first_step - begun) * local_replicas)
 
@@ -86,7 +86,10 @@ def _packing(experiment: Experiment, manifest: Manifest, placement: Placement, r
         static_rows = likely_rows(manifest.splits["train"], replica_batch, length, data.max_examples_per_row)
     if static_rows is not None:
         static_rows = math.ceil(static_rows / steps) * steps
-    length_unit = ROW_LENGTH_UNIT if data.length_buckets and static_rows is None else 0
+    if data.length_buckets and static_rows is not None:
+        reason = "a TPU takes one shape" if placement.kind == "tpu" else "runtime.static_rows asks for one shape"
+        raise UserError(f"data.length_buckets: {reason}; pack the rows instead, with data.max_examples_per_row=16")
+    length_unit = ROW_LENGTH_UNIT if data.length_buckets else 0
     return Packing(length, data.max_examples_per_row, steps, static_rows, length_unit)
 
 

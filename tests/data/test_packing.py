@@ -80,10 +80,19 @@ def test_row_counts_are_few_and_never_far_off(multiple):
     counts = tf.range(1, 2000)
     rounded = np.array([int(rounded_rows(c, multiple)) for c in counts])
     assert (rounded >= counts.numpy()).all() and (rounded % multiple == 0).all()
-    big = counts.numpy() > 16 * multiple
-    assert (rounded[big] <= counts.numpy()[big] * 1.125 + multiple).all()
-    assert len(set(rounded[:1024])) < 80
-    assert rounded[: 16 * multiple : multiple].tolist() == [multiple * (i + 1) for i in range(16)]
+    big = counts.numpy() > 64 * multiple
+    assert (rounded[big] <= counts.numpy()[big] * (1 + 1 / 32) + multiple).all()
+    assert len(set(rounded[:1024])) < 200
+    assert rounded[: 64 * multiple : multiple].tolist() == [multiple * (i + 1) for i in range(64)]
+
+
+@pytest.mark.parametrize(("batch", "least"), [(32, 0.88), (64, 0.92), (256, 0.97), (512, 0.97)])
+def test_hardly_a_cell_is_padding(batch, least, tokenizer, reviews):
+    """The quick start's sentences: 23 tokens on average, 64 at the most."""
+    lengths = [min(len(tokenizer.encode(row["text"])) + 2, 64) for row in reviews]
+    batches = [lengths[i : i + batch] for i in range(0, len(lengths) - batch + 1, batch)]
+    cells = sum(64 * int(rounded_rows(assign_rows(tf.constant(one), 64, 16)[3], 1)) for one in batches)
+    assert sum(map(sum, batches)) / cells >= least
 
 
 def test_static_rows_are_the_least_multiple_that_holds_the_examples():

@@ -124,7 +124,7 @@ def test_no_examples_is_told(paths):
 
 def grouped_of(paths, window=0):
     first = window * WINDOW_BATCHES * BATCH
-    return length_grouped(stream_of(paths, first=first), BATCH, seed=3, window=window)
+    return length_grouped(stream_of(paths, first=first), BATCH // 2, 2, seed=3, window=window)
 
 
 BATCH = 4

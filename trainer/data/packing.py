@@ -50,13 +50,13 @@ def assign_rows(
 
 
 def rounded_rows(rows: tf.Tensor, multiple: int) -> tf.Tensor:
-    """Rounds a row count up to one of few: all to 16, then eight steps for each doubling, times `multiple`.
+    """Rounds a row count up to one of few: all to 64, then 32 steps for each doubling, times `multiple`.
 
-    Few shapes mean few compilations under XLA; above 16 rows at most one in eight is empty.
+    Few shapes mean few compilations under XLA; above 64 rows at most one in 32 is empty.
     """
     units = tf.maximum(-(-rows // multiple), 1)
     log2 = tf.cast(tf.math.ceil(tf.math.log(tf.cast(units, tf.float64)) / tf.math.log(2.0 * tf.ones([], tf.float64))), tf.int32)
-    step = tf.maximum(2 ** tf.maximum(log2 - 4, 0), 1)
+    step = tf.maximum(2 ** tf.maximum(log2 - 6, 0), 1)
     return -(-units // step) * step * multiple
 
 

@@ -99,27 +99,31 @@ def training_stream(
     return endless.shard(share.count, share.index)
 
 
-def length_grouped(records: tf.data.Dataset, batch_size: int, seed: int, window: int) -> tf.data.Dataset:
+def length_grouped(
+    records: tf.data.Dataset, batch_size: int, batches_of_a_step: int, seed: int, window: int
+) -> tf.data.Dataset:
     """Reorders a stream so that a batch holds examples of like length: sorted within windows of WINDOW_BATCHES batches.
 
-    The batches of a window then follow each other in an order that the seed gives, so that length does not rise and fall
+    The steps of a window then follow each other in an order that the seed gives, so that length does not rise and fall
     with the steps. It is the field's "group by length" (transformers' LengthGroupedSampler).
 
     Args:
       records: serialized examples, beginning with a whole window; string [].
       batch_size: examples of a batch.
-      seed: gives the order of the batches.
+      batches_of_a_step: as many replicas take theirs from this stream; a step's examples are dealt to them in turn.
+      seed: gives the order of the steps.
       window: the number of the first window.
     """
-    size = WINDOW_BATCHES * batch_size
+    step_size = batch_size * batches_of_a_step
 
     def grouped(number, serialized):
         ids = tf.io.parse_example(serialized, {"input_ids": tf.io.RaggedFeature(tf.int64)})["input_ids"]
-        by_length = tf.reshape(tf.gather(serialized, tf.argsort(ids.row_lengths(), stable=True)), [-1, batch_size])
+        by_length = tf.gather(serialized, tf.argsort(ids.row_lengths(), stable=True))
+        steps = tf.transpose(tf.reshape(by_length, [-1, batch_size, batches_of_a_step]), [0, 2, 1])
         order = tf.random.experimental.stateless_shuffle(tf.range(WINDOW_BATCHES), [seed, tf.cast(number, tf.int32)])
-        return tf.data.Dataset.from_tensor_slices(tf.reshape(tf.gather(by_length, order), [-1]))
+        return tf.data.Dataset.from_tensor_slices(tf.reshape(tf.gather(steps, order), [-1]))
 
-    return records.batch(size, drop_remainder=True).enumerate(start=window).flat_map(grouped)
+    return records.batch(WINDOW_BATCHES * step_size, drop_remainder=True).enumerate(start=window).flat_map(grouped)
 
 
 def packed_batches(
