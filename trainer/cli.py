@@ -40,7 +40,8 @@ SWITCHES = {
 }
 OUT_OF_MEMORY = (
     "out of memory. What takes less: a smaller train.batch_size, or more train.accumulation_steps with the same batch_size "
-    "(the result stays the same); a smaller data.max_seq_length; train.precision=bfloat16; a smaller encoder"
+    "(the result stays the same); train.recompute_activations=true; a smaller data.max_seq_length; "
+    "train.precision=bfloat16; a smaller encoder"
 )
 USAGE = "usage: bert-trainer COMMAND [--config=PATH] [--workdir=DIR] [--set key=value ...]"
 

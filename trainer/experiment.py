@@ -161,7 +161,7 @@ class TrainConfig:
     ema_decay_rate: float = 0.0
     """Over 0 (0.999 is usual): an average of the weights is kept, evaluated and exported."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of matrix products; weights, LayerNorm, softmax and the loss stay float32. float16 scales the loss."""
+    """Of matrix products; weights, LayerNorm and the loss stay float32, and softmax in training. float16 scales the loss."""
     jit_compile: bool = False
     """Compile the step with XLA (always on on TPU)."""
     recompute_activations: bool = False

@@ -106,11 +106,10 @@ class TrainingRhythm(keras.callbacks.Callback):
 
     @functools.cached_property
     def _peak_flops(self) -> float:
-        """FLOP/s of a large matrix product on all devices together; logical CPU devices share one machine's."""
-        placement = self._run.placement
+        if self._log is None:  # another worker than the chief: nobody reads its figures
+            return float("inf")
         with self._meter.paused():
-            rate = profiling.matmul_rate(self._run.experiment.train.precision)
-        return rate * (placement.replicas if profiling.has_accelerator() else placement.workers)
+            return profiling.peak_flops(self._run.experiment.train.precision, self._run.placement)
 
     def _is_due(self, before: int, every: int) -> bool:
         return self._step // every > before // every or self._step == self._run.total_steps

@@ -28,6 +28,13 @@ def test_synthetic_data_is_never_waited_for(cli, config_file, tmp_path):
     assert found["what"] == "synthetic" and found["data_wait_rate"] < 0.01 and "one batch again and again" in out
 
 
+def test_steps_are_counted_one_by_one_whatever_a_call_runs(cli, config_file, tmp_path):
+    _, found = figures(cli, config_file, tmp_path / "w", "--set=train.steps_per_execution=3")
+    assert found["steps"] == len(found["seconds_of_each_step"]) == 4
+    # 8 examples a step: tokens of one step, not of three
+    assert found["examples_per_second"] * sum(found["seconds_of_each_step"]) == pytest.approx(32)
+
+
 def test_the_input_pipeline_alone(cli, config_file, tmp_path):
     out, found = figures(cli, config_file, tmp_path / "w", "--input-only", "--set=runtime.cpu_devices=2")
     assert found["tokens_per_second"] > 0 and "input pipeline alone, 4 batches" in out

@@ -41,8 +41,15 @@ def test_a_run_leaves_what_the_design_says(cli, config_file, tmp_path):
         assert (run / name).exists(), name
     for text in ("device: the CPU (auto: ", "encoder weights: 39 loaded from", "model: 1.0 M parameters", "length: 12 steps",
                  "batch: 8 examples over 1 replica(s)", "step 4/12  loss ", "tokens/s", "useful", "validation at step 8: ",
-                 "best validation accuracy: "):  # fmt: skip
+                 "best validation accuracy: ", "first step done ", "% MFU  ", "% waiting  "):  # fmt: skip
         assert text in log, text
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (start,) = [line for line in lines if line["kind"] == "start"]
+    phases = ["imports_seconds", "config_seconds", "records_seconds", "model_seconds", "first_step_seconds"]
+    assert list(start) == ["step", "kind", *phases] and start["first_step_seconds"] > 0
+    for line in lines:
+        if line["kind"] == "train":
+            assert 0 < line["model_flops_utilization"] < 1 and 0 <= line["data_wait_rate"] < 1
     assert sorted(losses(run)) == [4, 8, 12]
     status, _, log = cli("train", f"--workdir={run}")
     assert status == 0 and "the run is complete: step 12 of 12" in log, "the workdir is enough to go on"
@@ -89,8 +96,9 @@ class StopAfter:
         ("train.steps_per_execution=3",),
         ("runtime.static_rows=8",),
         ("train.recompute_activations=true",),
+        ("train.recompute_activations=true", "train.accumulation_steps=2", "runtime.cpu_devices=2"),
     ],
-    ids=lambda changes: changes[0],
+    ids=" ".join,
 )
 def test_the_same_run_however_it_is_cut(cli, config_file, tmp_path, changes):
     for name, more in (("plain", ()), ("other", changes)):
@@ -107,7 +115,7 @@ def test_the_same_run_however_it_is_cut(cli, config_file, tmp_path, changes):
     [
         ["train.precision=bfloat16", "train.ema_decay_rate=0.9", "train.schedule=cosine"],
         ["train.precision=float16", "train.layer_decay_rate=0.8", "encoder.freeze_layers=1"],
-        ["train.jit_compile=true", "task.balance=sampling", "data.max_examples_per_row=1"],
+        ["train.jit_compile=true", "task.balance=sampling", "data.max_examples_per_row=1", "train.recompute_activations=true"],
         ["data.length_buckets=true", "data.max_examples_per_row=1", "train.recompute_activations=true"],
         ["task.balance=class_weights", "task.focal_gamma=2.0", "encoder.freeze_layers=-1", "train.deterministic_ops=false"],
     ],

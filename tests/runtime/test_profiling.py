@@ -1,13 +1,35 @@
+import dataclasses
+
 import pytest
 import tensorflow as tf
 
 from trainer.runtime import profiling
+from trainer.runtime.distribution import Placement
+
+ALONE = Placement(tf.distribute.get_strategy(), "default", "")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_matmul_rate_is_a_rate(precision):
-    rate = profiling.matmul_rate(precision, repeats=2)
-    assert 1e8 < rate < 1e16
+def test_the_peak_is_a_products_rate(precision):
+    assert 1e8 < profiling.peak_flops(precision, ALONE) < 1e16
+
+
+def test_the_peak_counts_machines_and_accelerators_but_not_logical_devices(monkeypatch):
+    monkeypatch.setattr(profiling, "_seconds_of_product", lambda size, precision: 2.0 * size**3)
+    assert profiling.peak_flops("float32", ALONE) == 1.0
+    mirrored = Placement(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), "mirrored", "")
+    assert profiling.peak_flops("float32", mirrored) == 1.0
+    assert profiling.peak_flops("float32", dataclasses.replace(mirrored, workers=3)) == 3.0
+    monkeypatch.setattr(profiling, "_fastest_device", lambda: "/device:GPU:0")
+    assert profiling.peak_flops("float32", mirrored) == 2.0
+
+
+def test_a_full_device_has_no_peak_and_stops_nothing(monkeypatch):
+    def full(size, precision):
+        raise tf.errors.ResourceExhaustedError(None, None, "no memory left")
+
+    monkeypatch.setattr(profiling, "_seconds_of_product", full)
+    assert profiling.peak_flops("float32", ALONE) == float("inf")
 
 
 def test_a_trace_names_the_costliest_operation(tmp_path):

@@ -3,7 +3,12 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import tiny_config
+from trainer.models.encoder import BertEncoder
+from trainer.serving import signatures
 from trainer.serving.signatures import cut_pairs
+from trainer.tasks.base import TextFields
+from trainer.tasks.classification import Config, Task
 from trainer.text.sequences import pair_lengths
 
 
@@ -31,10 +36,26 @@ def test_signatures_have_dynamic_batch_and_length(exported):
 
 def test_packed_texts_reply_as_texts_alone_in_their_order(exported, reviews):
     serve = tf.saved_model.load(str(exported)).signatures["serving_default"]
-    texts = [row["text"] for row in reviews[:40]]
+    texts = [row["text"] for row in reviews[:600]]  # about 13,000 tokens: more than one piece
     together = serve(text=tf.constant(texts))["probabilities"].numpy()
-    alone = [serve(text=tf.constant([text]))["probabilities"].numpy()[0] for text in texts]
-    assert abs(together - alone).max() < 1e-5 and together.std(axis=0).min() > 0
+    for number in range(0, 600, 20):
+        alone = serve(text=tf.constant([texts[number]]))["probabilities"].numpy()[0]
+        assert abs(together[number] - alone).max() < 1e-5
+    assert together.std(axis=0).min() > 0
+
+
+def test_a_model_too_large_for_one_graph_keeps_its_variables(tokenizer, monkeypatch):
+    task = Task(Config(class_names=("no", "yes")), TextFields(("text",), "label", 32, 4), tokenizer)
+    model = task.build_model(BertEncoder(tiny_config()))
+    text = tf.constant(["a good thing", "bad"])
+    replies, read = [], []
+    for most in (signatures.MAX_HELD_BYTES, 0):
+        monkeypatch.setattr(signatures, "MAX_HELD_BYTES", most)
+        module = signatures.ServingModule(model, task.serving, tokenizer, 1, 32)
+        read.append(len(module.weights))
+        replies.append(module.signatures()["serving_default"](text=text)["probabilities"].numpy())
+    assert read[0] < 8 < 30 < read[1]
+    assert abs(replies[0] - replies[1]).max() < 1e-6
 
 
 def test_tokens_longer_than_the_limit_are_cut_and_padding_is_ignored(exported):

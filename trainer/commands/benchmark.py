@@ -41,6 +41,8 @@ def run(options: Options) -> None:
 
 
 def _measure(resolved: Experiment, options: Options, folder: str, placement: Placement) -> dict[str, Any]:
+    # A call is one step here, so that each can be timed.
+    resolved = dataclasses.replace(resolved, train=dataclasses.replace(resolved.train, steps_per_execution=1))
     tokenizer = assembly.find_tokenizer(resolved)
     bert_config = assembly.bert_config_of(resolved)
     manifest = preparation.ensure_records(resolved, folder, tokenizer)
@@ -61,7 +63,7 @@ def _measure(resolved: Experiment, options: Options, folder: str, placement: Pla
         batches = _Again(next(batches))
 
     figures = {"what": "synthetic" if options.synthetic else "training", **_step_figures(step, batches, options.steps)}
-    figures |= _rate_figures(figures, resolved, bert_config, manifest)
+    figures |= _rate_figures(figures, resolved, placement, bert_config, manifest)
     if options.profile:
         figures["costliest"] = _profile(step, batches, files.join(options.workdir or folder, "profile"))
     return figures
@@ -118,11 +120,13 @@ def _step_figures(step: Any, batches: Iterator | _Again, steps: int) -> dict[str
     }
 
 
-def _rate_figures(figures: dict[str, Any], resolved: Experiment, bert_config: Any, manifest: Manifest) -> dict[str, Any]:
+def _rate_figures(
+    figures: dict[str, Any], resolved: Experiment, placement: Placement, bert_config: Any, manifest: Manifest
+) -> dict[str, Any]:
     """Compares with what the device can do; model FLOPs are those of useful tokens, without padding."""
     per_token = assembly.training_flops_per_token(bert_config, mean_tokens(manifest.splits["train"]))
     flops = figures["tokens_per_second"] * per_token
-    measured = profiling.matmul_rate(resolved.train.precision)
+    measured = profiling.peak_flops(resolved.train.precision, placement)
     return {
         "precision": resolved.train.precision,
         "model_flops_per_second": flops,

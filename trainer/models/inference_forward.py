@@ -2,7 +2,8 @@
 
 An export goes where there may be no XLA. So the operations are those that TensorFlow's graph optimizer joins by itself (a
 product with its bias and GELU, scores with their scale and mask), and all else is kept to few operations: for one short text
-their number is what takes the time. Letters and sources as in `forward`.
+their number is what takes the time. What is joined to a product is computed in the product's type, where training keeps
+float32 between. Letters and sources as in `forward`.
 """
 
 import contextlib

@@ -29,7 +29,7 @@ class MetricsLog:
         self._writer = tf.summary.create_file_writer(files.join(workdir, "tensorboard"))
 
     def write(self, step: int, kind: str, values: dict[str, float]) -> None:
-        """Adds one line: {"step", "kind": "train" or "validation", values}."""
+        """Adds one line: {"step", "kind": "start", "train" or "validation", values}."""
         self._lines.append(json.dumps({"step": step, "kind": kind, **values}))
         files.write_text(self._path, "\n".join(self._lines) + "\n")
         with self._writer.as_default(step=step):

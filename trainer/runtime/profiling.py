@@ -13,28 +13,38 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from trainer.runtime.distribution import Placement
 
-def matmul_rate(precision: str, repeats: int = 15) -> float:
-    """Measures what one large matrix product reaches here: the median, in FLOP/s.
+
+def peak_flops(precision: str, placement: Placement) -> float:
+    """Measures what one large matrix product reaches here, times the devices that share a run: FLOP/s.
+
+    Logical CPU devices share one machine's cores, and count once. Infinity where the device has no memory left for it.
 
     Args:
       precision: "float32", "bfloat16" or "float16".
     """
-    size = 8192 if has_accelerator() else 2048
+    has_accelerator = "CPU" not in _fastest_device()
+    size = 8192 if has_accelerator else 2048
+    try:
+        seconds = _seconds_of_product(size, precision)
+    except tf.errors.ResourceExhaustedError:
+        return float("inf")
+    return 2.0 * size**3 / seconds * (placement.replicas if has_accelerator else placement.workers)
+
+
+def _seconds_of_product(size: int, precision: str, enough_seconds: float = 1.0) -> float:
+    """Returns the median of 3 to 15 products, the fewer the slower they are."""
     product = tf.function(lambda left: tf.reduce_max(tf.abs(left @ left)), autograph=False)
-    seconds = []
+    seconds: list[float] = []
     with tf.device(_fastest_device()):
         matrix = tf.cast(tf.random.stateless_normal([size, size], [1, 2]), precision)
-        for _ in range(repeats + 3):
+        product(matrix).numpy()
+        while len(seconds) < 3 or (len(seconds) < 15 and sum(seconds) < enough_seconds):
             begun = time.perf_counter()
             product(matrix).numpy()
             seconds.append(time.perf_counter() - begun)
-    return 2.0 * size**3 / statistics.median(seconds[3:])
-
-
-def has_accelerator() -> bool:
-    """Whether there is a TPU or a GPU."""
-    return "CPU" not in _fastest_device()
+    return statistics.median(seconds)
 
 
 def _fastest_device() -> str:

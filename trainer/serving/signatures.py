@@ -99,7 +99,7 @@ class ServingModule(tf.Module):
             "segment_ids": mask,
             "cls_positions": tf.zeros([tf.shape(input_ids)[0], 1], tf.int32),
         }
-        outputs = self._encode(inputs)
+        outputs = self._encode({name: inputs[name] for name in self._inputs})
         return self._serve({name: value[:, 0] for name, value in outputs.items()})
 
     def _from_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
