@@ -15,7 +15,7 @@ help:
 	@echo "make quickstart   fine-tune, evaluate, predict, export: the whole job on the sample (about 5 minutes)"
 	echo "make test         the default test suite (about 10 minutes on two cores)"
 	echo "make test-slow    the tests that take minutes each"
-	echo "make bench        training speed beside PyTorch, in alternation (about 15 minutes; DATA=../shared/data)"
+	echo "make bench        training, preparation, inference beside their peers, growth (about an hour; DATA=../shared/data)"
 	echo "make lint         ruff, mypy, shellcheck"
 	echo "make format       ruff format"
 	echo "make clean        remove .venv and the quick start's workdir"
@@ -71,7 +71,10 @@ test-slow: .venv/installed
 
 bench: .venv/installed .venv-peer/installed
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e .[bench]
-	$(BIN)/python benchmarks/speed.py --data=$(DATA) --peer_python=.venv-peer/bin/python
+	for benchmark in speed preparation inference; do
+	  $(BIN)/python benchmarks/$$benchmark.py --data=$(DATA) --peer_python=.venv-peer/bin/python
+	done
+	$(BIN)/python benchmarks/growth.py --data=$(DATA)
 
 lint: .venv/installed
 	@$(BIN)/ruff check .

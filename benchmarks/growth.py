@@ -25,6 +25,7 @@ from accuracy import minilm_folder
 
 TOKENS_OF_A_STEP = 4096
 LENGTHS, BATCHES, ROWS = (64, 128, 256, 512), (8, 16, 32, 64, 128, 256), (25_000, 50_000, 100_000, 200_000)
+RECOMPUTE = "train.recompute_activations=true"
 RUN = [sys.executable, "-m", "trainer"]
 
 
@@ -42,23 +43,38 @@ def command(arguments: list[str]) -> tuple[str, float, float]:
 
 
 def start_up(data: Path, folder: Path) -> dict[str, float]:
-    """Times a run of two steps on records that are there; returns the phases that `train` itself logs."""
+    """Runs two steps on records that are there; returns the seconds of the phases that `train` itself logs."""
     settings = _settings(data / "glue/SST-2/train.tsv", folder / "records", 32, 128, text="sentence")
     workdir = folder / f"run-{len(list(folder.iterdir()))}"
     command(["train", f"--workdir={workdir}", "--set", *settings, "train.steps=2", "runtime.log_every_steps=1"])
-    return json.loads((workdir / "startup.json").read_text())
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    (phases,) = [line for line in lines if line["kind"] == "start"]
+    found = {name.removesuffix("_seconds"): value for name, value in phases.items() if name.endswith("_seconds")}
+    return {**found, "all": sum(found.values())}
 
 
-def step(data: Path, folder: Path, rows: int, length: int) -> dict[str, float]:
-    """Returns {"seconds", "megabytes"} of a training step of so many rows, each one example of `length` tokens."""
+def step(data: Path, folder: Path, rows: int, length: int, *more: str) -> dict[str, float]:
+    """Returns {"seconds", "megabytes", "utilization"} of a step of so many rows, each one example of `length` tokens."""
     source = folder / f"long-{length}.csv"
     if not source.exists():
         _write_rows(source, 512, words=length * 2)
     settings = _settings(source, folder / f"records-{length}", rows, length)
-    workdir = folder / f"benchmark-{rows}-{length}"
-    command(["benchmark", f"--config={_empty(folder)}", f"--workdir={workdir}", "--steps=5", "--synthetic", "--set", *settings])
+    workdir = folder / f"benchmark-{rows}-{length}-{len(more)}"
+    command(
+        [
+            "benchmark",
+            f"--config={_empty(folder)}",
+            f"--workdir={workdir}",
+            "--steps=5",
+            "--synthetic",
+            "--set",
+            *settings,
+            *more,
+        ]
+    )
     found = json.loads((workdir / "benchmark.json").read_text())
-    return {"seconds": found["seconds_per_step"], "megabytes": found["peak_memory_bytes"] / 1e6}
+    utilization = found["model_flops_utilization"]
+    return {"seconds": found["seconds_per_step"], "megabytes": found["peak_memory_bytes"] / 1e6, "utilization": utilization}
 
 
 def prepared(data: Path, folder: Path, rows: int) -> dict[str, float]:
@@ -99,6 +115,11 @@ def _settings(source: Path, records: Path, batch: int, length: int, text: str = 
     ]
 
 
+def shown_rate(point: dict[str, float]) -> str:
+    """Returns a point's model FLOPs utilization, where it has one."""
+    return f"{point['utilization']:.0%}" if "utilization" in point else ""
+
+
 def measure(point: Callable[[], dict[str, float]], rounds: int) -> dict[str, float]:
     """Returns the medians of a point."""
     found = [point() for _ in range(rounds)]
@@ -134,21 +155,25 @@ def main() -> None:
                 length: measure(lambda n=length: step(data, folder, TOKENS_OF_A_STEP // n, n), options.rounds)
                 for length in LENGTHS
             },
+            "the same, activations computed again": {
+                length: measure(lambda n=length: step(data, folder, TOKENS_OF_A_STEP // n, n, RECOMPUTE), options.rounds)
+                for length in LENGTHS
+            },
             "batch of examples of 64 tokens": {
                 batch: measure(lambda n=batch: step(data, folder, n, 64), options.rounds) for batch in BATCHES
             },
             "rows prepared": {rows: measure(lambda n=rows: prepared(data, folder, n), options.rounds) for rows in ROWS},
         }
     rows = [
-        [name, f"{size:,}", f"{point['seconds']:.2f}", f"{point['megabytes']:,.0f}"]
+        [name, f"{size:,}", f"{point['seconds']:.2f}", f"{point['megabytes']:,.0f}", shown_rate(point)]
         for name, curve in curves.items()
         for size, point in curve.items()
     ]
     phases = [[phase, report.spread([one[phase] for one in startup])] for phase in startup[0]]
     markdown = (
-        report.table(["start-up: until the end of", "seconds"], phases)
+        report.table(["start-up: phase", "seconds"], phases)
         + "\n"
-        + report.table(["curve", "size", "seconds", "MB at the most"], rows)
+        + report.table(["curve", "size", "seconds", "MB at the most", "MFU"], rows)
     )
     report.keep("growth", {"machine": report.machine(), "startup": startup, "curves": curves}, markdown)
     plot(curves, report.RESULTS / "growth.png")

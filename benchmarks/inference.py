@@ -17,15 +17,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import preparation
 import report
 from accuracy import minilm_folder
+from sides import Side
 
 TEXTS, COMPARED = 4096, 64
 BLOCKS = {"calls of 512": (512, 1024), "calls of 32": (32, 512), "single": (1, 100)}  # texts of a call, of a block
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}  # of a probability, against our float32 export
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}  # of a probability, against REFERENCE
+REFERENCE = "ours-float32"
 SIDES = {
     "ours-bfloat16": ("saved_model.py", "bfloat16", []),
     "ours-float32": ("saved_model.py", "float32", []),
@@ -72,56 +73,33 @@ def texts_of(case: str, data: Path, scratch: Path) -> list[str]:
     return [row["text"] for row in random.Random(1).sample(rows, TEXTS)]
 
 
-class Side:
-    """A running side."""
-
-    def __init__(self, name: str, models: Models, texts: Path, peer_python: str):
-        script, precision, options = SIDES[name]
-        is_ours = name.startswith("ours")
-        model = models.exports[precision] if is_ours else models.hugging_face
-        path = report.ROOT / "benchmarks/peers" / script
-        command = [sys.executable if is_ours else peer_python, str(path), str(model), str(texts), str(COMPARED), *options]
-        self.name, self.precision = name, precision
-        self._errors = tempfile.TemporaryFile("w+")
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True)
-        self.probabilities = self._answer()["probabilities"]
-
-    def measure(self, texts: int, batch_size: int) -> list[float]:
-        """Returns the seconds of each call."""
-        self._process.stdin.write(json.dumps({"texts": texts, "batch_size": batch_size}) + "\n")
-        self._process.stdin.flush()
-        return self._answer()["seconds"]
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _answer(self) -> dict[str, Any]:
-        line = self._process.stdout.readline()
-        if not line:
-            self._errors.seek(0)
-            raise SystemExit(f"{self.name} failed:\n{self._errors.read()[-3000:]}")
-        return json.loads(line)
+def command_of(name: str, models: Models, texts: Path, peer_python: str) -> list[str]:
+    """Returns how to start a side."""
+    script, precision, options = SIDES[name]
+    is_ours = name.startswith("ours")
+    model = models.exports[precision] if is_ours else models.hugging_face
+    path = report.ROOT / "benchmarks/peers" / script
+    return [sys.executable if is_ours else peer_python, str(path), str(model), str(texts), str(COMPARED), *options]
 
 
 def run_case(case: str, models: Models, options: argparse.Namespace, scratch: Path) -> list[dict[str, dict[str, float]]]:
     """Returns the rounds: {side: {block: texts a second; "single": seconds of the median call}}."""
     path = scratch / f"{case}.json"
     path.write_text(json.dumps(texts_of(case, options.data, scratch)))
-    sides = [Side(name, models, path, options.peer_python) for name in options.side]
+    sides = [Side(name, command_of(name, models, path, options.peer_python)) for name in options.side]
+    expected = next(side.ready["probabilities"] for side in sides if side.name == REFERENCE)
     for side in sides:
-        worst = max(abs(a - b) for a, b in zip(side.probabilities, sides[0].probabilities, strict=True))
-        allowed = max(TOLERANCE[side.precision], TOLERANCE[sides[0].precision])
-        if worst > allowed:
-            raise SystemExit(f"{case}: {side.name} and {sides[0].name} differ by {worst:.4f} in a probability")
+        worst = max(abs(a - b) for a, b in zip(side.ready["probabilities"], expected, strict=True))
+        if worst > TOLERANCE[SIDES[side.name][1]]:
+            raise SystemExit(f"{case}: {side.name} and {REFERENCE} differ by {worst:.4f} in a probability")
         for size, _ in BLOCKS.values():
-            side.measure(max(size * 3, 64), size)  # warm-up
+            side.ask({"texts": max(size * 3, 64), "batch_size": size})  # warm-up
     rounds = []
     for number in range(options.rounds):
         one: dict[str, dict[str, float]] = {side.name: {} for side in sides}
         for block, (size, texts) in BLOCKS.items():
             for side in sides:
-                seconds = side.measure(texts, size)
+                seconds = side.ask({"texts": texts, "batch_size": size})["seconds"]
                 one[side.name][block] = statistics.median(seconds) if size == 1 else texts / sum(seconds)
         rounds.append(one)
         print(f"{case}, round {number + 1}: {one}", flush=True)
@@ -156,8 +134,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     options.side = options.side or [side for side in SIDES if not side.endswith("compile")]
-    if "ours-bfloat16" not in options.side:
-        options.side.insert(0, "ours-bfloat16")
+    options.side = list(dict.fromkeys(["ours-bfloat16", REFERENCE, *options.side]))
     with tempfile.TemporaryDirectory() as folder:
         models = make_models(Path(folder))
         results = {case: run_case(case, models, options, Path(folder)) for case in options.case or preparation.CORPORA}

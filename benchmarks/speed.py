@@ -15,7 +15,6 @@ import importlib.util
 import json
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 
 import report
 from accuracy import minilm_folder
+from sides import Side
 
 WARM_UP_STEPS = 30  # most row counts of the packed batches are compiled by then, and the peers' caches are warm
 
@@ -72,41 +72,6 @@ DEFAULT_SIDES = ("ours", "pytorch-defaults", "pytorch-bf16-dynamic", "pytorch-bf
 BATCHES = 50  # of examples that a case holds: the pool within which the peers group by length
 
 
-class Side:
-    """A running side."""
-
-    def __init__(self, name: str, python: str, case_path: Path, encoder: Path):
-        script, options = SIDES[name]
-        self.name = name
-        command = [
-            python,
-            str(report.ROOT / "benchmarks/peers" / script),
-            f"--case={case_path}",
-            f"--encoder={encoder}",
-            *options,
-        ]
-        self._errors = tempfile.TemporaryFile("w+")  # a file: a pipe that nobody empties would stop a side that says much
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True)
-        self.loss = self._answer()["loss"]
-
-    def measure(self, steps: int) -> dict[str, float]:
-        """Returns {"seconds", "tokens", "examples", "cells"} of so many steps."""
-        self._process.stdin.write(f"{steps}\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _answer(self) -> dict[str, Any]:
-        line = self._process.stdout.readline()
-        if not line:
-            self._errors.seek(0)
-            raise SystemExit(f"{self.name} failed:\n{self._errors.read()[-3000:]}")
-        return json.loads(line)
-
-
 def python_of(side: str, options: argparse.Namespace) -> str:
     """Returns the interpreter of a side's environment."""
     script, _ = SIDES[side]
@@ -118,6 +83,13 @@ def python_of(side: str, options: argparse.Namespace) -> str:
             f"--side={side} needs --{'keras' if script in KERAS_ENVIRONMENT else 'peer'}_python, its environment's"
         )
     return python
+
+
+def command_of(side: str, options: argparse.Namespace, case: Path, encoder: Path) -> list[str]:
+    """Returns how to start a side."""
+    script, more = SIDES[side]
+    path = report.ROOT / "benchmarks/peers" / script
+    return [python_of(side, options), str(path), f"--case={case}", f"--encoder={encoder}", *more]
 
 
 def steps_of(side: str, case: Case) -> int:
@@ -166,15 +138,15 @@ def run_case(name: str, options: argparse.Namespace, encoder: Path) -> dict[str,
     case = CASES[name]
     with tempfile.TemporaryDirectory() as folder:
         path = case_file(case, Path(options.data), encoder, Path(folder))
-        sides = [Side(side, python_of(side, options), path, encoder) for side in options.side]
-        losses = {side.name: side.loss for side in sides}
+        sides = [Side(side, command_of(side, options, path, encoder)) for side in options.side]
+        losses = {side.name: side.ready["loss"] for side in sides}
         if max(losses.values()) - min(losses.values()) > 1e-3:
             raise SystemExit(f"{name}: the sides do not compute the same: {losses}")
         for side in sides:
-            side.measure(steps_of(side.name, dataclasses.replace(case, steps=WARM_UP_STEPS)))
+            side.ask(steps_of(side.name, dataclasses.replace(case, steps=WARM_UP_STEPS)))
         rounds = []
         for number in range(options.rounds):
-            rounds.append({side.name: side.measure(steps_of(side.name, case)) for side in sides})
+            rounds.append({side.name: side.ask(steps_of(side.name, case)) for side in sides})
             rates = {side: round(block["tokens"] / block["seconds"]) for side, block in rounds[-1].items()}
             print(f"{name}, round {number + 1}: useful tokens/s {rates}", flush=True)
         for side in sides:

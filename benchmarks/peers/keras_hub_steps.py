@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import random
 
 import protocol
 
@@ -39,14 +38,7 @@ def main():
     inputs, labels = tensors(range(size))
     first_loss = float(model.test_on_batch(inputs, labels))
 
-    def endless():
-        generator = random.Random(1)
-        while True:
-            order = list(range(len(examples)))
-            generator.shuffle(order)
-            yield from (order[i : i + size] for i in range(0, len(order), size))
-
-    batches = endless()
+    batches = protocol.drawn_batches(examples, size)
 
     def next_batch():
         rows = next(batches)

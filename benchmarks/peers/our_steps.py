@@ -9,6 +9,7 @@ import protocol
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import trainer  # noqa: F401  sets Keras 2 before TensorFlow is imported
+from trainer.runtime.compile_cache import keep_compiled_kernels
 
 
 def main():
@@ -18,6 +19,7 @@ def main():
     parser.add_argument("--precision", default="bfloat16")
     options = parser.parse_args()
 
+    keep_compiled_kernels()  # as the command line does
     import tensorflow as tf
 
     from trainer.data import records

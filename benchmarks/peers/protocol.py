@@ -5,6 +5,7 @@ Standard library only: it runs in every side's environment.
 """
 
 import json
+import random
 import sys
 import time
 
@@ -13,6 +14,15 @@ def load_case(path):
     """Returns the case: {"examples": [[ids], ...], "labels": [...], "batch_size", "max_length", "classes", "head": ...}."""
     with open(path, encoding="utf8") as file:
         return json.load(file)
+
+
+def drawn_batches(examples, size):
+    """Yields lists of example numbers for ever, each epoch in an order of its own, the same for every side."""
+    generator = random.Random(1)
+    while True:
+        order = list(range(len(examples)))
+        generator.shuffle(order)
+        yield from (order[i : i + size] for i in range(0, len(order), size))
 
 
 def serve(first_loss, next_batch, step):

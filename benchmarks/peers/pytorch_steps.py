@@ -55,17 +55,12 @@ def main():
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
-    def endless():
+    def grouped_batches():
         generator = random.Random(1)
         while True:
-            if options.grouped:
-                yield from length_grouped_batches([len(ids) for ids in examples], size, generator)
-            else:
-                order = list(range(len(examples)))
-                generator.shuffle(order)
-                yield from (order[i : i + size] for i in range(0, len(order), size))
+            yield from length_grouped_batches([len(ids) for ids in examples], size, generator)
 
-    batches = endless()
+    batches = grouped_batches() if options.grouped else protocol.drawn_batches(examples, size)
 
     def next_batch():
         rows = next(batches)

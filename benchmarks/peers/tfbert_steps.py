@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import random
 
 import protocol
 
@@ -53,14 +52,7 @@ def main():
 
     first_loss = float(loss_of(*tensors(range(size)), training=False))
 
-    def endless():
-        generator = random.Random(1)
-        while True:
-            order = list(range(len(examples)))
-            generator.shuffle(order)
-            yield from (order[i : i + size] for i in range(0, len(order), size))
-
-    batches = endless()
+    batches = protocol.drawn_batches(examples, size)
 
     def next_batch():
         rows = next(batches)
