@@ -5,7 +5,8 @@
 
 Every side is a process that waits while another is measured (peers/protocol.py). A round measures one block of steps of each
 side; a ratio is taken within a round, and the table gives the median over the rounds. Each side first computes the loss of
-the same examples with the same weights; they must agree. Results go to benchmarks/results/speed.json, speed.md and speed.png.
+the same examples with the same weights; they must agree. Results go to benchmarks/results/speed.json, speed.md and speed.png;
+cases that are not run keep their figures there.
 """
 
 import argparse
@@ -220,7 +221,9 @@ def main() -> None:
         parser.error("the plot needs matplotlib: pip install 'bert-trainer[bench]'")
     options.side = options.side or list(DEFAULT_SIDES)
     encoder = minilm_folder()
-    results = {name: run_case(name, options, encoder) for name in options.case or CASES}
+    kept = report.RESULTS / "speed.json"
+    results = json.loads(kept.read_text())["results"] if options.case and kept.exists() else {}
+    results |= {name: run_case(name, options, encoder) for name in options.case or CASES}
     report.keep("speed", {"machine": report.machine(), "results": results}, markdown(results))
     plot(results, report.RESULTS / "speed.png")
 
