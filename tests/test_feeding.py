@@ -63,10 +63,12 @@ def test_a_resumed_run_goes_on_with_the_same_buckets(buckets, replicas, first_st
 def test_replicas_have_buckets_of_about_equal_length(buckets):
     alone, shared = buckets(0, 1), buckets(0, 2)
     for (whole,), parts in zip(alone, shared, strict=True):
-        rows = sorted(tuple(row[row > 0]) for row in whole)
-        assert rows == sorted(tuple(row[row > 0]) for part in parts for row in part), "the same examples in a step"
+        rows = sorted((tuple(row[row > 0]) for row in whole), key=lambda row: (len(row), row))
+        shares = sorted((tuple(row[row > 0]) for part in parts for row in part), key=lambda row: (len(row), row))
+        assert rows == shares, "the same examples in a step"
         means = [np.count_nonzero(part) / len(part) for part in parts]
-        assert max(means) - min(means) < 6, "dealt in turn, not the long ones to one replica"
+        # Eight examples dealt in turn: four gaps, which together are no more than from the shortest to the longest.
+        assert abs(means[0] - means[1]) <= (len(rows[-1]) - len(rows[0])) / 4, "the long ones did not all go to one replica"
 
 
 def test_buckets_need_shapes_that_vary(buckets):

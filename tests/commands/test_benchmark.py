@@ -24,14 +24,11 @@ def test_training_steps_are_measured_and_profiled(cli, config_file, tmp_path):
 
 
 def test_synthetic_data_is_never_waited_for(cli, config_file, tmp_path):
-    out, found = figures(cli, config_file, tmp_path / "w", "--synthetic", "--set=runtime.cpu_devices=2")
+    sets = ("--set=runtime.cpu_devices=2", "--set=train.steps_per_execution=3")
+    out, found = figures(cli, config_file, tmp_path / "w", "--synthetic", *sets)
     assert found["what"] == "synthetic" and found["data_wait_rate"] < 0.01 and "one batch again and again" in out
-
-
-def test_steps_are_counted_one_by_one_whatever_a_call_runs(cli, config_file, tmp_path):
-    _, found = figures(cli, config_file, tmp_path / "w", "--set=train.steps_per_execution=3")
+    # Steps are counted one by one, whatever a call runs: 4 of 8 examples.
     assert found["steps"] == len(found["seconds_of_each_step"]) == 4
-    # 8 examples a step: tokens of one step, not of three
     assert found["examples_per_second"] * sum(found["seconds_of_each_step"]) == pytest.approx(32)
 
 

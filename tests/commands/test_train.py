@@ -95,7 +95,6 @@ class StopAfter:
         ("train.accumulation_steps=2",),
         ("train.steps_per_execution=3",),
         ("runtime.static_rows=8",),
-        ("train.recompute_activations=true",),
         ("train.recompute_activations=true", "train.accumulation_steps=2", "runtime.cpu_devices=2"),
     ],
     ids=" ".join,
