@@ -36,7 +36,7 @@ def main():
         return inputs, np.array([case["labels"][row] for row in rows])
 
     inputs, labels = tensors(range(size))
-    first_loss = float(model.test_on_batch(inputs, labels))
+    first_loss = float(model.test_on_batch(inputs, labels, return_dict=True)["loss"])
 
     batches = protocol.drawn_batches(examples, size)
 
@@ -45,7 +45,7 @@ def main():
         batch = tensors(rows)
         return batch, int(batch[0]["padding_mask"].sum()), len(rows), batch[0]["token_ids"].size
 
-    protocol.serve(first_loss, next_batch, lambda batch: float(model.train_on_batch(*batch)))
+    protocol.serve(first_loss, next_batch, lambda batch: float(model.train_on_batch(*batch, return_dict=True)["loss"]))
 
 
 if __name__ == "__main__":
