@@ -102,7 +102,7 @@ def training_stream(
 def length_grouped(
     records: tf.data.Dataset, batch_size: int, batches_of_a_step: int, seed: int, window: int
 ) -> tf.data.Dataset:
-    """Reorders a stream so that a batch holds examples of like length: sorted within windows of WINDOW_BATCHES batches.
+    """Reorders a stream so that a batch holds examples of like length: sorted within windows of WINDOW_BATCHES steps.
 
     The steps of a window then follow each other in an order that the seed gives, so that length does not rise and fall
     with the steps. It is the field's "group by length" (transformers' LengthGroupedSampler).

@@ -15,7 +15,7 @@ from transformers.activations_tf import get_tf_activation
 
 from trainer.models.forward import MASKED, layer_norm
 
-_HELD_TYPES = {2: tf.int16, 4: tf.int32}  # by the bytes of what they stand for
+_BITS = {2: tf.int16, 4: tf.int32}  # the integers of as many bytes
 _holding: list[bool] = []
 
 
@@ -111,7 +111,7 @@ def _transpose(values, order):
     """`tf.transpose`; in an export on the bits as integers, for oneDNN's takes 40 µs however small the numbers' tensor is."""
     if not _holding:
         return tf.transpose(values, order)
-    bits = tf.bitcast(values, _HELD_TYPES[values.dtype.size])
+    bits = tf.bitcast(values, _BITS[values.dtype.size])
     return tf.bitcast(tf.transpose(bits, order), values.dtype)
 
 

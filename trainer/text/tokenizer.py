@@ -42,8 +42,9 @@ class Tokenizer:
                 raise UserError(f"the tokenizer's vocabulary lacks {token}, which BERT needs; is it a BERT vocabulary?")
             setattr(self, f"{name}_id", number)
         self._ids_of: dict[str, list[int]] = {}
-        self._is_by_words = _splits_at_spaces(self.backend)
-        self._set_apart = [mark for mark in COMMON_MARKS if not any(mark in text for text in _added_texts(self.backend))]
+        added = "".join(_added_texts(self.backend))
+        self._is_by_words = _splits_at_spaces(self.backend, added)
+        self._set_apart = [mark for mark in COMMON_MARKS if mark not in added]
 
     def __reduce__(self):
         return Tokenizer, (self.json,)
@@ -119,16 +120,21 @@ class Tokenizer:
                 files.copy(files.join(local, name), files.join(folder, name))
 
 
-def _splits_at_spaces(backend: tokenizers.Tokenizer) -> bool:
+def _splits_at_spaces(backend: tokenizers.Tokenizer, added: str) -> bool:
     """Whether a text's ids are those of its words between spaces, one after the other.
 
     So it is with BERT's normalizer, which maps character by character and reorders marks within a word at most, BERT's
     splitting at white space, and WordPiece, which knows no neighbours; unless an added token has white space in it.
+
+    Args:
+      added: all that added tokens are matched with, joined.
     """
-    described = json.loads(backend.to_str())
-    parts = [(described[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
-    is_berts = parts == ["BertNormalizer", "BertPreTokenizer", "WordPiece"]
-    return is_berts and not any(character.isspace() for text in _added_texts(backend) for character in text)
+    is_berts = (
+        isinstance(backend.normalizer, tokenizers.normalizers.BertNormalizer)
+        and isinstance(backend.pre_tokenizer, tokenizers.pre_tokenizers.BertPreTokenizer)
+        and isinstance(backend.model, tokenizers.models.WordPiece)
+    )
+    return is_berts and not any(character.isspace() for character in added)
 
 
 def _added_texts(backend: tokenizers.Tokenizer) -> list[str]:
