@@ -9,10 +9,7 @@ so that what grows is attention; rows and corpus grow by doubling. Results: benc
 import argparse
 import csv
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,52 +23,28 @@ from accuracy import minilm_folder
 TOKENS_OF_A_STEP = 4096
 LENGTHS, BATCHES, ROWS = (64, 128, 256, 512), (8, 16, 32, 64, 128, 256), (25_000, 50_000, 100_000, 200_000)
 RECOMPUTE = "train.recompute_activations=true"
-RUN = [sys.executable, "-m", "trainer"]
-
-
-def command(arguments: list[str]) -> tuple[str, float, float]:
-    """Runs a command; returns (its standard error, seconds, the most megabytes of memory it held)."""
-    begun = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen([*RUN, *arguments], cwd=report.ROOT, stdout=subprocess.DEVNULL, stderr=errors)
-        _, status, usage = os.wait4(process.pid, 0)
-        errors.seek(0)
-        told = errors.read()
-    if status:
-        raise SystemExit(f"{' '.join(arguments)} failed:\n{told[-3000:]}")
-    return told, time.perf_counter() - begun, usage.ru_maxrss / 1e3
 
 
 def start_up(data: Path, folder: Path) -> dict[str, float]:
     """Runs two steps on records that are there; returns the seconds of the phases that `train` itself logs."""
     settings = _settings(data / "glue/SST-2/train.tsv", folder / "records", 32, 128, text="sentence")
     workdir = folder / f"run-{len(list(folder.iterdir()))}"
-    command(["train", f"--workdir={workdir}", "--set", *settings, "train.steps=2", "runtime.log_every_steps=1"])
+    report.run_trainer(["train", f"--workdir={workdir}", "--set", *settings, "train.steps=2", "runtime.log_every_steps=1"])
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     (phases,) = [line for line in lines if line["kind"] == "start"]
     found = {name.removesuffix("_seconds"): value for name, value in phases.items() if name.endswith("_seconds")}
     return {**found, "all": sum(found.values())}
 
 
-def step(data: Path, folder: Path, rows: int, length: int, *more: str) -> dict[str, float]:
+def step(folder: Path, rows: int, length: int, *more: str) -> dict[str, float]:
     """Returns {"seconds", "megabytes", "utilization"} of a step of so many rows, each one example of `length` tokens."""
     source = folder / f"long-{length}.csv"
     if not source.exists():
         _write_rows(source, 512, words=length * 2)
     settings = _settings(source, folder / f"records-{length}", rows, length)
     workdir = folder / f"benchmark-{rows}-{length}-{len(more)}"
-    command(
-        [
-            "benchmark",
-            f"--config={_empty(folder)}",
-            f"--workdir={workdir}",
-            "--steps=5",
-            "--synthetic",
-            "--set",
-            *settings,
-            *more,
-        ]
-    )
+    measured = ["benchmark", f"--config={_empty(folder)}", f"--workdir={workdir}", "--steps=5", "--synthetic"]
+    report.run_trainer([*measured, "--set", *settings, *more])
     found = json.loads((workdir / "benchmark.json").read_text())
     utilization = found["model_flops_utilization"]
     return {"seconds": found["seconds_per_step"], "megabytes": found["peak_memory_bytes"] / 1e6, "utilization": utilization}
@@ -88,7 +61,7 @@ def prepared(data: Path, folder: Path, rows: int) -> dict[str, float]:
             csv.writer(file).writerows([header, *(found[i % len(found)] for i in range(rows))])
     target = folder / f"prepared-{rows}-{time.time_ns()}"
     settings = _settings(source, target, 32, 128)
-    _, seconds, megabytes = command(["prepare", f"--workdir={target}", "--set", *settings])
+    seconds, megabytes = report.run_trainer(["prepare", f"--workdir={target}", "--set", *settings])
     return {"seconds": seconds, "megabytes": megabytes}
 
 
@@ -152,15 +125,14 @@ def main() -> None:
         print("start-up", startup, flush=True)
         curves: dict[str, dict[int, Any]] = {
             f"length, {TOKENS_OF_A_STEP:,} tokens a step": {
-                length: measure(lambda n=length: step(data, folder, TOKENS_OF_A_STEP // n, n), options.rounds)
-                for length in LENGTHS
+                length: measure(lambda n=length: step(folder, TOKENS_OF_A_STEP // n, n), options.rounds) for length in LENGTHS
             },
             "the same, activations computed again": {
-                length: measure(lambda n=length: step(data, folder, TOKENS_OF_A_STEP // n, n, RECOMPUTE), options.rounds)
+                length: measure(lambda n=length: step(folder, TOKENS_OF_A_STEP // n, n, RECOMPUTE), options.rounds)
                 for length in LENGTHS
             },
             "batch of examples of 64 tokens": {
-                batch: measure(lambda n=batch: step(data, folder, n, 64), options.rounds) for batch in BATCHES
+                batch: measure(lambda n=batch: step(folder, n, 64), options.rounds) for batch in BATCHES
             },
             "rows prepared": {rows: measure(lambda n=rows: prepared(data, folder, n), options.rounds) for rows in ROWS},
         }

@@ -13,7 +13,6 @@ import dataclasses
 import json
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -48,20 +47,14 @@ class Models:
 
 def make_models(folder: Path) -> Models:
     """Fine-tunes MiniLM for a few steps on the quick start's sample and exports it in both precisions."""
-    run, workdir = [sys.executable, "-m", "trainer"], folder / "run"
+    workdir = folder / "run"
     settings = ["train.steps=20", "train.epochs=null", "task.pooling=pooler", f"encoder.init_from={minilm_folder()}"]
-    _do([*run, "train", "--config=configs/quickstart.yaml", f"--workdir={workdir}", "--set", *settings])
+    report.run_trainer(["train", "--config=configs/quickstart.yaml", f"--workdir={workdir}", "--set", *settings])
     exports = {}
     for version, precision in enumerate(("float32", "bfloat16"), start=1):
-        _do([*run, "export", f"--workdir={workdir}", "--set", f"train.precision={precision}"])
+        report.run_trainer(["export", f"--workdir={workdir}", "--set", f"train.precision={precision}"])
         exports[precision] = workdir / "exports" / str(version)
     return Models(exports, workdir / "huggingface")
-
-
-def _do(command: list[str]) -> None:
-    done = subprocess.run(command, cwd=report.ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
 
 
 def texts_of(case: str, data: Path, scratch: Path) -> list[str]:

@@ -1,9 +1,13 @@
 """What the benchmarks have in common: where the figures were taken, how they are kept."""
 
 import json
+import os
 import platform
 import statistics
 import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,19 @@ def versions(python: str, packages: Iterable[str]) -> dict[str, str]:
         "print(json.dumps({name: found[name] for name in sys.argv[1:] if name in found}))"
     )
     return json.loads(subprocess.run([python, "-c", code, *packages], capture_output=True, text=True, check=True).stdout)
+
+
+def run_trainer(arguments: Sequence[str]) -> tuple[float, float]:
+    """Runs a command of ours to its end; returns its seconds and the most megabytes of memory it held."""
+    command = [sys.executable, "-m", "trainer", *arguments]
+    begun = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            errors.seek(0)
+            raise SystemExit(f"{' '.join(command)} failed:\n{errors.read()[-3000:]}")
+    return time.perf_counter() - begun, usage.ru_maxrss / 1e3
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:

@@ -156,21 +156,16 @@ def run_case(name: str, options: argparse.Namespace, encoder: Path) -> dict[str,
 
 
 def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns a line for each side: medians over the rounds, and ours as a multiple of it, taken within each round."""
+    """Returns a line for each side: useful tokens/s in each round, and ours as a multiple of it, taken within each round."""
     lines = []
     for side in result["rounds"][0]:
         blocks = [one[side] for one in result["rounds"]]
         rates = [block["tokens"] / block["seconds"] for block in blocks]
-        line = {
-            "side": side,
-            "useful_tokens_per_second": statistics.median(rates),
-            "lowest": min(rates),
-            "highest": max(rates),
-            "useful": sum(block["tokens"] for block in blocks) / sum(block["cells"] for block in blocks),
-        }
+        useful = sum(block["tokens"] for block in blocks) / sum(block["cells"] for block in blocks)
+        line = {"side": side, "rates": rates, "useful": useful}
         if "ours" in result["rounds"][0]:
             ours = [one["ours"]["tokens"] / one["ours"]["seconds"] for one in result["rounds"]]
-            line["ours_is"] = statistics.median(mine / theirs for mine, theirs in zip(ours, rates, strict=True))
+            line["ours_is"] = report.median_ratio(ours, rates)
         lines.append(line)
     return lines
 
@@ -181,8 +176,7 @@ def markdown(results: dict[str, Any]) -> str:
     for name, result in results.items():
         for line in summary(result):
             ratio = f"{line['ours_is']:.2f} ×" if "ours_is" in line and line["side"] != "ours" else ""
-            spread = f"{line['useful_tokens_per_second']:,.0f} ({line['lowest']:,.0f} to {line['highest']:,.0f})"
-            rows.append([name, line["side"], spread, f"{line['useful']:.0%}", ratio])
+            rows.append([name, line["side"], report.spread(line["rates"], 0), f"{line['useful']:.0%}", ratio])
     return report.table(["case", "side", "useful tokens/s, median (range)", "useful cells", "ours is"], rows)
 
 
@@ -193,13 +187,11 @@ def plot(results: dict[str, Any], path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(results), figsize=(4 * len(results), 3.5), squeeze=False, layout="constrained")
     for axis, (name, result) in zip(axes[0], results.items(), strict=True):
         lines = summary(result)
-        rates = [line["useful_tokens_per_second"] for line in lines]
-        spans = [
-            [line["useful_tokens_per_second"] - line["lowest"] for line in lines],
-            [line["highest"] - line["useful_tokens_per_second"] for line in lines],
-        ]
+        medians = [statistics.median(line["rates"]) for line in lines]
+        below = [median - min(line["rates"]) for median, line in zip(medians, lines, strict=True)]
+        above = [max(line["rates"]) - median for median, line in zip(medians, lines, strict=True)]
         colors = ["tab:orange" if line["side"] == "ours" else "tab:gray" for line in lines]
-        axis.barh([line["side"] for line in lines], rates, xerr=spans, color=colors)
+        axis.barh([line["side"] for line in lines], medians, xerr=[below, above], color=colors)
         axis.invert_yaxis()
         axis.set(title=name, xlabel="useful tokens/s")
     figure.savefig(path, dpi=120)

@@ -25,9 +25,6 @@ def main():
     from trainer.data import records
     from trainer.data.pipeline import Packing, packed_batches
     from trainer.feeding import rounded_length
-    from trainer.models.encoder import BertEncoder
-    from trainer.models.initialization import load_encoder_weights, read_bert_config
-    from trainer.models.optimizers import AdamW
     from trainer.tasks.base import TextFields
     from trainer.tasks.classification import Config, Task
     from trainer.text.tokenizer import load_tokenizer
@@ -41,15 +38,7 @@ def main():
         TextFields(("text",), "label", row_length, per_row),
         load_tokenizer(options.encoder),
     )
-    encoder = BertEncoder(read_bert_config(options.encoder), options.precision)
-    model = task.build_model(encoder)
-    load_encoder_weights(encoder, options.encoder)
-    head = model.get_layer("head").trainable_variables
-    head[0].assign(case["head"]["kernel"])
-    head[1].assign(case["head"]["bias"])
-    model.prepare_training(task.loss, seed=1)
-    model.compile(optimizer=AdamW(1e-6))
-    model.optimizer.build(model.trainable_variables)
+    model = load_model(task, case, options)
 
     serialized = [
         records.encode_example({"input_ids": ids, "label": label, "row_id": number}, task.features())
@@ -64,18 +53,31 @@ def main():
     shuffled = stored.shuffle(len(serialized), seed=1).repeat()
     batches = iter(packed_batches(shuffled, task.features(), size, packing))
     train_step = tf.function(model.train_step, reduce_retracing=True)
-    logs = {}
 
     def next_batch():
         batch = next(batches)
         tokens = int(tf.math.count_nonzero(batch["segment_ids"]))
         return batch, tokens, size, int(tf.size(batch["segment_ids"]))
 
-    def step(batch):
-        logs.update(train_step(batch))
-        logs["loss"].numpy()
+    protocol.serve(first_loss, next_batch, lambda batch: train_step(batch)["loss"].numpy())
 
-    protocol.serve(first_loss, next_batch, step)
+
+def load_model(task, case, options):
+    """Returns the model, ready to train, with the encoder's weights and the case's head."""
+    from trainer.models.encoder import BertEncoder
+    from trainer.models.initialization import load_encoder_weights, read_bert_config
+    from trainer.models.optimizers import AdamW
+
+    encoder = BertEncoder(read_bert_config(options.encoder), options.precision)
+    model = task.build_model(encoder)
+    load_encoder_weights(encoder, options.encoder)
+    head = model.get_layer("head").trainable_variables
+    head[0].assign(case["head"]["kernel"])
+    head[1].assign(case["head"]["bias"])
+    model.prepare_training(task.loss, seed=1)
+    model.compile(optimizer=AdamW(1e-6))
+    model.optimizer.build(model.trainable_variables)
+    return model
 
 
 if __name__ == "__main__":
