@@ -73,7 +73,7 @@ def tiny_encoder(minilm, tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny_encoder")
     tf.keras.utils.set_random_seed(7)
-    write_hugging_face(str(folder), BertEncoder(tiny_config()), load_tokenizer(str(minilm)), {}, ())
+    write_hugging_face(str(folder), BertEncoder(tiny_config()), load_tokenizer(str(minilm)), "BertModel", {}, ())
     return folder
 
 

@@ -21,9 +21,11 @@ def test_random_needs_a_vocabulary(tiny_encoder):
         assembly.find_tokenizer(load("encoder.init_from=random", f"encoder.config_path={tiny_encoder}"))
 
 
-def test_flops_by_hand():
+def test_flops_by_hand(tiny_encoder, tokenizer):
+    resolved = load(f"encoder.init_from={tiny_encoder}", "task.class_names=[a, b]")
+    assembled = assembly.build(resolved, tokenizer, tiny_config())
     # Two layers of 32 and 64: weights 2 · (4·32² + 2·32·64) = 16384; attention 12 · 2 · 32 · 16.
-    assert assembly.training_flops_per_token(tiny_config(), 16) == 6 * 16384 + 12 * 2 * 32 * 16
+    assert assembly.training_flops_per_token(assembled, 16) == 6 * 16384 + 12 * 2 * 32 * 16
 
 
 def test_float16_scales_its_loss_and_all_state_is_named(tiny_encoder, tokenizer):

@@ -14,7 +14,7 @@ from trainer.errors import UserError
 from trainer.experiment import Experiment
 from trainer.models.encoder import BertEncoder, check_fits
 from trainer.models.initialization import find_encoder, is_workdir, load_encoder_weights, read_bert_config
-from trainer.models.optimizers import AdamW, layerwise_rates
+from trainer.models.optimizers import OPTIMIZERS, AdamW, layerwise_rates
 from trainer.models.schedules import WarmupDecay
 from trainer.models.task_model import TaskModel
 from trainer.runtime import distribution
@@ -110,9 +110,15 @@ class Assembled:
             raise RuntimeError("two weights share one name; checkpoints could not tell them apart")
         return named
 
+    def head_variables(self) -> list[tf.Variable]:
+        """Returns the weights that are not the encoder's."""
+        encoders = {id(variable) for variable in self.encoder.model.weights}
+        return [variable for variable in self.model.weights if id(variable) not in encoders]
+
 
 def build(experiment: Experiment, tokenizer: Tokenizer, bert_config: BertConfig) -> Assembled:
     """Builds encoder and task model with random weights; call inside the strategy's scope."""
+    quieten()
     check_encoder(experiment, tokenizer, bert_config)
     task = experiment.build_task(tokenizer)
     encoder = BertEncoder(bert_config, experiment.train.precision, experiment.train.recompute_activations)
@@ -129,7 +135,8 @@ def initialize_encoder(experiment: Experiment, assembled: Assembled) -> None:
     if folder is None:
         log.info("encoder weights: random (seed %d)", experiment.train.seed)
     else:
-        report = load_encoder_weights(assembled.encoder, folder, experiment.encoder.allow_missing)
+        head = assembled.head_variables() if assembled.task.loads_head else ()
+        report = load_encoder_weights(assembled.encoder, folder, experiment.encoder.allow_missing, head)
         log.info("%s", "\n".join(report.lines()))
     try:
         frozen = assembled.encoder.freeze(experiment.encoder.freeze_layers)
@@ -146,7 +153,7 @@ def build_optimizer(experiment: Experiment, encoder: BertEncoder, total_steps: i
         train.learning_rate, round(train.warmup_rate * total_steps), total_steps, train.schedule, train.schedule_power
     )
     depths = encoder.bert_config.num_hidden_layers + 1
-    optimizer = AdamW(
+    optimizer = OPTIMIZERS[train.optimizer](
         schedule,
         weight_decay=train.weight_decay,
         beta_1=train.beta_1,
@@ -162,10 +169,9 @@ def build_optimizer(experiment: Experiment, encoder: BertEncoder, total_steps: i
 def compile_model(
     experiment: Experiment, model: TaskModel, task: Task, optimizer: keras.optimizers.Optimizer, placement: Placement
 ) -> None:
-    """Makes a model ready for `fit` as the config says; `task` gives the loss."""
-    quieten()
+    """Makes a model ready for `fit` as the config says; `task` gives the objective."""
     train = experiment.train
-    model.prepare_training(task.loss, train.seed, train.accumulation_steps)
+    model.prepare_training(task, train.seed, train.accumulation_steps)
     model.compile(
         optimizer=optimizer,
         jit_compile=train.jit_compile and placement.kind != "tpu",
@@ -174,7 +180,7 @@ def compile_model(
 
 
 def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> AdamW:
-    """Returns the AdamW inside a loss-scaling optimizer, or itself."""
+    """Returns the optimizer inside a loss-scaling one, or itself."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
@@ -229,19 +235,22 @@ def describe_size(assembled: Assembled) -> str:
     return f"{total / 1e6:.1f} M parameters ({trained / 1e6:.1f} M train)"
 
 
-def training_flops_per_token(bert_config: BertConfig, mean_length: float) -> float:
+def training_flops_per_token(assembled: Assembled, mean_length: float) -> float:
     """Returns the model FLOPs of a training step for each token: matrix products only, backward twice the forward.
 
     Source: Chowdhery et al. 2022 (PaLM), appendix B: 6 FLOPs a weight, and 12 · layers · hidden · length for attention;
-    embeddings, the pooler and the head do not count. What padding or a wider row costs is no model FLOP; what reading the
-    first tokens only saves in the last layer still counts, so that figures compare with those of other programs.
+    embeddings and the pooler do not count, a head where the task says so (`Task.head_flops_per_token`). What padding or a
+    wider row costs is no model FLOP; what reading a few tokens only saves in the last layer still counts, so that figures
+    compare with those of other programs.
 
     Args:
+      assembled: the task and its model.
       mean_length: tokens of an example.
     """
+    bert_config = assembled.encoder.bert_config
     hidden, inner, layers = bert_config.hidden_size, bert_config.intermediate_size, bert_config.num_hidden_layers
     weights = layers * (4 * hidden * hidden + 2 * hidden * inner)
-    return 6.0 * weights + 12.0 * layers * hidden * mean_length
+    return 6.0 * weights + 12.0 * layers * hidden * mean_length + assembled.task.head_flops_per_token(bert_config)
 
 
 def split_summary(manifest: Manifest, split: str) -> str:

@@ -3,12 +3,12 @@
 import dataclasses
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from trainer import __version__, config, files
 from trainer.config import check
-from trainer.data.sources import SourceFormat
+from trainer.data.sources import Rejected, Row, SourceFormat, read_rows
 from trainer.errors import UserError
 from trainer.tasks import task_module
 from trainer.tasks.base import Task, TextFields
@@ -64,8 +64,8 @@ class DataConfig:
     """The column of the text, or two columns for pairs."""
     label_column: str = "label"
     """The column of the label."""
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt"] = "auto"
-    """The files' format; auto goes by their ending."""
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt", "documents"] = "auto"
+    """The files' format; auto goes by their ending. documents: text with a blank line between documents."""
     column_names: tuple[str, ...] = ()
     """The columns of csv and tsv files that have no header line."""
     delimiter: str | None = None
@@ -81,7 +81,7 @@ class DataConfig:
     records_dir: str | None = None
     """Where records go; null: <workdir>/records."""
     shards: int = 0
-    """TFRecord shards of a split; 0: one for every 1,024 examples, up to 16."""
+    """TFRecord shards of a split; 0: one for every 1,024 examples, up to 16. Of a corpus: about so many; 0: by its size."""
     workers: int = 0
     """Processes that prepare records; 0: one a core when there are many rows."""
     max_rejected_rate: float = 0.01
@@ -108,10 +108,9 @@ class DataConfig:
         for field in ("shards", "workers", "shuffle_buffer_examples"):
             check(getattr(self, field) >= 0, field, f"must be 0 or more, got {getattr(self, field)}")
 
-    @property
-    def source_format(self) -> SourceFormat:
-        """How to read the sources."""
-        return SourceFormat(self.format, self.column_names, self.quoting, self.delimiter or "")
+    def source_format(self, txt_as: str = "txt") -> SourceFormat:
+        """Returns how to read sources, those that end in .txt as `txt_as`."""
+        return SourceFormat(self.format, self.column_names, self.quoting, self.delimiter or "", txt_as)
 
     def require_train(self) -> None:
         """Raises UserError where no training rows are named."""
@@ -136,8 +135,8 @@ class TrainConfig:
     """Passes over the training examples; 3 where neither is given."""
     learning_rate: float = 5e-5
     """The highest learning rate."""
-    optimizer: Literal["adamw"] = "adamw"
-    """AdamW: no decay on biases and LayerNorm, bias correction."""
+    optimizer: Literal["adamw", "lamb"] = "adamw"
+    """adamw: no decay on biases and LayerNorm, bias correction; lamb: with a step by each matrix' norm, for huge batches."""
     schedule: Literal["linear", "cosine", "polynomial", "constant"] = "linear"
     """How the rate falls after warm-up."""
     schedule_power: float = 2.0
@@ -254,6 +253,11 @@ class Experiment:
         """Returns what the task needs to know of the data section."""
         data = self.data
         return TextFields(data.text_columns, data.label_column, data.max_seq_length, data.max_examples_per_row)
+
+    def rows(self, split: str) -> Iterator[Row | Rejected]:
+        """Yields the rows of a split's source."""
+        source_format = self.data.source_format(task_module(self.task.name).Task.txt_as)
+        return read_rows(self.data.sources()[split], f"data.{split}", source_format)
 
     def build_task(self, tokenizer: Tokenizer) -> Task:
         """Returns the task of this run."""

@@ -58,7 +58,8 @@ def training_batches(
         )
         if data.length_buckets:
             stream = length_grouped(stream, replica_batch, local_replicas, train.seed, begun // WINDOW_BATCHES)
-        batches = packed_batches(stream, task.features(), replica_batch, packing)
+        first, work = begun * train.batch_size // share.count, task.batch_work()
+        batches = packed_batches(stream, task.features(), replica_batch, packing, work=work, first=first, share=share)
         return batches.skip((first_step - begun) * local_replicas)
 
     if placement.replicas == 1:
@@ -102,12 +103,18 @@ def likely_rows(split: dict, batch: int, row_length: int, max_examples_per_row: 
 def evaluation_batches(experiment: Experiment, manifest: Manifest, split: str, task: Task) -> tf.data.Dataset:
     """Returns a split's examples in order, packed, each once."""
     length = row_length(experiment, manifest, split)
-    return packed_for_inference(read_records(manifest.paths(split)), experiment, task, length)
+    return _packed_for_inference(read_records(manifest.paths(split)), experiment, task, length, task.batch_work())
 
 
-def packed_for_inference(records: tf.data.Dataset, experiment: Experiment, task: Task, length: int) -> tf.data.Dataset:
+def prediction_batches(records: tf.data.Dataset, experiment: Experiment, task: Task, longest: int) -> tf.data.Dataset:
+    """Returns serialized examples, the longest of `longest` tokens, packed for prediction."""
+    length = rounded_length(longest, experiment.data.max_seq_length)
+    return _packed_for_inference(records, experiment, task, length, task.prediction_work())
+
+
+def _packed_for_inference(records, experiment, task, length, work):
     """Packs serialized examples into batches of about EVALUATION_TOKENS tokens, in rows of `length`."""
     data = experiment.data
     batch = max(EVALUATION_TOKENS // length, 1) * min(data.max_examples_per_row, 4)
     packing = Packing(length, data.max_examples_per_row, static_rows=experiment.runtime.static_rows)
-    return packed_batches(records, task.features(), batch, packing)
+    return packed_batches(records, task.features(), batch, packing, work=work)

@@ -1,6 +1,6 @@
 """Runs a model over packed batches, every example exactly once, on any number of replicas; outputs come back by row."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from trainer.features import FeatureSpec
 from trainer.models.task_model import TaskModel
 
 Arrays = dict[str, np.ndarray]
+Tensors = Mapping[str, tf.Tensor]
+Reduce = Callable[[Tensors, Tensors], dict[str, tf.Tensor]]
 
 
 class BatchRunner:
@@ -20,13 +22,15 @@ class BatchRunner:
       model: the task's.
       strategy: the run's; with several workers each runs all of the batches on its own devices.
       spec: the task's features; its example-level ones are handed back beside the outputs.
+      reduce: turns a batch and the model's outputs into what is handed back, [rows, K, ...]; None leaves them as they are.
     """
 
-    def __init__(self, model: TaskModel, strategy: tf.distribute.Strategy, spec: FeatureSpec):
+    def __init__(self, model: TaskModel, strategy: tf.distribute.Strategy, spec: FeatureSpec, reduce: Reduce | None = None):
         self._strategy = strategy
         self._is_alone = strategy.num_replicas_in_sync == 1 or isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         self._labels = [name for name, feature in spec.items() if feature.per == "example"]
-        self._call = tf.function(model.outputs_for, reduce_retracing=True)
+        call = (lambda batch: reduce(batch, model.outputs_for(batch))) if reduce else model.outputs_for
+        self._call = tf.function(call, reduce_retracing=True)
 
     def run(self, batches: Iterable[dict[str, tf.Tensor]]) -> Iterator[tuple[Arrays, Arrays]]:
         """Yields (outputs, labels) of each batch's real examples: float32 [n, ...]; int32 or float32 [n], row_id among them."""

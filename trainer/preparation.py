@@ -4,32 +4,31 @@ import collections
 import contextlib
 import dataclasses
 import gc
-import hashlib
 import itertools
 import json
 import logging
-import multiprocessing
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from trainer import files
+from trainer.chunks import CHARACTERS_PER_CHUNK, NamedChunk, Totals, chunked, prepared_chunks
 from trainer.config import FieldError, plain
-from trainer.data.records import FORMAT_VERSION, Manifest, ShardWriter, encode_example
-from trainer.data.sources import Rejected, Row, RowError, read_rows
+from trainer.data.records import FORMAT_VERSION, Manifest
+from trainer.data.shards import CorpusShards, ShardWriter
+from trainer.data.sources import Rejected, Row
 from trainer.errors import UserError
-from trainer.experiment import DataConfig, Experiment
-from trainer.features import check_example
+from trainer.experiment import Experiment
 from trainer.tasks import task_module
 from trainer.tasks.base import Task
 from trainer.text.tokenizer import Tokenizer
 
 REJECTED_FILE = "rejected.jsonl"
-ROWS_PER_CHUNK = 2048
-ROWS_IN_ONE_PROCESS = 30_000  # below this, starting processes costs more than it saves
+CHUNKS_IN_ONE_PROCESS = {"rows": 15, "corpus": 1}  # for so few, starting processes costs more than it saves
 EXAMPLES_PER_SHARD, MAX_AUTO_SHARDS = 1024, 16
-MAX_DISTINCT_VALUES = 10_000  # counted in the manifest: at least as many as a task may have classes
+MAX_CORPUS_SHARDS, CORPUS_CHUNKS_PER_SHARD = 64, 8  # by its size; of a source whose size is not known
+UNPACKED_TIMES = 3  # what text takes more than its .gz, about
 TFDS_TEMPLATE = "{SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}"  # the name that records.shard_name gives
 DECIDING_DATA_KEYS = ("text_columns", "label_column", "format", "column_names", "delimiter", "quoting", "max_seq_length")
 
@@ -41,16 +40,12 @@ def learned(experiment: Experiment) -> Experiment:
     if experiment.data.train is None:
         return experiment
     task_class = task_module(experiment.task.name).Task
-    rows = (row for row in _source_rows(experiment.data, "train") if isinstance(row, Row))
+    rows = (row for row in experiment.rows("train") if isinstance(row, Row))
     try:
         learned_config = task_class.learn(experiment.task, experiment.fields(), rows)
     except FieldError as error:  # what was learned contradicts what was given
         raise UserError(f"task.{error.field}: {error}") from None
     return dataclasses.replace(experiment, task=learned_config)
-
-
-def _source_rows(data: DataConfig, split: str) -> Iterator[Row | Rejected]:
-    return read_rows(data.sources()[split], f"data.{split}", data.source_format)
 
 
 def records_dir(experiment: Experiment, workdir: str) -> str:
@@ -90,12 +85,7 @@ def _made_from(experiment: Experiment, task: Task) -> dict[str, Any]:
         if not source.startswith("tfds:"):
             for path in files.expand(source, f"data.{split}"):
                 made_from[f"file {path}"] = f"{files.size(path)} bytes, sha256 {files.sha256(path)[:16]}"
-    class_names = getattr(task.config, "class_names", None)
-    if class_names is not None:
-        digest = hashlib.sha256(json.dumps(plain(class_names)).encode()).hexdigest()[:16]
-        made_from["task.class_names"] = f"{len(class_names)} classes, sha256 {digest}"
-    made_from["task.name"] = task.config.name
-    return made_from
+    return made_from | task.made_from() | {"task.name": task.config.name}
 
 
 def prepare(experiment: Experiment, folder: str, task: Task, made_from: dict[str, Any]) -> Manifest:
@@ -113,7 +103,7 @@ def prepare(experiment: Experiment, folder: str, task: Task, made_from: dict[str
     splits, rejected = {}, []
     with files.explain_full_disk(folder), _without_garbage_collection():
         for split in data.sources():
-            summary, refused = _prepare_split(data, split, folder, task)
+            summary, refused = _prepare_split(experiment, split, folder, task, made_from)
             splits[split] = summary
             rejected += [{"split": split, **dataclasses.asdict(row)} for row in refused]
             files.write_text(rejected_path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rejected))
@@ -136,35 +126,75 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _prepare_split(data: DataConfig, split: str, folder: str, task: Task) -> tuple[dict[str, Any], list[Rejected]]:
+def _prepare_split(
+    experiment: Experiment, split: str, folder: str, task: Task, made_from: dict[str, Any]
+) -> tuple[dict[str, Any], list[Rejected]]:
     """Writes one split; returns what the manifest says of it, and the rejected rows."""
-    rows = enumerate(_source_rows(data, split))
-    first = list(itertools.islice(rows, ROWS_IN_ONE_PROCESS))
-    is_small = len(first) < ROWS_IN_ONE_PROCESS
-    shards = data.shards or min(max(len(first) // EXAMPLES_PER_SHARD, 1), MAX_AUTO_SHARDS)
-    workers = data.workers or (1 if is_small else os.cpu_count() or 1)
-    writer = ShardWriter(folder, split, shards)
-    totals = _Totals()
-    try:
-        for chunk in _prepared_chunks(itertools.chain(first, rows), task, workers):
-            writer.write(chunk.records)
-            totals.add(chunk)
-        stored = writer.finish()
-    except BaseException:
-        writer.discard()
-        raise
-    _remove_other_shards(folder, split, {shard["file"] for shard in stored})
-    summary = {"examples": writer.records, **totals.summary(), "shards": stored}
+    chunks = chunked(enumerate(experiment.rows(split)), task.is_corpus)
+    in_one_process = CHUNKS_IN_ONE_PROCESS["corpus" if task.is_corpus else "rows"]
+    first = list(itertools.islice(chunks, in_one_process + 1))
+    workers = experiment.data.workers or (1 if len(first) <= in_one_process else os.cpu_count() or 1)
+    named = ((f"{split}/{number}", chunk) for number, chunk in enumerate(itertools.chain(first, chunks)))
+    if task.is_corpus:
+        chunks_per_shard = _chunks_per_shard(experiment, split)
+        totals, shards = _write_corpus(CorpusShards(folder, split, made_from), named, task, workers, chunks_per_shard)
+    else:
+        count = experiment.data.shards or min(max(sum(map(len, first)) // EXAMPLES_PER_SHARD, 1), MAX_AUTO_SHARDS)
+        totals, shards = _write_rows(ShardWriter(folder, split, count), named, task, workers)
+    _remove_other_shards(folder, split, {shard["file"] for shard in shards})
     log.info(
         "prepared %s: %s rows → %s examples, %s tokens, %s rejected, %s shard(s)",
         split,
         f"{totals.rows:,}",
-        f"{writer.records:,}",
+        f"{totals.examples:,}",
         f"{totals.tokens:,}",
         len(totals.rejected),
-        shards,
+        len(shards),
     )
-    return summary, totals.rejected
+    return {**totals.summary(), "shards": shards}, totals.rejected
+
+
+def _write_rows(writer: ShardWriter, named: Iterator[NamedChunk], task: Task, workers: int) -> tuple[Totals, list[dict]]:
+    """Deals the examples of rows to the shards in turn."""
+    totals = Totals()
+    try:
+        for chunk in prepared_chunks(named, task, workers):
+            writer.write(chunk.records)
+            totals.add(chunk)
+        return totals, writer.finish()
+    except BaseException:
+        writer.discard()
+        raise
+
+
+def _write_corpus(
+    writer: CorpusShards, named: Iterator[NamedChunk], task: Task, workers: int, chunks_per_shard: int
+) -> tuple[Totals, list[dict]]:
+    """Writes a corpus shard after shard, going on after those that an earlier, interrupted preparation finished."""
+    if writer.finished:
+        log.info("%s: going on after %d finished shard(s)", writer.split, len(writer.finished))
+    named = itertools.islice(named, len(writer.finished) * chunks_per_shard, None)
+    prepared = prepared_chunks(named, task, workers)
+    while of_shard := list(itertools.islice(prepared, chunks_per_shard)):
+        totals = Totals()
+        for chunk in of_shard:
+            totals.add(chunk)
+        writer.write_shard(itertools.chain.from_iterable(chunk.records for chunk in of_shard), totals.to_json())
+    everything = Totals()
+    for shard in writer.finished:
+        everything.add_json(shard["totals"])
+    return everything, writer.finish()
+
+
+def _chunks_per_shard(experiment: Experiment, split: str) -> int:
+    """Returns how many chunks make a shard: a function of the source's size, so that a second run cuts the same."""
+    source = experiment.data.sources()[split]
+    if source.startswith("tfds:"):
+        return CORPUS_CHUNKS_PER_SHARD
+    paths = files.expand(source, f"data.{split}")
+    size = sum(files.size(path) * (UNPACKED_TIMES if path.endswith(".gz") else 1) for path in paths)
+    chunks = max(size // CHARACTERS_PER_CHUNK, 1)
+    return max(-(-chunks // (experiment.data.shards or MAX_CORPUS_SHARDS)), 1)
 
 
 def _remove_other_shards(folder: str, split: str, kept: set[str]) -> None:
@@ -172,106 +202,6 @@ def _remove_other_shards(folder: str, split: str, kept: set[str]) -> None:
     for name in files.list_dir(folder):
         if name.startswith(f"{split}-") and name.endswith((".tfrecord", ".partial")) and name not in kept:
             files.remove_tree(files.join(folder, name))
-
-
-@dataclasses.dataclass
-class _Chunk:
-    """What a worker made of some rows."""
-
-    rows: int
-    records: list[bytes]
-    rejected: list[Rejected]
-    tokens: int
-    longest: int
-    values: dict[str, collections.Counter]
-
-
-class _Totals:
-    def __init__(self):
-        self.rows = self.tokens = self.longest = 0
-        self.rejected: list[Rejected] = []
-        self.values: dict[str, collections.Counter] = {}
-
-    def add(self, chunk: _Chunk) -> None:
-        """Counts a chunk."""
-        self.rows += chunk.rows
-        self.tokens += chunk.tokens
-        self.longest = max(self.longest, chunk.longest)
-        self.rejected += chunk.rejected
-        for name, counts in chunk.values.items():
-            self.values.setdefault(name, collections.Counter()).update(counts)
-
-    def summary(self) -> dict[str, Any]:
-        """Returns what the manifest says of a split, but for its shards."""
-        few = {name: counts for name, counts in self.values.items() if len(counts) <= MAX_DISTINCT_VALUES}
-        values = {name: {str(value): count for value, count in sorted(counts.items())} for name, counts in few.items()}
-        return {
-            "rows": self.rows,
-            "rejected": len(self.rejected),
-            "tokens": self.tokens,
-            "longest": self.longest,
-            "values": values,
-        }
-
-
-def _prepared_chunks(rows: Iterable[tuple[int, Row | Rejected]], task: Task, workers: int) -> Iterator[_Chunk]:
-    """Yields the chunks in row order, from this process or from several."""
-    iterator = iter(rows)
-    chunks = iter(lambda: list(itertools.islice(iterator, ROWS_PER_CHUNK)), [])
-    if workers == 1:
-        yield from (_prepare_chunk(task, chunk) for chunk in chunks)
-        return
-    # "spawn": a forked copy of a process with TensorFlow's threads in it can hang.
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, _start_worker, (task,)) as pool:
-        waiting: collections.deque = collections.deque()
-        for chunk in chunks:  # a bounded number under way, so that memory stays flat
-            waiting.append(pool.apply_async(_work, (chunk,)))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().get()
-        while waiting:
-            yield waiting.popleft().get()
-
-
-_worker_task: list[Task] = []
-
-
-def _start_worker(task: Task) -> None:
-    gc.disable()
-    _worker_task.append(task)
-
-
-def _work(chunk: list[tuple[int, Row | Rejected]]) -> _Chunk:
-    return _prepare_chunk(_worker_task[-1], chunk)
-
-
-def _prepare_chunk(task: Task, chunk: list[tuple[int, Row | Rejected]]) -> _Chunk:
-    spec = task.features()
-    counted = [name for name, feature in spec.items() if feature.per == "example" and name != "row_id"]
-    result = _Chunk(len(chunk), [], [], 0, 0, {name: collections.Counter() for name in counted})
-    for row_id, row in chunk:
-        if isinstance(row, Rejected):
-            result.rejected.append(row)
-            continue
-        try:
-            examples = task.examples(row)
-        except RowError as error:
-            result.rejected.append(rejected_row(row, error))
-            continue
-        for example in examples:
-            example = {**example, "row_id": row_id}
-            check_example(example, spec, task.fields.max_seq_length)
-            result.records.append(encode_example(example, spec))
-            result.tokens += len(example["input_ids"])
-            result.longest = max(result.longest, len(example["input_ids"]))
-            for name in counted:
-                result.values[name][example[name]] += 1
-    return result
-
-
-def rejected_row(row: Row, error: RowError) -> Rejected:
-    """Returns a row as `rejected.jsonl` tells it."""
-    return Rejected(row.path, row.line, str(error), json.dumps(row.values, ensure_ascii=False, default=str))
 
 
 def _check_rejected(split: str, summary: dict, refused: list[Rejected], allowed: float, path: str) -> None:

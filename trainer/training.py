@@ -63,7 +63,7 @@ class TrainingRhythm(keras.callbacks.Callback):
         self._step = self._saved = run.first_step
         self._log = MetricsLog(run.workdir, run.first_step) if run.placement.is_chief else None
         train, split = run.experiment.train, run.manifest.splits["train"]
-        flops = assembly.training_flops_per_token(run.assembled.encoder.bert_config, mean_tokens(split))
+        flops = assembly.training_flops_per_token(run.assembled, mean_tokens(split))
         self._meter, self._bar = Meter(run.total_steps, run.first_step, flops), ProgressBar(run.total_steps)
         self._pending: list[dict[str, tf.Tensor]] = []
         best = run.store.best_state()
@@ -126,12 +126,13 @@ class TrainingRhythm(keras.callbacks.Callback):
         taken = {name: [float(logs[name]) for logs in self._pending] for name in self._pending[0]}
         self._pending = []
         rate = float(tf.convert_to_tensor(self.model.optimizer.learning_rate))
-        values = {"loss": float(np.mean(taken["loss"])), "learning_rate": rate}
+        values = {name: float(np.mean(taken[name])) for name in self.model.step_means} | {"learning_rate": rate}
         tokens, cells, waited = (sum(taken[name]) for name in ("tokens", "cells", "data_wait_seconds"))
         values |= self._meter.lap(self._step, tokens, cells, waited, self._peak_flops)
         if self._log:
             self._bar.clear()
-            log.info("%s", training_line(self._step, self._run.total_steps, values))
+            means = {name: values[name] for name in self.model.step_means}
+            log.info("%s", training_line(self._step, self._run.total_steps, means, values))
             self._log.write(self._step, "train", values)
 
     def _validate(self) -> None:

@@ -47,7 +47,7 @@ def main():
     packing = Packing(row_length, per_row)
     stored = tf.data.Dataset.from_tensor_slices(serialized)
     first = next(iter(packed_batches(stored, task.features(), size, packing)))
-    losses, weights = task.loss(first, model.outputs_for(first))
+    losses, weights = task.loss(first, model.outputs_for(first))[0]["label"], task.loss_weights(first)["label"]
     first_loss = float(tf.reduce_sum(losses * weights) / tf.reduce_sum(weights))
 
     shuffled = stored.shuffle(len(serialized), seed=1).repeat()
@@ -74,7 +74,7 @@ def load_model(task, case, options):
     head = model.get_layer("head").trainable_variables
     head[0].assign(case["head"]["kernel"])
     head[1].assign(case["head"]["bias"])
-    model.prepare_training(task.loss, seed=1)
+    model.prepare_training(task, seed=1)
     model.compile(optimizer=AdamW(1e-6))
     model.optimizer.build(model.trainable_variables)
     return model

@@ -268,7 +268,7 @@ def test_an_earlier_run_is_a_start(cli, config_file, tmp_path, finished_run):
     status, _, log = cli(
         "train", f"--config={config_file}", f"--workdir={tmp_path}/run", f"--set=encoder.init_from={finished_run}"
     )
-    assert status == 0 and "in the file, not part of the encoder: head/dense/bias, head/dense/kernel" in log
+    assert status == 0 and "in the file, not part of this model: head/dense/bias, head/dense/kernel" in log
 
 
 def test_everything_on_a_remote_file_system(cli, config_file, tmp_path):

@@ -38,7 +38,7 @@ def test_a_partial_load_must_be_allowed_by_name():
     report = assign(encoder, weights, "file", ("pooler/*",))
     assert report.missing == ("pooler/dense/kernel", "pooler/dense/bias") and report.unused == ("cls/predictions/bias",)
     assert "left random: pooler/dense/kernel, pooler/dense/bias" in "\n".join(report.lines())
-    assert "not part of the encoder: cls/predictions/bias" in "\n".join(report.lines())
+    assert "not part of this model: cls/predictions/bias" in "\n".join(report.lines())
 
 
 def test_another_shape_is_told():

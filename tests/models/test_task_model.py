@@ -40,7 +40,7 @@ def build(tokenizer, strategy=None, accumulation_steps=1, precision="float32", *
         optimizer = keras.optimizers.SGD(1.0)
         if precision == "float16":
             optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
-        model.prepare_training(owner.loss, seed=1, accumulation_steps=accumulation_steps)
+        model.prepare_training(owner, seed=1, accumulation_steps=accumulation_steps)
         model.compile(optimizer=optimizer)
         optimizer.build(model.trainable_variables)
     return model
@@ -169,7 +169,7 @@ def test_loss_curve_is_tfbertmodels_over_200_steps(minilm, tokenizer, reviews):
         model = owner.build_model(encoder)
         load_encoder_weights(encoder, str(minilm))
         if is_ours:
-            model.prepare_training(owner.loss, seed=1)
+            model.prepare_training(owner, seed=1)
             model.compile(optimizer=AdamW(RATE, weight_decay=DECAY))
             model.optimizer.build(model.trainable_variables)
             step = tf.function(lambda batch, model=model: model.train_step(batch)["loss"], reduce_retracing=True)

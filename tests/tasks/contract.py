@@ -1,5 +1,6 @@
 """What every task must hold. A task's test inherits `TaskContract`, gives rows and a config, and is held to all of it."""
 
+import collections
 import dataclasses
 import itertools
 import json
@@ -49,26 +50,32 @@ class TaskContract:
         return module.Task(module.Config(name=self.name, **self.config), fields, tokenizer)
 
     def examples(self, task, labelled=True):
-        found = []
-        for number, values in enumerate(self.rows):
-            found += [{**e, "row_id": number} for e in task.examples(Row(values, "rows", number + 1), labelled)]
-        return found
+        rows = [Row(values, "rows", number + 1) for number, values in enumerate(self.rows)]
+        if not labelled:
+            return [{**e, "row_id": number} for number, row in enumerate(rows) for e in task.examples(row, labelled=False)]
+        found = task.chunk_examples(rows, "rows/0", collections.Counter())
+        return [{**example, "row_id": number} for number, example in found]
 
-    def batches(self, task, slots=SLOTS, size=100, length=LENGTH):
-        spec = task.features()
-        records = [encode_example(example, spec) for example in self.examples(task)]
-        return list(packed_batches(serialized_examples(lambda: records), spec, size, Packing(length, slots)))
+    def records(self, task, labelled=True):
+        return [encode_example(example, task.features()) for example in self.examples(task, labelled)]
+
+    def batches(self, task, slots=SLOTS, size=100, length=LENGTH, labelled=True):
+        records = self.records(task, labelled)
+        work = task.batch_work() if labelled else task.prediction_work()
+        packing = Packing(length, slots)
+        return list(packed_batches(serialized_examples(lambda: records), task.features(), size, packing, work=work))
 
     def build(self, task, dropout=0.0, seed=3):
         keras.utils.set_random_seed(seed)
         config = tiny_config(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
         model = task.build_model(BertEncoder(config))
-        model.prepare_training(task.loss, seed=1)
+        model.prepare_training(task, seed=1)
         return model
 
-    def outputs(self, task, model, **layout):
-        runner = BatchRunner(model, tf.distribute.get_strategy(), task.features())
-        return collect(runner.run(self.batches(task, **layout)))
+    def outputs(self, task, model, labelled=True, **layout):
+        reduce = task.evaluated if labelled else task.predicted
+        runner = BatchRunner(model, tf.distribute.get_strategy(), task.features(), reduce)
+        return collect(runner.run(self.batches(task, labelled=labelled, **layout)))
 
     def test_features_match_the_spec(self, task):
         spec = task.features()
@@ -77,7 +84,9 @@ class TaskContract:
             check_example(example, spec, LENGTH)
 
     def test_records_round_trip(self, task):
-        batch = self.batches(task, slots=1)[0]
+        records = self.records(task)
+        stored = serialized_examples(lambda: records)
+        batch = next(iter(packed_batches(stored, task.features(), 100, Packing(LENGTH, 1))))
         for row, example in enumerate(self.examples(task)):
             length = len(example["input_ids"])
             for name, feature in task.features().items():
@@ -111,7 +120,7 @@ class TaskContract:
     def test_two_seeded_runs_are_identical_with_dropout(self, task):
         def train(seed):
             model = self.build(task, dropout=0.1)
-            model.prepare_training(task.loss, seed=seed)
+            model.prepare_training(task, seed=seed)
             model.compile(optimizer=AdamW(1e-3))
             step = tf.function(model.train_step)
             losses = [float(step(batch)["loss"]) for batch in itertools.islice(itertools.cycle(self.batches(task)), 3)]
@@ -130,17 +139,15 @@ class TaskContract:
                 model.compile(optimizer=keras.optimizers.SGD(0.5))
                 model.optimizer.build(model.trainable_variables)
             results.append(model)
-        spec = task.features()
-        records = [encode_example(example, spec) for example in self.examples(task)]
+        records = self.records(task)
         half = len(records) // 2
 
-        def batch_of(part):
-            return next(
-                iter(packed_batches(serialized_examples(lambda: part), spec, 100, Packing(LENGTH, SLOTS, static_rows=8)))
-            )
+        def batch_of(part, first=0):
+            stored, packing = serialized_examples(lambda: part), Packing(LENGTH, SLOTS, static_rows=8)
+            return next(iter(packed_batches(stored, task.features(), 100, packing, work=task.batch_work(), first=first)))
 
         results[1].set_weights(results[0].get_weights())  # a strategy may draw initial values in another order
-        alone, (first, second) = batch_of(records), (batch_of(records[:half]), batch_of(records[half:]))
+        alone, (first, second) = batch_of(records), (batch_of(records[:half]), batch_of(records[half:], first=half))
         tf.function(results[0].train_step)(alone)
         values = strategy.experimental_distribute_values_from_function(lambda c: (first, second)[c.replica_id_in_sync_group])
         tf.function(lambda v: strategy.run(results[1].train_step, (v,)))(values)
@@ -149,7 +156,7 @@ class TaskContract:
 
     def test_one_json_prediction_a_row_in_order(self, task):
         model = self.build(task)
-        outputs, labels = self.outputs(task, model, size=3)
+        outputs, labels = self.outputs(task, model, labelled=False, size=3)
         predictions = task.decode(outputs)
         assert len(predictions) == len(set(labels["row_id"])) == len(self.rows)
         assert json.loads(json.dumps(predictions)) == predictions
@@ -164,9 +171,9 @@ class TaskContract:
 
     def test_savedmodel_equals_keras(self, task, tmp_path):
         model = self.build(task)
-        outputs, _ = self.outputs(task, model)
+        outputs, _ = self.outputs(task, model, labelled=False)
         expected = task.serving({name: tf.constant(value) for name, value in outputs.items()})
-        module = ServingModule(model, task.serving, task.tokenizer, len(self.text_columns), LENGTH)
+        module = ServingModule(model, task, task.tokenizer, len(self.text_columns), LENGTH)
         tf.saved_model.save(module, str(tmp_path), signatures=module.signatures())
         names = ("text", "text_pair")[: len(self.text_columns)]
         texts = {

@@ -143,11 +143,12 @@ def test_balance_works_on_the_counts(tokenizer):
 def test_focal_loss_and_weights_reach_the_loss(tokenizer):
     task = task_of(tokenizer, class_names=("a", "b"), class_weights={"b": 3.0}, focal_gamma=2.0)
     batch = {"label": tf.constant([[1, 0]]), "example_weights": tf.constant([[1.0, 0.0]])}
-    losses, weights = task.loss(batch, {"logits": tf.math.log([[[0.75, 0.25], [0.5, 0.5]]])})
-    assert float(losses[0, 0]) == pytest.approx(0.75**2 * np.log(4)) and weights.numpy().tolist() == [[3.0, 0.0]]
+    losses = task.loss(batch, {"logits": tf.math.log([[[0.75, 0.25], [0.5, 0.5]]])})[0]["label"]
+    assert float(losses[0, 0]) == pytest.approx(0.75**2 * np.log(4))
+    assert task.loss_weights(batch)["label"].numpy().tolist() == [[3.0, 0.0]]
 
 
 def test_hugging_face_head_only_where_it_is_one(tokenizer):
     task = task_of(tokenizer, class_names=("a", "b"), pooling="mean")
-    assert task.hugging_face_head(None) == {} and task.labels_asset() == ("a", "b")
+    assert task.hugging_face_head(None) == ("BertModel", {}) and task.labels_asset() == ("a", "b")
     assert dataclasses.replace(task.config, pooling="cls").pooling == "cls"

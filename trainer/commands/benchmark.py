@@ -63,7 +63,7 @@ def _measure(resolved: Experiment, options: Options, folder: str, placement: Pla
         batches = _Again(next(batches))
 
     figures = {"what": "synthetic" if options.synthetic else "training", **_step_figures(step, batches, options.steps)}
-    figures |= _rate_figures(figures, resolved, placement, bert_config, manifest)
+    figures |= _rate_figures(figures, resolved, placement, assembled, manifest)
     if options.profile:
         figures["costliest"] = _profile(step, batches, files.join(options.workdir or folder, "profile"))
     return figures
@@ -121,10 +121,10 @@ def _step_figures(step: Any, batches: Iterator | _Again, steps: int) -> dict[str
 
 
 def _rate_figures(
-    figures: dict[str, Any], resolved: Experiment, placement: Placement, bert_config: Any, manifest: Manifest
+    figures: dict[str, Any], resolved: Experiment, placement: Placement, assembled: assembly.Assembled, manifest: Manifest
 ) -> dict[str, Any]:
     """Compares with what the device can do; model FLOPs are those of useful tokens, without padding."""
-    per_token = assembly.training_flops_per_token(bert_config, mean_tokens(manifest.splits["train"]))
+    per_token = assembly.training_flops_per_token(assembled, mean_tokens(manifest.splits["train"]))
     flops = figures["tokens_per_second"] * per_token
     measured = profiling.peak_flops(resolved.train.precision, placement)
     return {

@@ -29,7 +29,7 @@ def run(options: Options) -> None:
 
     manifest = _records(restored, workdir, split, is_changed=bool(options.set))
     task, model = restored.assembled.task, restored.assembled.model
-    runner = inference.BatchRunner(model, placement.strategy, task.features())
+    runner = inference.BatchRunner(model, placement.strategy, task.features(), task.evaluated)
     batches = feeding.evaluation_batches(restored.experiment, manifest, split, task)
     scores = {"split": split, "step": restored.step, **inference.evaluate(runner, batches, task)}
 

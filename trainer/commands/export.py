@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from trainer import assembly, files
 from trainer.cli import Options
-from trainer.data.sources import Row, RowError, read_rows
+from trainer.data.sources import Row, RowError
 from trainer.errors import UserError
 from trainer.serving.export import next_version, write_export
 from trainer.serving.hugging_face import write_hugging_face
@@ -35,9 +35,7 @@ def run(options: Options) -> None:
     texts = _texts_to_compare(restored)
     exports = files.join(workdir, "exports")
     log.info("exporting the model of step %s; reading the tokenizer's tables", f"{restored.step:,}")
-    module = ServingModule(
-        restored.assembled.model, task.serving, restored.tokenizer, len(data.text_columns), data.max_seq_length
-    )
+    module = ServingModule(restored.assembled.model, task, restored.tokenizer, len(data.text_columns), data.max_seq_length)
     expected = _model_reply(restored, texts)
     folder = write_export(
         exports,
@@ -54,7 +52,7 @@ def run(options: Options) -> None:
         hugging_face,
         restored.assembled.encoder,
         restored.tokenizer,
-        task.hugging_face_head(restored.assembled.model),
+        *task.hugging_face_head(restored.assembled.model),
         task.labels_asset() or (),
     )
     print(f"SavedModel: {folder}\nHugging Face files: {hugging_face}")
@@ -64,13 +62,12 @@ def _texts_to_compare(restored: assembly.Restored) -> list[list[str]]:
     """Returns for each input its texts: some of the run's own rows, and the hard ones."""
     data, task = restored.experiment.data, restored.assembled.task
     found: list[list[str]] = []
-    for split, source in data.sources().items():
+    for split in data.sources():
         try:
-            rows = read_rows(source, f"data.{split}", data.source_format)
-            usable = (row for row in itertools.islice(rows, 200) if isinstance(row, Row))
+            usable = (row for row in itertools.islice(restored.experiment.rows(split), 200) if isinstance(row, Row))
             for row in usable:
                 try:
-                    found.append(task.texts(row))
+                    found.append(task.texts_to_compare(row))
                 except RowError:
                     continue
         except UserError as error:
@@ -96,7 +93,7 @@ def _model_reply(restored: assembly.Restored, texts: list[list[str]]) -> dict[st
             "segment_ids": tf.ones_like(ids),
             "cls_positions": tf.zeros([1, 1], tf.int32),
         }
-        outputs = {name: value[:, 0] for name, value in model.outputs_for(inputs).items()}
+        outputs = {name: value[:, 0] for name, value in task.served(model, inputs).items()}
         replies.append({name: value.numpy()[0] for name, value in task.serving(outputs).items()})
     joined = {name: np.stack([reply[name] for reply in replies]) for name in replies[0]}
     return {name: _plain(value) for name, value in joined.items()}

@@ -27,13 +27,13 @@ def run(options: Options) -> None:
     workdir, source = options.required("workdir"), options.required("input")
     restored = assembly.restore(workdir, options.set)
     task = restored.assembled.task
-    runner = inference.BatchRunner(restored.assembled.model, tf.distribute.get_strategy(), task.features())
+    runner = inference.BatchRunner(restored.assembled.model, tf.distribute.get_strategy(), task.features(), task.predicted)
     if source == "-":
         if hasattr(sys.stdin, "reconfigure"):  # bytes that are not UTF-8 come as surrogates, and are told row by row
             sys.stdin.reconfigure(encoding="utf8", errors="surrogateescape")
         rows, default = _typed_rows(sys.stdin, task), "-"
     else:
-        rows = _in_text_column(read_rows(source, "--input", restored.experiment.data.source_format), task)
+        rows = _in_text_column(read_rows(source, "--input", restored.experiment.data.source_format()), task)
         name = source.rstrip("/").rpartition("/")[2].partition(".")[0].replace("*", "_").replace(":", "_") or "input"
         default = files.join(workdir, "predictions", f"{name}.jsonl")
     target = options.output or default
@@ -98,8 +98,7 @@ def _predict(
         records += [encode_example({**example, "row_id": number}, spec) for example in examples]
         longest = max([longest, *(len(example["input_ids"]) for example in examples)])
     if records:
-        length = feeding.rounded_length(longest, experiment.data.max_seq_length)
-        batches = feeding.packed_for_inference(serialized_examples(lambda: records), experiment, task, length)
+        batches = feeding.prediction_batches(serialized_examples(lambda: records), experiment, task, longest)
         outputs, labels = inference.collect(runner.run(batches))
         for number, prediction in zip(labels["row_id"].tolist(), task.decode(outputs), strict=True):
             texts = {column: chunk[number].values[column] for column in task.fields.text_columns}

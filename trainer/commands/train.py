@@ -116,7 +116,7 @@ def _train(resolved: Experiment, workdir: str, placement: distribution.Placement
         log.info("the run is complete: step %s of %s", f"{first_step:,}", f"{total_steps:,}")
         return 0
     batches = feeding.training_batches(resolved, manifest, placement, task, first_step)
-    runner = inference.BatchRunner(model, placement.strategy, task.features())
+    runner = inference.BatchRunner(model, placement.strategy, task.features(), task.evaluated)
     with StopSignals() as signals:
         run_state = RunState(
             resolved, workdir, placement, manifest, assembled, store, variables, first_step, total_steps, start_up

@@ -45,6 +45,25 @@ class Share:
     count: int = 1
 
 
+Features = dict[str, tf.RaggedTensor | tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchWork:
+    """What a task does to batches in the pipeline, beside packing.
+
+    Attributes:
+      vary: changes parsed features (int32 [examples, (tokens)], [examples]), given each example's position in the stream
+        (int64 [examples]): what is to be different in each epoch.
+      spec: the features that `vary` gives.
+      finish: completes a packed batch; the second argument is whether its shapes must be the same for every batch.
+    """
+
+    vary: Callable[[Features, tf.Tensor], Features]
+    spec: FeatureSpec
+    finish: Callable[[dict[str, tf.Tensor], bool], dict[str, tf.Tensor]]
+
+
 def read_records(paths: Sequence[str]) -> tf.data.Dataset:
     """Returns the serialized examples of round-robin shards, in the order in which they were written: string []."""
     shards = tf.data.Dataset.from_tensor_slices(list(paths))
@@ -127,19 +146,42 @@ def length_grouped(
 
 
 def packed_batches(
-    records: tf.data.Dataset, spec: FeatureSpec, batch_size: int, packing: Packing, drop_remainder: bool = False
+    records: tf.data.Dataset,
+    spec: FeatureSpec,
+    batch_size: int,
+    packing: Packing,
+    drop_remainder: bool = False,
+    work: BatchWork | None = None,
+    first: int = 0,
+    share: Share = Share(),
 ) -> tf.data.Dataset:
-    """Returns batches of `batch_size` examples each, parsed and packed (see `packing.pack` for their tensors)."""
+    """Returns batches of `batch_size` examples each, parsed and packed (see `packing.pack` for their tensors).
 
-    def parse_and_pack(serialized):
+    Args:
+      records: serialized examples, string [].
+      spec: their features.
+      batch_size: examples of a batch.
+      packing: the shape of the rows.
+      drop_remainder: leaves out a last batch that is smaller.
+      work: what the task does beside.
+      first, share: where in the whole stream `records` begins, and which part of it this is; `work` is told.
+    """
+    packed_spec = work.spec if work else spec
+
+    def parse_and_pack(number, serialized):
         features = _parse(serialized, spec)
+        if work:
+            place = number * batch_size + tf.range(tf.size(serialized, tf.int64))
+            features = work.vary(features, (first + place) * share.count + share.index)
         row_length: int | tf.Tensor = packing.row_length
         if packing.length_unit:
             longest = tf.cast(tf.reduce_max(features["input_ids"].row_lengths()), tf.int32)
             row_length = tf.minimum(-(-longest // packing.length_unit) * packing.length_unit, packing.row_length)
-        return pack(features, spec, row_length, packing.max_examples_per_row, packing.row_multiple, packing.static_rows)
+        rows = packing.max_examples_per_row, packing.row_multiple, packing.static_rows
+        batch = pack(features, packed_spec, row_length, *rows)
+        return work.finish(batch, packing.static_rows is not None) if work else batch
 
-    batches = records.batch(batch_size, drop_remainder=drop_remainder)
+    batches = records.batch(batch_size, drop_remainder=drop_remainder).enumerate()
     batches = batches.map(parse_and_pack, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     if packing.static_rows:
         batches = batches.flat_map(lambda batch: _in_pieces(batch, packing.static_rows))

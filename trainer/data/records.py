@@ -1,4 +1,4 @@
-"""Records: compact tf.train.Examples in TFRecord shards, and the manifest that says what they are.
+"""Records: compact tf.train.Examples, and the manifest that says what a folder of them holds.
 
 Examples are encoded here byte by byte: protobuf does not fix the order of a map's entries, and shards must be
 byte-identical whatever process wrote them. No padding is stored.
@@ -6,7 +6,7 @@ byte-identical whatever process wrote them. No padding is stored.
 
 import functools
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from trainer import __version__, files
@@ -67,54 +67,6 @@ class _Varints(dict):
 
 
 _VARINTS = _Varints()
-
-
-def shard_name(split: str, shard: int, shards: int) -> str:
-    """Returns the file name of a shard: "train-00003-of-00016.tfrecord"."""
-    return f"{split}-{shard:05d}-of-{shards:05d}.tfrecord"
-
-
-class ShardWriter:
-    """Writes records round-robin into the shards of a split, under names that no reader looks for.
-
-    Record i goes to shard i mod shards, so reading the shards in turn gives the records back in order.
-    """
-
-    def __init__(self, folder: str, split: str, shards: int):
-        import tensorflow as tf
-
-        self._paths = [files.join(folder, shard_name(split, shard, shards)) for shard in range(shards)]
-        self._writers = [tf.io.TFRecordWriter(f"{path}.partial") for path in self._paths]
-        self.records = 0
-
-    def write(self, records: Iterable[bytes]) -> None:
-        """Appends serialized examples."""
-        for record in records:
-            self._writers[self.records % len(self._writers)].write(record)
-            self.records += 1
-
-    def finish(self) -> list[dict[str, Any]]:
-        """Gives the shards their names; returns what the manifest says of each."""
-        shards = []
-        for number, (path, writer) in enumerate(zip(self._paths, self._writers, strict=True)):
-            writer.close()
-            files.rename(f"{path}.partial", path)
-            count = len(range(number, self.records, len(self._paths)))
-            shards.append(
-                {
-                    "file": path.rpartition("/")[2],
-                    "examples": count,
-                    "bytes": files.size(path),
-                    "sha256": files.sha256(path),
-                }
-            )
-        return shards
-
-    def discard(self) -> None:
-        """Removes what was written so far."""
-        for path, writer in zip(self._paths, self._writers, strict=True):
-            writer.close()
-            files.remove_tree(f"{path}.partial")
 
 
 class Manifest:

@@ -1,4 +1,4 @@
-"""Sources of rows: csv, tsv, jsonl, parquet, txt, `tfds:name/config:split`; a path or a glob, local or gs://.
+"""Sources of rows: csv, tsv, jsonl, parquet, txt, documents, `tfds:name/config:split`; a path or a glob, local or gs://.
 
 A row that cannot be read comes out as a `Rejected`, with its file, line and reason: no row is lost without a word.
 """
@@ -19,7 +19,8 @@ from trainer.errors import UserError, suggestion
 csv.field_size_limit(1 << 30)
 MAX_LINES_PER_CSV_ROW = 1000  # a quote that stays open longer was never meant to be one
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # as Python's "surrogateescape" reads a byte that is not UTF-8
-FORMATS = ("csv", "tsv", "jsonl", "parquet", "txt")
+FORMATS = ("csv", "tsv", "jsonl", "parquet", "txt", "documents")
+MAX_DOCUMENT_CHARACTERS = 1 << 20  # a longer document comes in several rows, so that memory stays bounded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,8 @@ class SourceFormat:
       format: one of FORMATS, or "auto": by the file's ending (`.gz` is unpacked).
       column_names: the columns of a csv or tsv file that has no header line.
       delimiter: between the columns of a csv or tsv file; "" for the usual one.
+      txt_as: with "auto", how a file that ends in .txt is read: "txt", a row a line, or "documents", a row for each block of
+        lines between blank ones, as google-research/bert's pre-training text.
       quoting: "auto" (csv: standard double quotes; tsv: none, as GLUE's files), "standard" or "none".
     """
 
@@ -37,6 +40,7 @@ class SourceFormat:
     column_names: tuple[str, ...] = ()
     quoting: str = "auto"
     delimiter: str = ""
+    txt_as: str = "txt"
 
 
 class Row(NamedTuple):
@@ -81,7 +85,7 @@ def read_rows(source: str, key: str, source_format: SourceFormat = SourceFormat(
         yield from _read_tfds(source, key)
         return
     for path in files.expand(source, key):
-        yield from _reader(path, key, source_format.format)(path, source_format)
+        yield from _reader(path, key, source_format)(path, source_format)
 
 
 def format_of(path: str) -> str:
@@ -89,9 +93,19 @@ def format_of(path: str) -> str:
     return path.removesuffix(".gz").rpartition(".")[2].lower()
 
 
-def _reader(path: str, key: str, name: str):
-    readers = {"csv": _read_csv, "tsv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet, "txt": _read_txt}
-    name = format_of(path) if name == "auto" else name
+def _reader(path: str, key: str, source_format: SourceFormat):
+    readers = {
+        "csv": _read_csv,
+        "tsv": _read_csv,
+        "jsonl": _read_jsonl,
+        "parquet": _read_parquet,
+        "txt": _read_txt,
+        "documents": _read_documents,
+    }
+    name = source_format.format
+    if name == "auto":
+        name = format_of(path)
+        name = source_format.txt_as if name == "txt" else name
     if name not in readers:
         raise UserError(
             f"{key}: cannot tell the format of {path} by its ending; set data.format to one of {', '.join(FORMATS)}"
@@ -103,7 +117,7 @@ def _reader(path: str, key: str, name: str):
 def read_lines(path: str) -> Iterator[str]:
     """Yields a text file's lines with their ends; a byte that is not UTF-8 comes as a lone surrogate."""
     if path.endswith(".gz"):
-        with files.open_binary(path) as raw, gzip.GzipFile(fileobj=io.BytesIO(raw.read())) as unpacked:
+        with files.open_binary(path) as raw, gzip.GzipFile(fileobj=raw) as unpacked:
             yield from io.TextIOWrapper(unpacked, encoding="utf-8-sig", errors="surrogateescape", newline="")
     else:
         with files.open_text(path, errors="surrogateescape") as file:
@@ -217,6 +231,27 @@ def _read_txt(path: str, _: SourceFormat) -> Iterator[Row | Rejected]:
             yield Rejected(path, number, problem, _shown(text))
         elif text.strip():
             yield Row({"text": text}, path, number)
+
+
+def _read_documents(path: str, _: SourceFormat) -> Iterator[Row | Rejected]:
+    """Yields a row for each block of lines, its line the block's first; parts of a very long one have the same line."""
+    lines: list[str] = []
+    begun = size = 0
+    for number, text in enumerate(read_lines(path), start=1):
+        text = text.strip()
+        if problem := _bad_byte(text):
+            yield Rejected(path, number, problem, _shown(text))
+        elif text:
+            begun = begun or number
+            lines.append(text)
+            size += len(text)
+        if lines and (not text or size >= MAX_DOCUMENT_CHARACTERS):
+            yield Row({"text": "\n".join(lines)}, path, begun)
+            lines, size = [], 0
+        if not text:
+            begun = 0
+    if lines:
+        yield Row({"text": "\n".join(lines)}, path, begun)
 
 
 def _read_parquet(path: str, _: SourceFormat) -> Iterator[Row]:

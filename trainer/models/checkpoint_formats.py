@@ -1,7 +1,8 @@
 """Reads BERT weights of every layout that is out there into one: {TFBertModel variable name: array}.
 
 The common names are TFBertModel's without their prefix: "encoder/layer_._0/attention/self/query/kernel"; kernels are
-[input, output]. Weights of heads ("cls/...", "classifier/...") keep a name that no encoder variable has.
+[input, output]. The heads of pre-training are named as `models.heads.PretrainingHeads` names them: "cls/predictions/bias",
+"cls/seq_relationship/kernel". Other heads' weights ("classifier/...") keep a name that no variable of the encoder has.
 """
 
 import re
@@ -77,6 +78,8 @@ def _keras_name(name: str) -> str:
     """Drops the model's prefixes and ":0": "tf_bert_model/bert/pooler/dense/bias:0" → "pooler/dense/bias"."""
     name = name.removesuffix(":0")
     found = re.search(r"(?:^|/)((?:embeddings|encoder|pooler)/.*)", name)
+    if not found:  # transformers calls the heads' layers mlm___cls and nsp___cls
+        found = re.search(r"(?:^|/)(?:mlm___|nsp___)?(cls/.*)", name)
     return found.group(1) if found else name
 
 
@@ -108,46 +111,76 @@ def _from_google_tf1(name: str, array: np.ndarray, _) -> tuple[str, np.ndarray]:
         "embeddings/word_embeddings": "embeddings/word_embeddings/weight",
         "embeddings/position_embeddings": "embeddings/position_embeddings/embeddings",
         "embeddings/token_type_embeddings": "embeddings/token_type_embeddings/embeddings",
+        "cls/predictions/output_bias": "cls/predictions/bias",
+        "cls/seq_relationship/output_weights": "cls/seq_relationship/kernel",
+        "cls/seq_relationship/output_bias": "cls/seq_relationship/bias",
     }
-    return endings.get(name, name), array
+    return endings.get(name, name), array.T if name == "cls/seq_relationship/output_weights" else array
 
 
 def _from_google_tf2(name: str, array: np.ndarray, bert_config) -> tuple[str, np.ndarray]:
-    """Renames one variable of Model Garden's object-based checkpoints: layers by number, then their parts.
+    """Renames one variable of Model Garden's object-based checkpoints, of a BertEncoder, BertEncoderV2 or pre-trainer.
 
-    The layers stand in this order: word, position and type embeddings, LayerNorm, the transformer layers, the pooler.
+    BertEncoder numbers its layers: word, position and type embeddings, LayerNorm, the transformer layers, the pooler.
+    BertEncoderV2 calls them by name, and so does the pre-trainer (BertPretrainerV2) its heads.
     """
     path = name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
-    found = re.fullmatch(r"(?:\w+/)?layer_with_weights-(\d+)/(.*)", path)
-    if not found:
-        return path, array
-    number, rest = int(found.group(1)), found.group(2)
     layers = bert_config.num_hidden_layers
+    numbered = re.fullmatch(r"(?:\w+/)?layer_with_weights-(\d+)/(.*)", path)
+    named = re.search(r"(?:^|/)(_transformer_layers/\d+|_\w+_layer)/(.*)", path)
+    if numbered and int(numbered.group(1)) <= layers + 4:
+        layer, rest = int(numbered.group(1)), numbered.group(2)
+    elif named and named.group(1) in _TF2_LAYERS:
+        layer, rest = _TF2_LAYERS.index(named.group(1)), named.group(2)
+    elif named and named.group(1).startswith("_transformer_layers/"):
+        layer, rest = 4 + int(named.group(1).rpartition("/")[2]), named.group(2)
+    elif named and named.group(1) == "_pooler_layer":
+        layer, rest = layers + 4, named.group(2)
+    else:
+        return _tf2_head(path), array
     tables = ["word_embeddings/weight", "position_embeddings/embeddings", "token_type_embeddings/embeddings"]
-    if number < len(tables):
-        return f"embeddings/{tables[number]}", array
-    if number == 3:
+    if layer < len(tables):
+        return f"embeddings/{tables[layer]}", array
+    if layer == 3:
         return f"embeddings/LayerNorm/{rest}", array
-    if number == layers + 4:
-        return f"pooler/dense/{rest}", array
-    if number > layers + 4:
-        return path, array
-    parts = {
-        "_attention_layer/_query_dense": "attention/self/query",
-        "_attention_layer/_key_dense": "attention/self/key",
-        "_attention_layer/_value_dense": "attention/self/value",
-        "_attention_layer/_output_dense": "attention/output/dense",
-        "_attention_output_dense": "attention/output/dense",
-        "_attention_layer_norm": "attention/output/LayerNorm",
-        "_intermediate_dense": "intermediate/dense",
-        "_output_dense": "output/dense",
-        "_output_layer_norm": "output/LayerNorm",
-    }
+    if layer == layers + 4:
+        return f"pooler/dense/{rest.removeprefix('dense/')}", array
     part, _, ending = rest.rpartition("/")
     if part.startswith("_attention"):  # kernels [H, heads, size] or [heads, size, H], biases [heads, size]
         hidden = bert_config.hidden_size
         array = array.reshape([hidden, hidden] if ending == "kernel" else [hidden])
-    return f"encoder/layer_._{number - 4}/{parts.get(part, part)}/{ending}", array
+    return f"encoder/layer_._{layer - 4}/{_TF2_PARTS.get(part, part)}/{ending}", array
+
+
+_TF2_LAYERS = ["_embedding_layer", "_position_embedding_layer", "_type_embedding_layer", "_embedding_norm_layer"]
+_TF2_PARTS = {
+    "_attention_layer/_query_dense": "attention/self/query",
+    "_attention_layer/_key_dense": "attention/self/key",
+    "_attention_layer/_value_dense": "attention/self/value",
+    "_attention_layer/_output_dense": "attention/output/dense",
+    "_attention_output_dense": "attention/output/dense",
+    "_attention_layer_norm": "attention/output/LayerNorm",
+    "_intermediate_dense": "intermediate/dense",
+    "_output_dense": "output/dense",
+    "_output_layer_norm": "output/LayerNorm",
+}
+_TF2_HEADS = {
+    "masked_lm/dense/kernel": "cls/predictions/transform/dense/kernel",
+    "masked_lm/dense/bias": "cls/predictions/transform/dense/bias",
+    "masked_lm/layer_norm/gamma": "cls/predictions/transform/LayerNorm/gamma",
+    "masked_lm/layer_norm/beta": "cls/predictions/transform/LayerNorm/beta",
+    "masked_lm/bias": "cls/predictions/bias",
+    "next_sentence.pooler_dense/kernel": "pooler/dense/kernel",
+    "next_sentence.pooler_dense/bias": "pooler/dense/bias",
+    "classification_heads/0/dense/kernel": "pooler/dense/kernel",
+    "classification_heads/0/dense/bias": "pooler/dense/bias",
+    "classification_heads/0/out_proj/kernel": "cls/seq_relationship/kernel",
+    "classification_heads/0/out_proj/bias": "cls/seq_relationship/bias",
+}
+
+
+def _tf2_head(path: str) -> str:
+    return _TF2_HEADS.get(path.removeprefix("model/"), path)
 
 
 _READERS = {

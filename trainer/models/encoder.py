@@ -85,13 +85,13 @@ class Pooler(keras.layers.Layer):
     def __init__(self, encoder: BertEncoder, name: str = "pooler"):
         super().__init__(name=name, dtype="float32")
         # The encoder owns the pooler's weights: kept out of this layer's tracking, so that they are counted once.
-        self._bert = _Untracked(encoder.bert)
+        self._bert = Untracked(encoder.bert)
 
     def call(self, first: tf.Tensor) -> tf.Tensor:
         return forward.pool(self._bert.value, first)
 
 
-class _Untracked:
+class Untracked:
     """Holds an object that Keras must not track as a sub-layer."""
 
     def __init__(self, value):

@@ -1,8 +1,12 @@
-"""Task heads: what turns pooled outputs into logits."""
+"""Task heads: what turns the encoder's outputs into logits."""
 
 import tensorflow as tf
 import tf_keras as keras
+from transformers.activations_tf import get_tf_activation
 
+from trainer.models.encoder import BertEncoder, Untracked
+from trainer.models.forward import layer_norm
+from trainer.runtime.fusion import fused
 from trainer.runtime.randomness import dropout
 
 
@@ -23,3 +27,69 @@ class DenseHead(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self._dense(dropout(tf.cast(inputs, tf.float32), self._dropout_rate, training))
+
+
+class PretrainingHeads(keras.layers.Layer):
+    """BERT's two heads: masked tokens, tied to the word embeddings, and how the two parts of a pair belong together.
+
+    Source: google-research/bert's run_pretraining.py, `get_masked_lm_output` and `get_next_sentence_output`. The weights are
+    named as in Google's checkpoints: cls/predictions/..., cls/seq_relationship/....
+
+    Args:
+      encoder: gives the embeddings, the sizes and the type of the matrix products.
+      has_pairs: whether there is a head for pairs.
+
+    Call:
+      masked: dtype [batch, P, hidden], the encoder's output at the masked tokens, and there alone.
+      pooled: dtype [batch, K, hidden], the pooled outputs, where there are pairs.
+
+    Returns:
+      {"masked_lm_logits": dtype [batch, P, vocabulary]; "sentence_logits": float32 [batch, K, 2], where there are pairs}.
+    """
+
+    def __init__(self, encoder: BertEncoder, has_pairs: bool, name: str = "cls"):
+        super().__init__(name=name, dtype="float32", autocast=False)
+        # The encoder owns the embeddings: kept out of this layer's tracking, so that they are counted once.
+        self._encoder, self._has_pairs = Untracked(encoder), has_pairs
+
+    def build(self, _) -> None:
+        """Makes the weights."""
+        config = self._encoder.value.bert_config
+        hidden = config.hidden_size
+
+        def normal():
+            return keras.initializers.TruncatedNormal(stddev=config.initializer_range)
+
+        def weight(name, shape, initializer):
+            return self.add_weight(name=name, shape=shape, initializer=initializer)
+
+        self.kernel = weight("predictions/transform/dense/kernel", [hidden, hidden], normal())
+        self.bias = weight("predictions/transform/dense/bias", [hidden], "zeros")
+        self.gamma = weight("predictions/transform/LayerNorm/gamma", [hidden], "ones")
+        self.beta = weight("predictions/transform/LayerNorm/beta", [hidden], "zeros")
+        self.output_bias = weight("predictions/bias", [config.vocab_size], "zeros")
+        if self._has_pairs:
+            self.pair_kernel = weight("seq_relationship/kernel", [hidden, 2], normal())
+            self.pair_bias = weight("seq_relationship/bias", [2], "zeros")
+        self.built = True
+
+    def call(self, masked: tf.Tensor, pooled: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        encoder, config = self._encoder.value, self._encoder.value.bert_config
+        shape = tf.shape(masked)
+        flat = tf.reshape(masked, [-1, config.hidden_size])
+        product = tf.matmul(flat, tf.cast(self.kernel, flat.dtype))
+        transformed = _activate_and_norm(
+            product, self.bias, self.gamma, self.beta, activation=config.hidden_act, epsilon=config.layer_norm_eps
+        )
+        embeddings = tf.cast(encoder.bert.embeddings.weight, flat.dtype)
+        logits = tf.matmul(transformed, embeddings, transpose_b=True) + tf.cast(self.output_bias, flat.dtype)
+        outputs = {"masked_lm_logits": tf.reshape(logits, [shape[0], shape[1], config.vocab_size])}
+        if pooled is not None:
+            outputs["sentence_logits"] = tf.matmul(tf.cast(pooled, tf.float32), self.pair_kernel) + self.pair_bias
+        return outputs
+
+
+@fused
+def _activate_and_norm(product, bias, gamma, beta, *, activation, epsilon):
+    outputs = get_tf_activation(activation)(tf.cast(product, tf.float32) + bias)
+    return tf.cast(layer_norm(outputs, gamma, beta, epsilon), product.dtype)

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 from transformers import BertConfig
 
 from trainer import files
@@ -31,9 +32,9 @@ class LoadReport:
 
     Attributes:
       source: the file that was read.
-      loaded: encoder variables that took their value from it.
-      missing: encoder variables that it lacks; they keep their random values.
-      unused: weights of the file that the encoder has no place for (heads).
+      loaded: variables that took their value from it.
+      missing: variables that it lacks; they keep their random values.
+      unused: weights of the file that the model has no place for (heads).
     """
 
     source: str
@@ -47,7 +48,7 @@ class LoadReport:
         if self.missing:
             lines.append(f"  not in the file, left random: {', '.join(self.missing)}")
         if self.unused:
-            lines.append(f"  in the file, not part of the encoder: {', '.join(self.unused)}")
+            lines.append(f"  in the file, not part of this model: {', '.join(self.unused)}")
         return lines
 
 
@@ -132,13 +133,16 @@ def read_bert_config(folder: str) -> BertConfig:
     return BertConfig.from_dict(stored)
 
 
-def load_encoder_weights(encoder: BertEncoder, folder: str, allow_missing: Sequence[str] = ()) -> LoadReport:
+def load_encoder_weights(
+    encoder: BertEncoder, folder: str, allow_missing: Sequence[str] = (), head: Sequence[tf.Variable] = ()
+) -> LoadReport:
     """Loads an encoder folder's weights into an encoder.
 
     Args:
       encoder: takes the weights.
       folder: see `checkpoint_formats.read_weights`.
       allow_missing: patterns of variables that the file may lack, as "pooler/*".
+      head: variables beside the encoder's that take their weights too, where the file has them.
 
     Raises:
       UserError: a weight of another shape, or a missing one that no pattern allows.
@@ -147,7 +151,7 @@ def load_encoder_weights(encoder: BertEncoder, folder: str, allow_missing: Seque
         weights, source = _read_workdir(folder)
     else:
         weights, source = read_weights(folder, encoder.bert_config)
-    return assign(encoder, weights, source, allow_missing)
+    return assign(encoder, weights, source, allow_missing, head)
 
 
 def _read_workdir(workdir: str) -> tuple[Weights, str]:
@@ -162,14 +166,19 @@ def _read_workdir(workdir: str) -> tuple[Weights, str]:
     raise UserError(f"encoder.init_from: the workdir {workdir} has no checkpoint yet; its training has not saved one")
 
 
-def assign(encoder: BertEncoder, weights: Weights, source: str, allow_missing: Sequence[str]) -> LoadReport:
+def assign(
+    encoder: BertEncoder, weights: Weights, source: str, allow_missing: Sequence[str], head: Sequence[tf.Variable] = ()
+) -> LoadReport:
     """Assigns weights by name; see `load_encoder_weights`."""
-    variables = {variable_key(variable.name): variable for variable in encoder.model.weights}
+    of_encoder = {variable_key(variable.name): variable for variable in encoder.model.weights}
+    variables = of_encoder | {variable_key(variable.name): variable for variable in head}
     missing = [name for name in variables if name not in weights]
-    forbidden = [name for name in missing if not any(fnmatch.fnmatch(name, pattern) for pattern in allow_missing)]
+    forbidden = [
+        name for name in missing if name in of_encoder and not any(fnmatch.fnmatch(name, pattern) for pattern in allow_missing)
+    ]
     if forbidden:
         raise UserError(
-            f"{source} lacks {len(forbidden)} of the encoder's {len(variables)} weights: {', '.join(forbidden[:4])}"
+            f"{source} lacks {len(forbidden)} of the encoder's {len(of_encoder)} weights: {', '.join(forbidden[:4])}"
             f"{', ...' if len(forbidden) > 4 else ''}; they would stay random. If that is meant, allow them by name: "
             f"--set 'encoder.allow_missing=[{forbidden[0].split('/')[0]}/*]'"
         )

@@ -1,4 +1,4 @@
-"""AdamW as BERT is trained with it: no decay on biases and LayerNorm, clipping by global norm, rates by depth."""
+"""AdamW and LAMB as BERT is trained with them: no decay on biases and LayerNorm, clipping by global norm, rates by depth."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -128,8 +128,11 @@ class AdamW(keras.optimizers.Optimizer):
             direction = m / (tf.sqrt(v) + epsilon) * correction
             if self.decay_rate and variable.shape.rank > 1:
                 direction += self.decay_rate * variable
-            moved.append(variable - learning_rate * rate * direction)
+            moved.append(variable - learning_rate * rate * self._trust_ratio(variable, direction) * direction)
         return moved
+
+    def _trust_ratio(self, variable, direction):
+        return 1.0
 
     @compiled
     def _update_averages(self, variables, averages):
@@ -153,6 +156,23 @@ class AdamW(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict:
         raise NotImplementedError("an optimizer is rebuilt from the run's config.yaml, not from its own")
+
+
+class Lamb(AdamW):
+    """Adam whose step for each matrix is as long as the matrix' norm says, for batches of tens of thousands.
+
+    Source: You et al. 2020 (arXiv:1904.00962), algorithm 2, φ the identity. Biases and LayerNorm, which take no decay, keep
+    Adam's step, as in google-research/albert's lamb_optimizer.py. Arguments as AdamW's.
+    """
+
+    def _trust_ratio(self, variable, direction):
+        if variable.shape.rank < 2:
+            return 1.0
+        size, step = tf.norm(variable), tf.norm(direction)
+        return tf.where((size > 0.0) & (step > 0.0), tf.math.divide_no_nan(size, step), 1.0)
+
+
+OPTIMIZERS = {"adamw": AdamW, "lamb": Lamb}
 
 
 def _summed_rows(gradient: tf.IndexedSlices) -> tf.IndexedSlices:

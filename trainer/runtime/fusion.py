@@ -4,12 +4,16 @@ TensorFlow runs each such operation as a pass over memory of its own. XLA makes 
 products (which TensorFlow hands to the device's library as they are) a kernel reads and writes each value once.
 """
 
+import contextlib
+import ctypes
 import functools
 import os
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+
+SET_LOG_LEVEL, LOG_FATAL_ONLY = "_ZN4absl12lts_2025012714SetMinLogLevelENS0_18LogSeverityAtLeastE", 3  # as in TensorFlow 2.20
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,9 +32,16 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def quieten() -> None:
-    """Has XLA say once, to nobody, that it compiled something: it would tell the user of a run, on standard error."""
+    """Keeps XLA's notices off the user's standard error; --verbose shows them.
+
+    Those are: that it compiled something, which it is made to say once, to nobody; and what its library logs.
+    """
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
         return
+    # A kernel that was kept is first read as text, then as what it is; protobuf logs the first as an error, each time.
+    with contextlib.suppress(OSError, AttributeError):  # another system's library has another name, or the name in it
+        library = ctypes.CDLL(os.path.join(tf.sysconfig.get_lib(), "libtensorflow_framework.so.2"))
+        getattr(library, SET_LOG_LEVEL)(LOG_FATAL_ONLY)
     saved = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)

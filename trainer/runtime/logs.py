@@ -108,10 +108,17 @@ class Meter:
         self._time += time.monotonic() - begun
 
 
-def training_line(step: int, total_steps: int, values: dict[str, Any]) -> str:
-    """Returns a step's numbers as one console line."""
+def training_line(step: int, total_steps: int, means: dict[str, float], values: dict[str, Any]) -> str:
+    """Returns a step's numbers as one console line.
+
+    Args:
+      step, total_steps: where the run is.
+      means: the loss, and what the task has logged beside it.
+      values: the learning rate, and what `Meter.lap` gives.
+    """
+    told = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
     return (
-        f"step {step:,}/{total_steps:,}  loss {values['loss']:.4f}  rate {values['learning_rate']:.2e}  "
+        f"step {step:,}/{total_steps:,}  {told}  rate {values['learning_rate']:.2e}  "
         f"{values['tokens_per_second']:,.0f} tokens/s  {values['gflops_per_second']:,.0f} GFLOP/s  "
         f"{values['model_flops_utilization']:.0%} MFU  {values['padding_efficiency']:.0%} useful  "
         f"{values['data_wait_rate']:.1%} waiting  {duration(values['seconds_left'])} left"

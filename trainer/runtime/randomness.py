@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from trainer.data.hashing import mixed
+
 _active: list["_Draws"] = []
 
 
@@ -55,9 +57,8 @@ def draw_seed(rate: float) -> tf.Tensor:
 def random_bits(seed: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
     """Returns a hash of each element's number under a seed: uint32 of `shape`, evenly spread.
 
-    A few integer operations an element, which fuse into the loop that uses them; Philox and Threefry cost several times as
-    much, and dropout needs no more than this. The mixing is Chris Wellons' `lowbias32`
-    (https://nullprogram.com/blog/2018/07/31/), with a key before it and another between its two rounds.
+    A few integer operations an element, which fuse into the loop that uses them; one key before the mixing, another between
+    its two rounds.
 
     Args:
       seed: int32 [2].
@@ -65,15 +66,8 @@ def random_bits(seed: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
     """
     first, second = tf.unstack(tf.bitcast(seed, tf.uint32))
     bits = tf.bitcast(tf.range(tf.reduce_prod(shape)), tf.uint32)
-    bits = _mix(tf.bitwise.bitwise_xor(bits, first))
-    return tf.reshape(_mix(tf.bitwise.bitwise_xor(bits, second)), shape)
-
-
-def _mix(bits: tf.Tensor) -> tf.Tensor:
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        bits = tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, tf.constant(shift, tf.uint32)))
-        bits *= tf.constant(factor, tf.uint32)
-    return tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, tf.constant(16, tf.uint32)))
+    bits = mixed(tf.bitwise.bitwise_xor(bits, first))
+    return tf.reshape(mixed(tf.bitwise.bitwise_xor(bits, second)), shape)
 
 
 def drop(values: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:

@@ -16,6 +16,7 @@ def write_hugging_face(
     folder: str,
     encoder: BertEncoder,
     tokenizer: Tokenizer,
+    architecture: str,
     head: Mapping[str, np.ndarray],
     class_names: Sequence[str],
 ) -> None:
@@ -28,14 +29,15 @@ def write_hugging_face(
       folder: local or remote.
       encoder: its weights and config.
       tokenizer: the run's.
-      head: {"classifier.weight": [classes, hidden], "classifier.bias": [classes]} of a BertForSequenceClassification, or {}.
-      class_names: of the head.
+      architecture: the transformers class that the weights are of, "BertForSequenceClassification"; "BertModel" without a head.
+      head: the head's weights by PyTorch's names, as {"classifier.weight": [classes, hidden], ...}.
+      class_names: of a classifier's head.
     """
     import safetensors.numpy
 
     config = type(encoder.bert_config).from_dict(encoder.bert_config.to_dict())
-    config.architectures = ["BertForSequenceClassification" if head else "BertModel"]
-    if head:
+    config.architectures = [architecture]
+    if head and class_names:
         config.id2label = dict(enumerate(class_names))
         config.label2id = {name: number for number, name in enumerate(class_names)}
     prefix = "bert." if head else ""

@@ -1,12 +1,15 @@
 """What a served model takes: strings, token ids, or serialized tf.Examples; dynamic batch and length."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
+from typing import Protocol
 
 import tensorflow as tf
 
 from trainer.data.packing import pack_evenly
 from trainer.features import ROW_ID, TOKENS
+from trainer.models.encoder import PACKED_INPUTS
 from trainer.models.inference_forward import held_weights
 from trainer.models.task_model import TaskModel
 from trainer.text.in_graph_tokenizer import InGraphTokenizer
@@ -17,7 +20,18 @@ PIECE_TOKENS = 8192  # of a request, computed at a time
 PACKED = {**TOKENS, **ROW_ID}
 MAX_HELD_BYTES = 1 << 30  # a graph holds less than 2 GB
 TEXT_INPUTS = ("text", "text_pair")  # as Hugging Face's tokenizers name them
-Serve = Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]
+Tensors = Mapping[str, tf.Tensor]
+INPUTS = (*PACKED_INPUTS, "cls_positions")
+
+
+class Served(Protocol):
+    """What a task says of its serving; see `trainer.tasks.base.Task`."""
+
+    def served(self, model: TaskModel, inputs: Tensors) -> dict[str, tf.Tensor]:
+        """Returns a packed batch's outputs, float32 [rows, K, ...]."""
+
+    def serving(self, outputs: Tensors) -> dict[str, tf.Tensor]:
+        """Returns a reply from outputs, [batch, ...]."""
 
 
 class ServingModule(tf.Module):
@@ -25,17 +39,16 @@ class ServingModule(tf.Module):
 
     Args:
       model: the task's model.
-      serve: turns the model's outputs into a reply: `Task.serving`.
+      task: runs it on packed rows, and turns its outputs into a reply.
       tokenizer: the run's.
       texts: 1, or 2 for pairs.
       max_seq_length: longer inputs are cut to this, as in training.
     """
 
-    def __init__(self, model: TaskModel, serve: Serve, tokenizer: Tokenizer, texts: int, max_seq_length: int):
+    def __init__(self, model: TaskModel, task: Served, tokenizer: Tokenizer, texts: int, max_seq_length: int):
         super().__init__(name="serving")
-        self._inputs = tuple(model.input_names)
-        self._encode, self.weights = _traced(model)
-        self._serve = serve
+        self._encode, self.weights = _traced(model, task)
+        self._serve = task.serving
         self._tokenize = InGraphTokenizer(tokenizer)
         self._ids = (tokenizer.cls_id, tokenizer.sep_id)
         self._texts, self._max_seq_length = texts, max_seq_length
@@ -66,7 +79,7 @@ class ServingModule(tf.Module):
         types = tf.concat([tf.zeros_like(first), *[tf.ones_like(piece) for piece in pieces[1:]]], axis=1)
         features = {"input_ids": rows, "token_type_ids": types, "row_id": tf.range(batch)}
         packed, places = pack_evenly(features, PACKED, ROW_WIDTH)
-        outputs = self._encode_in_pieces({name: packed[name] for name in self._inputs})
+        outputs = self._encode_in_pieces({name: packed[name] for name in INPUTS})
         return self._serve({name: tf.gather(value, places) for name, value in outputs.items()})
 
     def _encode_in_pieces(self, packed: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -99,7 +112,7 @@ class ServingModule(tf.Module):
             "segment_ids": mask,
             "cls_positions": tf.zeros([tf.shape(input_ids)[0], 1], tf.int32),
         }
-        outputs = self._encode({name: inputs[name] for name in self._inputs})
+        outputs = self._encode(inputs)
         return self._serve({name: value[:, 0] for name, value in outputs.items()})
 
     def _from_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -109,16 +122,16 @@ class ServingModule(tf.Module):
         return self._from_strings(*[parsed[name] for name in wanted])
 
 
-def _traced(model: TaskModel) -> tuple[tf.types.experimental.ConcreteFunction, list[tf.Variable]]:
+def _traced(model: TaskModel, task: Served) -> tuple[tf.types.experimental.ConcreteFunction, list[tf.Variable]]:
     """Returns the model as one function that all signatures call, and the variables that it still reads.
 
     Most weights are constants of its graph; only of a model that would not fit into one are all kept as variables. (Keras'
     own export would trace every layer of TFBertModel beside ours.)
     """
-    specs = {name: tf.TensorSpec([None, None], tf.int32, name) for name in model.input_names}
+    specs = {name: tf.TensorSpec([None, None], tf.int32, name) for name in INPUTS}
     size = 4 * sum(variable.shape.num_elements() for variable in model.weights)
     with held_weights() if size <= MAX_HELD_BYTES else contextlib.nullcontext():
-        traced = tf.function(model.outputs_for, autograph=False).get_concrete_function(specs)
+        traced = tf.function(functools.partial(task.served, model), autograph=False).get_concrete_function(specs)
     read = {id(captured) for captured in traced.captured_inputs}
     return traced, [variable for variable in model.weights if id(variable.handle) in read]
 

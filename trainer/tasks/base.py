@@ -7,10 +7,11 @@ import it, so TensorFlow is imported inside the methods that build graphs.
 from __future__ import annotations
 
 import abc
+import collections
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -23,8 +24,11 @@ from trainer.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     import tensorflow as tf
     import tf_keras as keras
+    from transformers import BertConfig
 
+    from trainer.data.pipeline import BatchWork
     from trainer.models.encoder import BertEncoder
+    from trainer.models.task_model import TaskModel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,8 @@ class TextFields:
 _SURROGATE = re.compile("[\ud800-\udfff]")
 Predictions = list[dict[str, Any]]
 Outputs = Mapping[str, np.ndarray]  # {name: float32 [rows, ...]}, one entry a row
+Losses: TypeAlias = "dict[str, tf.Tensor]"
+Measures: TypeAlias = "dict[str, tuple[str, tf.Tensor]]"
 
 
 class Task(abc.ABC):
@@ -70,9 +76,17 @@ class Task(abc.ABC):
     """
 
     best_score: ClassVar[str]  # the score that chooses the best checkpoint; higher is better
+    txt_as: ClassVar[str] = "txt"  # how training text in .txt files is read: see data.sources.SourceFormat
+    loads_head: ClassVar[bool] = False  # whether encoder.init_from gives the head its weights too, where it has them
+    is_corpus: ClassVar[bool] = False  # rows are documents: prepared in chunks by size, in shards that outlive a kill
 
     def __init__(self, config: Any, fields: TextFields, tokenizer: Tokenizer):
         self.config, self.fields, self.tokenizer = config, fields, tokenizer
+
+    @property
+    def logged(self) -> Sequence[str]:
+        """Of the parts ("<part>_loss") and measures of the loss, those that a log line tells beside it."""
+        return ()
 
     @classmethod
     def learn(cls, config: Any, fields: TextFields, rows: Iterable[Row]) -> Any:
@@ -95,13 +109,62 @@ class Task(abc.ABC):
           RowError: the row cannot be used; the message says why.
         """
 
+    def chunk_examples(
+        self, rows: Sequence[Row], chunk: str, counts: collections.Counter
+    ) -> Iterator[tuple[int, Example | RowError]]:
+        """Yields (a row's number in the chunk, an example of it, or why it cannot be used), row after row.
+
+        Args:
+          rows: some that follow each other in their source.
+          chunk: the chunk's name, of which randomness is to be a function.
+          counts: takes the number of special cases by name, for the manifest.
+        """
+        for number, row in enumerate(rows):
+            try:
+                found = self.examples(row)
+            except RowError as error:
+                yield number, error
+            else:
+                for example in found:
+                    yield number, example
+
+    def made_from(self) -> dict[str, Any]:
+        """Returns the parts of the config that decide an example, by key: records made from others are stale."""
+        return {}
+
     @abc.abstractmethod
     def build_model(self, encoder: BertEncoder) -> keras.Model:
         """Returns a functional Keras model from packed inputs to {output name: float32 [batch, K, ...]}."""
 
     @abc.abstractmethod
-    def loss(self, batch: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns (unreduced losses, their weights), float32 of one shape; weight 0 means: not there."""
+    def loss_weights(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns the weights of each part of the loss, by the part's name: float32; weight 0 means: not there.
+
+        Each part is averaged by its weights over the whole global batch; the loss is the sum of these averages.
+        """
+
+    @abc.abstractmethod
+    def loss(self, batch: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> tuple[Losses, Measures]:
+        """Returns the unreduced losses of each part, float32 of the shape of its weights, and measures for the log.
+
+        A measure is {name: (part, unreduced values)}, float32, averaged by the part's weights; {} where there is none.
+        """
+
+    def batch_work(self) -> BatchWork | None:
+        """Returns what the task does to batches in the input pipeline of training and evaluation; None for nothing."""
+        return None
+
+    def prediction_work(self) -> BatchWork | None:
+        """Returns what the task does to batches in the input pipeline of prediction; None for nothing."""
+        return None
+
+    def evaluated(self, batch: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns what `score` needs of a batch: float32 [rows, K, ...]; by default the outputs."""
+        return dict(outputs)
+
+    def predicted(self, batch: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns what `decode` needs of a batch: float32 [rows, K, ...]; by default the outputs."""
+        return dict(outputs)
 
     @abc.abstractmethod
     def decode(self, outputs: Outputs) -> Predictions:
@@ -116,17 +179,34 @@ class Task(abc.ABC):
           labels: the example-level features of the same rows.
         """
 
+    def served(self, model: TaskModel, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns what `serving` needs of packed texts: float32 [rows, K, ...]; by default the model's outputs.
+
+        Args:
+          model: the task's.
+          inputs: int32 [rows, length] for each of PACKED_INPUTS, [rows, K] cls_positions.
+        """
+        return model.outputs_for({name: inputs[name] for name in model.input_names})
+
+    def texts_to_compare(self, row: Row) -> list[str]:
+        """Returns a row's texts as a request would hold them: an export is checked with some."""
+        return self.texts(row)
+
     @abc.abstractmethod
     def serving(self, outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Turns the model's outputs, [batch, ...] without the K axis, into what a served request gets back."""
+
+    def head_flops_per_token(self, bert_config: BertConfig) -> float:
+        """Returns the model FLOPs of the head in a training step, a token, where they matter beside the encoder's."""
+        return 0.0
 
     def labels_asset(self) -> Sequence[str] | None:
         """Returns the lines of the export's labels file, if the task has labels."""
         return None
 
-    def hugging_face_head(self, model: keras.Model) -> dict[str, np.ndarray]:
-        """Returns the head's weights as BertForSequenceClassification names them; {} where it is no such head."""
-        return {}
+    def hugging_face_head(self, model: keras.Model) -> tuple[str, dict[str, np.ndarray]]:
+        """Returns the transformers class with such a head, and the head's weights by its names; BertModel for none."""
+        return "BertModel", {}
 
     def for_training(self, value_counts: Mapping[str, Mapping[str, int]]) -> Task:
         """Returns the task completed by the counts of the training examples' values; by default itself."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -113,6 +115,11 @@ class Task(base.Task):
         label = self._class_number(row) if labelled else 0
         return [{**self.example_of_texts(self.texts(row)), "label": label}]
 
+    def made_from(self) -> dict[str, Any]:
+        names = self.config.class_names
+        digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
+        return {"task.class_names": f"{len(names)} classes, sha256 {digest}"}
+
     def _class_number(self, row: Row) -> int:
         column = self.fields.label_column
         if row.values.get(column) is None:
@@ -145,14 +152,17 @@ class Task(base.Task):
         head = DenseHead(len(self.config.class_names), self.config.head_dropout_rate)
         return TaskModel(inputs, {"logits": head(pooled)}, name="classification")
 
-    def loss(self, batch: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    def loss_weights(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         import tensorflow as tf
 
+        by_class = tf.constant([self.config.class_weights.get(name, 1.0) for name in self.config.class_names])
+        return {"label": batch["example_weights"] * tf.gather(by_class, batch["label"])}
+
+    def loss(self, batch: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> tuple[base.Losses, base.Measures]:
         from trainer.models.losses import cross_entropy
 
-        losses = cross_entropy(batch["label"], outputs["logits"], self.config.label_smoothing, self.config.focal_gamma)
-        by_class = tf.constant([self.config.class_weights.get(name, 1.0) for name in self.config.class_names])
-        return losses, batch["example_weights"] * tf.gather(by_class, batch["label"])
+        smoothing, gamma = self.config.label_smoothing, self.config.focal_gamma
+        return {"label": cross_entropy(batch["label"], outputs["logits"], smoothing, gamma)}, {}
 
     def decode(self, outputs: base.Outputs) -> base.Predictions:
         probabilities = softmax(outputs["logits"])
@@ -197,11 +207,12 @@ class Task(base.Task):
     def labels_asset(self) -> tuple[str, ...]:
         return self.config.class_names
 
-    def hugging_face_head(self, model: keras.Model) -> dict[str, np.ndarray]:
+    def hugging_face_head(self, model: keras.Model) -> tuple[str, dict[str, np.ndarray]]:
         if self.config.pooling != "pooler":
-            return {}
+            return super().hugging_face_head(model)
         kernel, bias = (weight.numpy() for weight in model.get_layer("head").weights)
-        return {"classifier.weight": np.ascontiguousarray(kernel.T), "classifier.bias": bias}
+        head = {"classifier.weight": np.ascontiguousarray(kernel.T), "classifier.bias": bias}
+        return "BertForSequenceClassification", head
 
     def copies(self, value_counts: Mapping[str, Mapping[str, int]]) -> Any:
         if self.config.balance != "sampling":

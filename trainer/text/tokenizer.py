@@ -54,6 +54,15 @@ class Tokenizer:
         """The number of ids, added tokens included."""
         return self.backend.get_vocab_size(with_added_tokens=True)
 
+    def tokens(self) -> list[str]:
+        """Returns the tokens in the order of their ids."""
+        numbered = self.backend.get_vocab(with_added_tokens=True)
+        return sorted(numbered, key=numbered.__getitem__)
+
+    def special_ids(self) -> set[int]:
+        """Returns the ids of [PAD], [UNK], [CLS], [SEP] and [MASK]."""
+        return {getattr(self, f"{name}_id") for name in SPECIAL_TOKENS}
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """The SHA-256 of everything that decides the ids."""

@@ -1,0 +1,184 @@
+"""Rows in chunks, each turned into records by this process or by several, in order, whatever the number of workers."""
+
+import collections
+import dataclasses
+import gc
+import itertools
+import json
+import multiprocessing
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from trainer.data.records import encode_example
+from trainer.data.sources import Rejected, Row, RowError
+from trainer.features import check_example
+from trainer.tasks.base import Task
+
+ROWS_PER_CHUNK = 2048
+CHARACTERS_PER_CHUNK = 4_000_000  # of a corpus: about a million tokens, and as many documents as random segments come from
+MAX_DISTINCT_VALUES = 10_000  # counted in the manifest: at least as many as a task may have classes
+
+NumberedRow = tuple[int, Row | Rejected]
+NamedChunk = tuple[str, list[NumberedRow]]
+
+
+@dataclasses.dataclass
+class Chunk:
+    """What a worker made of some rows.
+
+    Attributes:
+      rows: how many there were.
+      records: the serialized examples.
+      rejected: the rows that could not be used.
+      tokens, longest: of the examples.
+      values: {example-level feature: how often each value stands there}.
+      special_cases: {what: how often}.
+    """
+
+    rows: int
+    records: list[bytes]
+    rejected: list[Rejected]
+    tokens: int
+    longest: int
+    values: dict[str, collections.Counter]
+    special_cases: collections.Counter
+
+
+class Totals:
+    """What the manifest says of a split, added up chunk by chunk."""
+
+    def __init__(self):
+        self.rows = self.examples = self.tokens = self.longest = 0
+        self.rejected: list[Rejected] = []
+        self.values: dict[str, collections.Counter] = {}
+        self.special_cases: collections.Counter = collections.Counter()
+
+    def add(self, chunk: Chunk) -> None:
+        """Counts a chunk."""
+        self.rows += chunk.rows
+        self.examples += len(chunk.records)
+        self.tokens += chunk.tokens
+        self.longest = max(self.longest, chunk.longest)
+        self.rejected += chunk.rejected
+        for name, counts in chunk.values.items():
+            self.values.setdefault(name, collections.Counter()).update(counts)
+        self.special_cases.update(chunk.special_cases)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all of it, to be stored."""
+        values = {name: list(counts.items()) for name, counts in self.values.items()}
+        return {**vars(self), "rejected": [dataclasses.asdict(row) for row in self.rejected], "values": values}
+
+    def add_json(self, stored: dict[str, Any]) -> None:
+        """Adds what `to_json` gave."""
+        for name in ("rows", "examples", "tokens"):
+            setattr(self, name, getattr(self, name) + stored[name])
+        self.longest = max(self.longest, stored["longest"])
+        self.rejected += [Rejected(**row) for row in stored["rejected"]]
+        for name, counts in stored["values"].items():
+            self.values.setdefault(name, collections.Counter()).update(dict(counts))
+        self.special_cases.update(stored["special_cases"])
+
+    def summary(self) -> dict[str, Any]:
+        """Returns what the manifest says of a split, but for its shards."""
+        few = {name: counts for name, counts in self.values.items() if len(counts) <= MAX_DISTINCT_VALUES}
+        values = {name: {str(value): count for value, count in sorted(counts.items())} for name, counts in few.items()}
+        summary = {
+            "examples": self.examples,
+            "rows": self.rows,
+            "rejected": len(self.rejected),
+            "tokens": self.tokens,
+            "longest": self.longest,
+            "values": values,
+        }
+        return summary | ({"special_cases": dict(sorted(self.special_cases.items()))} if self.special_cases else {})
+
+
+def chunked(rows: Iterable[NumberedRow], is_corpus: bool) -> Iterator[list[NumberedRow]]:
+    """Yields rows in chunks: of ROWS_PER_CHUNK, or of a corpus by size."""
+    if is_corpus:
+        yield from _chunked_by_size(rows)
+    else:
+        iterator = iter(rows)
+        yield from iter(lambda: list(itertools.islice(iterator, ROWS_PER_CHUNK)), [])
+
+
+def _chunked_by_size(rows: Iterable[NumberedRow]) -> Iterator[list[NumberedRow]]:
+    """Yields chunks of two documents at least, for each needs another for its random segments; a short rest joins the last."""
+    complete: list[NumberedRow] = []
+    chunk: list[NumberedRow] = []
+    size = 0
+    documents: set[tuple[str, int]] = set()
+    for number, row in rows:
+        chunk.append((number, row))
+        if isinstance(row, Row):
+            size += sum(len(value) for value in row.values.values() if isinstance(value, str))
+            if len(documents) < 2:
+                documents.add((row.path, row.line))
+        if size >= CHARACTERS_PER_CHUNK and len(documents) > 1:
+            if complete:
+                yield complete
+            complete, chunk, size, documents = chunk, [], 0, set()
+    if complete and len(documents) > 1:
+        yield complete
+        complete = []
+    if complete or chunk:
+        yield complete + chunk
+
+
+def prepared_chunks(chunks: Iterable[NamedChunk], task: Task, workers: int) -> Iterator[Chunk]:
+    """Yields the named chunks' records in order, from this process or from several."""
+    if workers == 1:
+        yield from (prepare_chunk(task, name, chunk) for name, chunk in chunks)
+        return
+    # "spawn": a forked copy of a process with TensorFlow's threads in it can hang.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers, _start_worker, (task,)) as pool:
+        waiting: collections.deque = collections.deque()
+        for name, chunk in chunks:  # a bounded number under way, so that memory stays flat
+            waiting.append(pool.apply_async(_work, (name, chunk)))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().get()
+        while waiting:
+            yield waiting.popleft().get()
+
+
+_worker_task: list[Task] = []
+
+
+def _start_worker(task: Task) -> None:
+    gc.disable()
+    _worker_task.append(task)
+
+
+def _work(name: str, chunk: list[NumberedRow]) -> Chunk:
+    return prepare_chunk(_worker_task[-1], name, chunk)
+
+
+def prepare_chunk(task: Task, name: str, chunk: list[NumberedRow]) -> Chunk:
+    """Turns a chunk's rows into records; a function of the task, the name and the rows alone."""
+    spec = task.features()
+    counted = [name for name, feature in spec.items() if feature.per == "example" and name != "row_id"]
+    values: dict[str, collections.Counter] = {name: collections.Counter() for name in counted}
+    result = Chunk(len(chunk), [], [], 0, 0, values, collections.Counter())
+    rejected = {row_id: row for row_id, row in chunk if isinstance(row, Rejected)}
+    usable = [(row_id, row) for row_id, row in chunk if isinstance(row, Row)]
+    for number, example in task.chunk_examples([row for _, row in usable], name, result.special_cases):
+        row_id, row = usable[number]
+        if isinstance(example, RowError):
+            rejected[row_id] = rejected_row(row, example)
+            continue
+        example = {**example, "row_id": row_id}
+        check_example(example, spec, task.fields.max_seq_length)
+        result.records.append(encode_example(example, spec))
+        result.tokens += len(example["input_ids"])
+        result.longest = max(result.longest, len(example["input_ids"]))
+        for feature in counted:
+            values[feature][example[feature]] += 1
+    result.rejected += [row for _, row in sorted(rejected.items())]
+    return result
+
+
+def rejected_row(row: Row, error: RowError) -> Rejected:
+    """Returns a row as `rejected.jsonl` tells it."""
+    return Rejected(row.path, row.line, str(error), json.dumps(row.values, ensure_ascii=False, default=str))

@@ -1,0 +1,112 @@
+"""Writers of TFRecord shards: whole or not there under their names."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from trainer import files
+
+
+def shard_name(split: str, shard: int, shards: int) -> str:
+    """Returns the file name of a shard: "train-00003-of-00016.tfrecord"."""
+    return f"{split}-{shard:05d}-of-{shards:05d}.tfrecord"
+
+
+class ShardWriter:
+    """Writes records round-robin into the shards of a split, under names that no reader looks for.
+
+    Record i goes to shard i mod shards, so reading the shards in turn gives the records back in order.
+    """
+
+    def __init__(self, folder: str, split: str, shards: int):
+        import tensorflow as tf
+
+        self._paths = [files.join(folder, shard_name(split, shard, shards)) for shard in range(shards)]
+        self._writers = [tf.io.TFRecordWriter(f"{path}.partial") for path in self._paths]
+        self.records = 0
+
+    def write(self, records: Iterable[bytes]) -> None:
+        """Appends serialized examples."""
+        for record in records:
+            self._writers[self.records % len(self._writers)].write(record)
+            self.records += 1
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Gives the shards their names; returns what the manifest says of each."""
+        shards = []
+        for number, (path, writer) in enumerate(zip(self._paths, self._writers, strict=True)):
+            writer.close()
+            files.rename(f"{path}.partial", path)
+            shards.append(_described(path, len(range(number, self.records, len(self._paths)))))
+        return shards
+
+    def discard(self) -> None:
+        """Removes what was written so far."""
+        for path, writer in zip(self._paths, self._writers, strict=True):
+            writer.close()
+            files.remove_tree(f"{path}.partial")
+
+
+class CorpusShards:
+    """Writes one shard after the other; those that are finished stay so when the program is killed.
+
+    Until the last is finished nobody knows how many there are: they are called `train-00003.tfrecord`, and
+    `train-progress.json` tells of them. `finish` gives them their names.
+
+    Args:
+      folder: of the records.
+      split: "train".
+      made_from: what decides the records; finished shards made from something else are written anew.
+
+    Attributes:
+      finished: {"file", "examples", "bytes", "sha256", "totals"} of each finished shard, in order.
+    """
+
+    def __init__(self, folder: str, split: str, made_from: Mapping[str, Any]):
+        self.split = split
+        self._folder, self._progress_path = folder, files.join(folder, f"{split}-progress.json")
+        self._made_from = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+        self.finished: list[dict[str, Any]] = []
+        if files.exists(self._progress_path):
+            stored = files.read_json(self._progress_path)
+            if stored["made_from"] == self._made_from:
+                self.finished = stored["finished"]
+
+    def write_shard(self, records: Iterable[bytes], totals: Mapping[str, Any]) -> None:
+        """Writes the next shard, and only then counts it as finished.
+
+        Args:
+          records: serialized examples.
+          totals: of the shard; given back in `finished`.
+        """
+        import tensorflow as tf
+
+        path = files.join(self._folder, f"{self.split}-{len(self.finished):05d}.tfrecord")
+        count = 0
+        with tf.io.TFRecordWriter(f"{path}.partial") as writer:
+            for record in records:
+                writer.write(record)
+                count += 1
+        files.rename(f"{path}.partial", path)
+        self.finished.append({**_described(path, count), "totals": dict(totals)})
+        files.write_json(self._progress_path, {"made_from": self._made_from, "finished": self.finished})
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Gives the shards their names; returns what the manifest says of each. May be interrupted and called again."""
+        shards = []
+        for number, shard in enumerate(self.finished):
+            name = shard_name(self.split, number, len(self.finished))
+            if files.exists(files.join(self._folder, shard["file"])):
+                files.rename(files.join(self._folder, shard["file"]), files.join(self._folder, name))
+            shards.append({key: shard[key] for key in ("examples", "bytes", "sha256")} | {"file": name})
+        return shards
+
+
+def _described(path: str, examples: int) -> dict[str, Any]:
+    return {
+        "file": path.rpartition("/")[2],
+        "examples": examples,
+        "bytes": files.size(path),
+        "sha256": files.sha256(path),
+    }

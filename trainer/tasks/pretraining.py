@@ -1,0 +1,331 @@
+"""Pre-training: masked tokens, with next sentence prediction (BERT), sentence order (ALBERT), or alone (RoBERTa)."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from trainer.config import check
+from trainer.data.sources import Row, RowError
+from trainer.features import ROW_ID, TOKENS, Example, Feature, FeatureSpec
+from trainer.tasks import base
+from trainer.text.segments import SentenceObjective, SequenceRecipe, TokenizedDocument, TokenSequence, sequences_of
+from trainer.text.sentences import sentence_splitter
+from trainer.text.sequences import single_sequence
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+    import tf_keras as keras
+    from transformers import BertConfig
+
+    from trainer.data.masking import MaskingRecipe
+    from trainer.data.pipeline import BatchWork
+    from trainer.models.encoder import BertEncoder
+    from trainer.models.task_model import TaskModel
+
+MASKS_PREDICTED = 32  # [MASK] tokens of a text to be filled, at most
+TARGETS = {"original_ids": Feature("int32", "token"), "is_masked": Feature("int32", "token")}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(base.TaskConfig):
+    """The `task` section of pre-training."""
+
+    name: str = "pretraining"
+    """Which task: the name of a file in trainer/tasks."""
+    sentence_objective: SentenceObjective = "nsp"
+    """Beside masked tokens: nsp, does the second part follow (BERT); sop, is the order right (ALBERT); none (RoBERTa)."""
+    random_next_rate: float = 0.5
+    """Share of pairs whose second part comes from another document (nsp) or that are swapped (sop)."""
+    short_seq_rate: float = 0.1
+    """Share of sequences of a random, shorter length."""
+    split_sentences: bool = False
+    """Split each line into sentences, by the rules of task.language; false: a line is a sentence, or another unit of text."""
+    language: str = "en"
+    """The language of the text, an ISO 639 code, for sentence splitting."""
+    keep_long_segments: bool = True
+    """A line or sentence longer than a sequence goes on in the next ones; false drops the rest, as Google's script does."""
+    dupe_factor: int = 1
+    """How often the corpus is cut into sequences, each time at other places. Masks are drawn anew in each epoch anyway."""
+    sequence_seed: int = 12345
+    """Of the choices made when documents are cut: lengths, random next parts."""
+    masking: Literal["token", "whole_word", "ngram", "span"] = "token"
+    """What is masked as one: token, whole_word, ngram (words, as ALBERT) or span (words, as SpanBERT)."""
+    masked_rate: float = 0.15
+    """Share of the tokens that are predicted."""
+    mask_token_rate: float = 0.8
+    """Of the predicted tokens, the share that is replaced by [MASK]."""
+    random_token_rate: float = 0.1
+    """Of the predicted tokens, the share that is replaced by a random token; the rest stays as it is."""
+    max_predictions: int = 0
+    """Tokens of a sequence that are predicted, at most; 0: no limit beside the rate."""
+    max_ngram: int = 3
+    """With masking=ngram, the most words masked as one."""
+    predicted_tokens: int = 5
+    """predict: tokens told for each [MASK], the most probable first."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for field in ("random_next_rate", "short_seq_rate", "mask_token_rate", "random_token_rate"):
+            check(0 <= getattr(self, field) <= 1, field, f"must be in [0, 1], got {getattr(self, field)}")
+        check(0 < self.masked_rate < 1, "masked_rate", f"must be between 0 and 1, got {self.masked_rate}")
+        total = self.mask_token_rate + self.random_token_rate
+        check(total <= 1, "random_token_rate", f"with mask_token_rate it makes {total:g}; both together are 1 at most")
+        for field in ("dupe_factor", "max_ngram", "predicted_tokens"):
+            check(getattr(self, field) >= 1, field, f"must be 1 or more, got {getattr(self, field)}")
+        check(self.max_predictions >= 0, "max_predictions", f"must be 0 or more, got {self.max_predictions}")
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether sequences have two parts."""
+        return self.sentence_objective != "none"
+
+
+class Task(base.Task):
+    """See the module."""
+
+    config: Config
+    best_score = "masked_lm_accuracy"
+    txt_as, is_corpus, loads_head = "documents", True, True
+
+    @property
+    def logged(self) -> Sequence[str]:
+        pairs = ("sentence_loss", "sentence_accuracy") if self.config.has_pairs else ()
+        return ("masked_lm_loss", "masked_lm_accuracy", *pairs)
+
+    def features(self) -> FeatureSpec:
+        if not self.config.has_pairs:
+            return {"input_ids": TOKENS["input_ids"], **ROW_ID}
+        return {**TOKENS, "sentence_label": Feature("int32", "example"), **ROW_ID}
+
+    def made_from(self) -> dict[str, Any]:
+        deciding = ("sentence_objective", "random_next_rate", "short_seq_rate", "split_sentences", "language")
+        deciding += ("keep_long_segments", "dupe_factor", "sequence_seed")
+        return {f"task.{key}": getattr(self.config, key) for key in deciding}
+
+    def chunk_examples(
+        self, rows: Sequence[Row], chunk: str, counts: collections.Counter
+    ) -> Iterator[tuple[int, Example | RowError]]:
+        config = self.config
+        recipe = SequenceRecipe(
+            config.sentence_objective,
+            self.fields.max_seq_length,
+            config.short_seq_rate,
+            config.random_next_rate,
+            config.keep_long_segments,
+        )
+        split = sentence_splitter(config.language) if config.split_sentences else str.splitlines
+        documents, numbers = [], []
+        for number, row in enumerate(rows):
+            try:
+                (text,) = self.texts(row)
+            except RowError as error:
+                yield number, error
+                continue
+            segments = [ids for segment in split(text) if (ids := self.tokenizer.encode(segment))]
+            if segments:
+                documents.append(TokenizedDocument((row.path, row.line), segments))
+                numbers.append(number)
+            else:
+                counts["documents_without_tokens"] += 1
+        for copy in range(config.dupe_factor):
+            draw = random.Random(f"{config.sequence_seed}/{copy}/{chunk}")
+            for document, sequence in sequences_of(documents, recipe, draw, counts):
+                yield numbers[document], self._example(sequence)
+
+    def _example(self, sequence: TokenSequence) -> Example:
+        cls_id, sep_id = self.tokenizer.cls_id, self.tokenizer.sep_id
+        if sequence.second is None:
+            return {"input_ids": [cls_id, *sequence.first, sep_id]}
+        ids = [cls_id, *sequence.first, sep_id, *sequence.second, sep_id]
+        types = [0] * (len(sequence.first) + 2) + [1] * (len(sequence.second) + 1)
+        return {"input_ids": ids, "token_type_ids": types, "sentence_label": sequence.label}
+
+    def examples(self, row: Row, labelled: bool = True) -> list[Example]:
+        """Returns the text as it is, with its [MASK] tokens: for prediction."""
+        (text,) = self.texts(row)
+        ids = single_sequence(self.tokenizer.encode(text), self.tokenizer, self.fields.max_seq_length)
+        masks = ids.count(self.tokenizer.mask_id)
+        if not 0 < masks <= MASKS_PREDICTED:
+            what = "no [MASK]" if not masks else f"{masks} [MASK] tokens, over the {MASKS_PREDICTED} that can be"
+            raise RowError(f"the text has {what} to fill in its first {self.fields.max_seq_length} tokens")
+        pair = {"token_type_ids": [0] * len(ids), "sentence_label": 0} if self.config.has_pairs else {}
+        return [{"input_ids": ids, **pair}]
+
+    def masking_recipe(self) -> MaskingRecipe:
+        """Returns how tokens are masked."""
+        from trainer.data.masking import MaskingRecipe
+
+        names = [field.name for field in dataclasses.fields(MaskingRecipe) if field.name != "unit"]
+        return MaskingRecipe(self.config.masking, **{name: getattr(self.config, name) for name in names})
+
+    def batch_work(self) -> BatchWork:
+        from trainer.data.masking import Masker
+        from trainer.data.pipeline import BatchWork
+
+        masker = Masker(self.masking_recipe(), self.tokenizer, self.config.sequence_seed)
+
+        def vary(features, positions):
+            masked, is_masked = masker(features["input_ids"], positions)
+            return {**features, "input_ids": masked, "original_ids": features["input_ids"], "is_masked": is_masked}
+
+        return BatchWork(vary, {**self.features(), **TARGETS}, self._with_masked_positions)
+
+    def prediction_work(self) -> BatchWork:
+        import tensorflow as tf
+
+        from trainer.data.pipeline import BatchWork
+
+        def mark(features, _):
+            ids = features["input_ids"]
+            is_mask = ids.with_flat_values(tf.cast(ids.flat_values == self.tokenizer.mask_id, tf.int32))
+            return {**features, "original_ids": ids, "is_masked": is_mask}
+
+        return BatchWork(mark, {**self.features(), **TARGETS}, self._with_masked_positions)
+
+    def _with_masked_positions(self, batch: dict[str, tf.Tensor], is_static: bool) -> dict[str, tf.Tensor]:
+        """Replaces the marks by masked_positions, masked_lm_ids (int32) and masked_lm_weights (float32), [rows, P] each."""
+        import tensorflow as tf
+
+        is_masked, length = batch.pop("is_masked") > 0, tf.shape(batch["input_ids"])[1]
+        most = -(-tf.reduce_max(tf.math.count_nonzero(is_masked, axis=1, dtype=tf.int32)) // 4) * 4  # few shapes
+        most = tf.clip_by_value(most, 1, length)
+        if is_static:
+            most = self.masking_recipe().most_predictions(batch["input_ids"].shape[1], batch["row_id"].shape[1])
+        found = tf.sort(tf.where(is_masked, tf.range(length), length))[:, :most]
+        batch["masked_lm_weights"] = tf.cast(found < length, tf.float32)
+        batch["masked_positions"] = tf.minimum(found, length - 1)
+        batch["masked_lm_ids"] = tf.gather(batch.pop("original_ids"), batch["masked_positions"], batch_dims=1)
+        return batch
+
+    def build_model(self, encoder: BertEncoder) -> keras.Model:
+        import tensorflow as tf
+        import tf_keras as keras
+
+        from trainer.models.encoder import PACKED_INPUTS, Pooler
+        from trainer.models.heads import PretrainingHeads
+        from trainer.models.task_model import TaskModel
+
+        # Inputs: each int32, [rows, length], [rows, P] or [rows, K]
+        read = ("masked_positions", "cls_positions") if self.config.has_pairs else ("masked_positions",)
+        inputs = {name: keras.Input([None], dtype="int32", name=name) for name in (*PACKED_INPUTS, *read)}
+
+        # The last layer is computed where a head reads it: at masked tokens and at [CLS]
+        heads = PretrainingHeads(encoder, self.config.has_pairs)
+        if not self.config.has_pairs:
+            return TaskModel(inputs, heads(encoder(inputs, inputs["masked_positions"])), name="pretraining")
+        hidden = encoder(inputs, tf.concat([inputs[name] for name in read], axis=1))
+        sizes = tf.stack([tf.shape(inputs[name])[1] for name in read])
+        masked, first = tf.split(hidden, sizes, axis=1, num=2)
+        return TaskModel(inputs, heads(masked, Pooler(encoder)(first)), name="pretraining")
+
+    def loss_weights(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        pairs = {"sentence": batch["example_weights"]} if self.config.has_pairs else {}
+        return {"masked_lm": batch["masked_lm_weights"], **pairs}
+
+    def loss(self, batch: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> tuple[base.Losses, base.Measures]:
+        import tensorflow as tf
+
+        from trainer.models.losses import cross_entropy, vocabulary_cross_entropy
+
+        of_tokens, correct = vocabulary_cross_entropy(batch["masked_lm_ids"], outputs["masked_lm_logits"])
+        losses, measures = {"masked_lm": of_tokens}, {"masked_lm_accuracy": ("masked_lm", correct)}
+        if self.config.has_pairs:
+            labels, logits = batch["sentence_label"], outputs["sentence_logits"]
+            losses["sentence"] = cross_entropy(labels, logits)
+            is_right = tf.cast(tf.argmax(logits, -1, tf.int32) == labels, tf.float32)
+            measures["sentence_accuracy"] = ("sentence", is_right)
+        return losses, measures
+
+    def head_flops_per_token(self, bert_config: BertConfig) -> float:
+        hidden = bert_config.hidden_size
+        return 6.0 * self.config.masked_rate * hidden * (hidden + bert_config.vocab_size)
+
+    def evaluated(self, batch: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Sums over each example's masked tokens: logits of a vocabulary are too many to be handed back."""
+        import tensorflow as tf
+
+        from trainer.models.losses import vocabulary_cross_entropy
+
+        losses, correct = vocabulary_cross_entropy(batch["masked_lm_ids"], outputs["masked_lm_logits"])
+        slots = tf.shape(batch["row_id"])[1]
+        example = tf.gather(batch["segment_ids"], batch["masked_positions"], batch_dims=1) - 1
+        member = tf.one_hot(example, slots, axis=1) * batch["masked_lm_weights"][:, None]  # [rows, K, P]
+
+        def by_example(values):
+            return tf.einsum("rkp,rp->rk", member, values)
+
+        sums = {"masked_lm_loss": by_example(losses), "masked_lm_correct": by_example(correct)}
+        sums["masked_tokens"] = tf.reduce_sum(member, -1)
+        return sums | ({"sentence_logits": outputs["sentence_logits"]} if self.config.has_pairs else {})
+
+    def score(self, outputs: base.Outputs, labels: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        tokens = max(float(outputs["masked_tokens"].sum(dtype=np.float64)), 1.0)
+        loss = float(outputs["masked_lm_loss"].sum(dtype=np.float64)) / tokens
+        accuracy = float(outputs["masked_lm_correct"].sum(dtype=np.float64)) / tokens
+        scores = {"masked_lm_accuracy": accuracy, "masked_lm_loss": loss, "perplexity": float(np.exp(min(loss, 700.0)))}
+        if self.config.has_pairs:
+            guess = outputs["sentence_logits"].argmax(-1)
+            scores["sentence_accuracy"] = float((guess == labels["sentence_label"]).mean())
+        return scores | {"masked_tokens": int(tokens), "examples": len(outputs["masked_tokens"])}
+
+    def predicted(self, batch: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The most probable tokens of each example's masks: "token_ids", "probabilities", [rows, K, MASKS_PREDICTED, n]."""
+        import tensorflow as tf
+
+        probabilities, ids = tf.math.top_k(tf.nn.softmax(outputs["masked_lm_logits"]), self.config.predicted_tokens)
+        example = tf.gather(batch["segment_ids"], batch["masked_positions"], batch_dims=1) - 1  # [rows, P]
+        member = tf.one_hot(example, tf.shape(batch["row_id"])[1], axis=1) * batch["masked_lm_weights"][:, None]
+        turn = tf.cast(tf.cumsum(member, axis=2, exclusive=True), tf.int32)  # which of its example's masks a mask is
+        place = member[..., None] * tf.one_hot(turn, MASKS_PREDICTED)  # [rows, K, P, MASKS_PREDICTED]
+        spread = {"token_ids": tf.cast(ids, tf.float32), "probabilities": probabilities}
+        return {name: tf.einsum("rkpm,rpn->rkmn", place, value) for name, value in spread.items()}
+
+    def decode(self, outputs: base.Outputs) -> base.Predictions:
+        tokens = self.tokenizer.tokens()
+        predictions = []
+        for ids, probabilities in zip(outputs["token_ids"], outputs["probabilities"], strict=True):
+            masks = [
+                [{"token": tokens[int(i)], "probability": float(p)} for i, p in zip(row, shares, strict=True)]
+                for row, shares in zip(ids, probabilities, strict=True)
+                if shares[0] > 0  # no mask: its probabilities are 0
+            ]
+            predictions.append({"masks": masks})
+        return predictions
+
+    def texts_to_compare(self, row: Row) -> list[str]:
+        """The first words of a document, one of them masked."""
+        (text,) = self.texts(row)
+        words = text.split()[:20]
+        words[len(words) // 2] = "[MASK]"
+        return [" ".join(words)]
+
+    def served(self, model: TaskModel, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        import tensorflow as tf
+
+        is_mask = tf.cast(inputs["input_ids"] == self.tokenizer.mask_id, tf.int32)
+        marked = {"original_ids": inputs["input_ids"], "is_masked": is_mask, "row_id": inputs["cls_positions"]}
+        batch = self._with_masked_positions({**inputs, **marked}, is_static=False)
+        return self.predicted(batch, super().served(model, batch))
+
+    def serving(self, outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """For each of MASKS_PREDICTED masks the most probable tokens; "" with probability 0 where a text has fewer masks."""
+        import tensorflow as tf
+
+        tokens = tf.gather(tf.constant(self.tokenizer.tokens()), tf.cast(outputs["token_ids"], tf.int32))
+        return {"tokens": tf.where(outputs["probabilities"] > 0, tokens, ""), "probabilities": outputs["probabilities"]}
+
+    def hugging_face_head(self, model: keras.Model) -> tuple[str, dict[str, np.ndarray]]:
+        head = {}
+        for variable in model.get_layer("cls").weights:
+            *path, last = variable.name.removesuffix(":0").split("/")
+            last = {"kernel": "weight", "gamma": "weight", "beta": "bias"}.get(last, last)
+            value = variable.numpy()
+            is_kernel = variable.name.endswith("kernel:0")
+            head[".".join([*path, last])] = np.ascontiguousarray(value.T) if is_kernel else value
+        return "BertForPreTraining" if self.config.has_pairs else "BertForMaskedLM", head
