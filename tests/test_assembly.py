@@ -9,11 +9,11 @@ def load(*sets):
     return experiment.load(None, sets)
 
 
-def test_dropout_rates_of_the_run_win(tiny_encoder):
+def test_dropout_rates_of_the_run_win(tiny_encoder, tokenizer):
     resolved = load(f"encoder.init_from={tiny_encoder}", "encoder.dropout_rate=0.25", "encoder.attention_dropout_rate=0")
-    bert_config = assembly.bert_config_of(resolved)
+    bert_config = assembly.bert_config_of(resolved, tokenizer)
     assert (bert_config.hidden_dropout_prob, bert_config.attention_probs_dropout_prob) == (0.25, 0.0)
-    assert assembly.bert_config_of(load(f"encoder.init_from={tiny_encoder}")).hidden_dropout_prob == 0.1
+    assert assembly.bert_config_of(load(f"encoder.init_from={tiny_encoder}"), tokenizer).hidden_dropout_prob == 0.1
 
 
 def test_random_needs_a_vocabulary(tiny_encoder):

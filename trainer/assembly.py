@@ -13,6 +13,7 @@ from trainer.data.records import Manifest, mean_tokens
 from trainer.errors import UserError
 from trainer.experiment import Experiment
 from trainer.models.encoder import BertEncoder, check_fits
+from trainer.models.extension import extension
 from trainer.models.initialization import find_encoder, is_workdir, load_encoder_weights, read_bert_config
 from trainer.models.optimizers import OPTIMIZERS, AdamW, layerwise_rates
 from trainer.models.schedules import WarmupDecay
@@ -66,20 +67,30 @@ def find_tokenizer(experiment: Experiment) -> Tokenizer:
     folder = path or encoder_folder(experiment)
     if folder is None:
         raise UserError("encoder.init_from=random needs encoder.vocabulary_path, the tokenizer's folder or vocab.txt")
-    return load_tokenizer(tokenizer_folder(folder) if is_workdir(folder) else folder, encoder.lowercase)
+    return _tokenizer_of(folder, encoder.lowercase)
 
 
-def bert_config_of(experiment: Experiment) -> BertConfig:
-    """Returns the encoder's BertConfig with the run's dropout rates."""
-    folder = encoder_folder(experiment)
-    if folder is None:
-        folder = experiment.encoder.config_path or ""
-        folder = folder.rpartition("/")[0] or "." if folder.endswith(".json") else folder
-    config = read_bert_config(folder)
-    if experiment.encoder.dropout_rate is not None:
-        config.hidden_dropout_prob = experiment.encoder.dropout_rate
-    if experiment.encoder.attention_dropout_rate is not None:
-        config.attention_probs_dropout_prob = experiment.encoder.attention_dropout_rate
+def _tokenizer_of(folder: str, lowercase: bool | None) -> Tokenizer:
+    return load_tokenizer(tokenizer_folder(folder) if is_workdir(folder) else folder, lowercase)
+
+
+def bert_config_of(experiment: Experiment, tokenizer: Tokenizer) -> BertConfig:
+    """Returns the encoder's BertConfig, with the run's dropout rates, vocabulary and positions."""
+    encoder, folder = experiment.encoder, encoder_folder(experiment)
+    config = read_bert_config(folder or encoder.config_path or "")
+    if encoder.dropout_rate is not None:
+        config.hidden_dropout_prob = encoder.dropout_rate
+    if encoder.attention_dropout_rate is not None:
+        config.attention_probs_dropout_prob = encoder.attention_dropout_rate
+    if folder is None or encoder.extend_vocabulary:
+        config.vocab_size, config.pad_token_id = tokenizer.vocabulary_size, tokenizer.pad_id
+    if encoder.max_position_embeddings is not None:
+        if folder is not None and encoder.max_position_embeddings < config.max_position_embeddings:
+            raise UserError(
+                f"encoder.max_position_embeddings={encoder.max_position_embeddings}, but {encoder.init_from} has "
+                f"{config.max_position_embeddings}; leave it out, or ask for more"
+            )
+        config.max_position_embeddings = encoder.max_position_embeddings
     return config
 
 
@@ -136,7 +147,12 @@ def initialize_encoder(experiment: Experiment, assembled: Assembled) -> None:
         log.info("encoder weights: random (seed %d)", experiment.train.seed)
     else:
         head = assembled.head_variables() if assembled.task.loads_head else ()
-        report = load_encoder_weights(assembled.encoder, folder, experiment.encoder.allow_missing, head)
+        before = None
+        if experiment.encoder.extend_vocabulary:
+            before = _tokenizer_of(folder, experiment.encoder.lowercase)
+        positions = assembled.encoder.bert_config.max_position_embeddings
+        extend = extension(before, assembled.task.tokenizer, positions)
+        report = load_encoder_weights(assembled.encoder, folder, experiment.encoder.allow_missing, head, extend)
         log.info("%s", "\n".join(report.lines()))
     try:
         frozen = assembled.encoder.freeze(experiment.encoder.freeze_layers)

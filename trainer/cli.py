@@ -16,6 +16,7 @@ from trainer.runtime.compile_cache import keep_compiled_kernels
 COMMANDS = {
     "init": "write a commented config by looking at your file",
     "describe": "show every config key with type, default and meaning; with --config, its values",
+    "vocabulary": "train a WordPiece vocabulary on raw text",
     "prepare": "turn rows into TFRecord shards with a manifest",
     "train": "fine-tune, or go on with an interrupted run",
     "evaluate": "score a trained model on a split",
@@ -26,6 +27,7 @@ COMMANDS = {
 FLAGS_OF = {
     "init": ("from", "output", "encoder"),
     "describe": ("config", "set"),
+    "vocabulary": ("from", "output", "size", "lowercase", "unused", "min_frequency", "column", "extend"),
     "prepare": ("config", "workdir", "set"),
     "train": ("config", "workdir", "set", "tpu"),
     "evaluate": ("workdir", "set", "split", "tpu"),
@@ -36,7 +38,15 @@ FLAGS_OF = {
 SWITCHES = {
     "input_only": "benchmark: measure the input pipeline alone.",
     "synthetic": "benchmark: use one batch again and again, so that no data is waited for.",
+    "lowercase": "vocabulary: lower-case the text and strip its accents, as BERT's uncased models do; --nolowercase for cased.",
     "profile": "benchmark: trace three steps for TensorBoard and list the ten costliest operations.",
+}
+NUMBERS = {
+    # Flag → (least, meaning)
+    "steps": (1, "benchmark: steps to measure."),
+    "size": (200, "vocabulary: tokens, rounded up to a multiple of 128."),
+    "unused": (0, "vocabulary: slots for tokens that you may want to add later."),
+    "min_frequency": (1, "vocabulary: a piece seen less often is left out."),
 }
 OUT_OF_MEMORY = (
     "out of memory. What takes less: a smaller train.batch_size, or more train.accumulation_steps with the same batch_size "
@@ -60,6 +70,12 @@ class Options:
     source: str | None = None
     encoder: str | None = None
     steps: int = 20
+    size: int = 30_000
+    unused: int = 99
+    min_frequency: int = 2
+    column: str = "text"
+    extend: str | None = None
+    lowercase: bool = True
     input_only: bool = False
     synthetic: bool = False
     profile: bool = False
@@ -86,12 +102,15 @@ def define_flags() -> flags.FlagValues:
     text("tpu", "A TPU's name, or local on a TPU VM.")
     text("split", "evaluate: train, validation or test.", "validation")
     text("input", "predict: a csv, tsv, jsonl, parquet or txt file; - for standard input, a text or JSON object a line.")
-    text("output", "predict: where the JSON lines go (default: the workdir); init: the config to write.")
-    text("from", "init: the file to look at.")
+    text("output", "predict: where the JSON lines go (default: the workdir); init: the config to write; vocabulary: a folder.")
+    text("from", "init: the file to look at; vocabulary: the text, a path or glob.")
     text("encoder", "init: the encoder to start from, a Hub id or folder.")
-    flags.DEFINE_integer("steps", 20, "benchmark: steps to measure.", lower_bound=1, flag_values=values)
+    text("column", "vocabulary: the column of the text, in files that have columns.", "text")
+    text("extend", "vocabulary: a tokenizer's folder; its tokens keep their ids, and new ones are added up to --size.")
+    for name, (least, meaning) in NUMBERS.items():
+        flags.DEFINE_integer(name, getattr(Options, name), meaning, lower_bound=least, flag_values=values)
     for name, meaning in SWITCHES.items():
-        flags.DEFINE_boolean(name, False, meaning, flag_values=values)
+        flags.DEFINE_boolean(name, getattr(Options, name), meaning, flag_values=values)
     flags.DEFINE_boolean("verbose", False, "Shows tracebacks and TensorFlow's own log.", flag_values=values)
     flags.DEFINE_boolean("help", False, "Shows this help.", short_name="h", flag_values=values)
     return values

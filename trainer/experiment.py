@@ -27,11 +27,15 @@ class EncoderConfig:
     revision: str | None = None
     """The Hub's branch, tag or commit."""
     config_path: str | None = None
-    """With init_from=random: the folder or config.json that gives the sizes."""
+    """With init_from=random: the folder or config.json that gives the sizes; the vocabulary's size is the tokenizer's."""
     vocabulary_path: str | None = None
     """A folder with the tokenizer's files, or a vocab.txt, where the encoder's own folder has none."""
     lowercase: bool | None = None
     """Overrides what the tokenizer's files say; null keeps it."""
+    extend_vocabulary: bool = False
+    """vocabulary_path has the encoder's own tokens first and new ones behind them; these begin as the mean of their pieces."""
+    max_position_embeddings: int | None = None
+    """Positions, where more are wanted than init_from has; the further ones begin as copies of its own."""
     allow_missing: tuple[str, ...] = ()
     """Patterns of encoder weights that may be missing from init_from and stay random, as [pooler/*]."""
     freeze_layers: int = 0
@@ -46,6 +50,11 @@ class EncoderConfig:
         for field in ("dropout_rate", "attention_dropout_rate"):
             rate = getattr(self, field)
             check(rate is None or 0 <= rate < 1, field, f"must be in [0, 1), got {rate}")
+        check(
+            not self.extend_vocabulary or (self.vocabulary_path is not None and self.init_from != "random"),
+            "extend_vocabulary",
+            "needs encoder.init_from, the encoder, and encoder.vocabulary_path, the longer vocabulary",
+        )
         needs_sizes = self.init_from != "random" or self.config_path is not None
         check(needs_sizes, "init_from", "'random' needs encoder.config_path, the sizes of the encoder")
 

@@ -29,7 +29,7 @@ CHUNKS_IN_ONE_PROCESS = {"rows": 15, "corpus": 1}  # for so few, starting proces
 EXAMPLES_PER_SHARD, MAX_AUTO_SHARDS = 1024, 16
 MAX_CORPUS_SHARDS, CORPUS_CHUNKS_PER_SHARD = 64, 8  # by its size; of a source whose size is not known
 UNPACKED_TIMES = 3  # what text takes more than its .gz, about
-TFDS_TEMPLATE = "{SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}"  # the name that records.shard_name gives
+TFDS_TEMPLATE = "{SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}"  # the name that shards.shard_name gives
 DECIDING_DATA_KEYS = ("text_columns", "label_column", "format", "column_names", "delimiter", "quoting", "max_seq_length")
 
 log = logging.getLogger(__name__)
@@ -111,6 +111,9 @@ def prepare(experiment: Experiment, folder: str, task: Task, made_from: dict[str
         manifest = Manifest(folder, task.features(), made_from, splits)
         _write_tfds_metadata(manifest)
         manifest.save()
+        if task.is_corpus:
+            for split in splits:
+                CorpusShards(folder, split, made_from).forget()
     return manifest
 
 

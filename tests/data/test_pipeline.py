@@ -16,7 +16,8 @@ from trainer.data.pipeline import (
     serialized_examples,
     training_stream,
 )
-from trainer.data.records import ShardWriter, encode_example
+from trainer.data.records import encode_example
+from trainer.data.shards import ShardWriter
 from trainer.errors import UserError
 from trainer.features import ROW_ID, TOKENS, Feature
 

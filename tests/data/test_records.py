@@ -5,8 +5,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import files
-from trainer.data.records import Manifest, ShardWriter, encode_example, shard_name
+from trainer.data.records import Manifest, encode_example
+from trainer.data.shards import ShardWriter, shard_name
 from trainer.errors import UserError
 from trainer.features import Feature
 
@@ -40,21 +40,6 @@ def write_split(folder, shards=3, records=7):
     writer = ShardWriter(str(folder), "train", shards)
     writer.write(b"%d" % i for i in range(records))
     return writer
-
-
-def test_shards_appear_only_when_finished(tmp_path):
-    writer = write_split(tmp_path)
-    assert not [name for name in files.list_dir(str(tmp_path)) if not name.endswith(".partial")]
-    stored = writer.finish()
-    assert files.list_dir(str(tmp_path)) == [shard_name("train", i, 3) for i in range(3)]
-    assert [shard["examples"] for shard in stored] == [3, 2, 2]
-    records = [r.numpy() for r in tf.data.TFRecordDataset(str(tmp_path / shard_name("train", 1, 3)))]
-    assert records == [b"1", b"4"]
-
-
-def test_discarded_shards_leave_nothing(tmp_path):
-    write_split(tmp_path).discard()
-    assert files.list_dir(str(tmp_path)) == []
 
 
 def manifest_of(folder):

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from trainer.models.losses import cross_entropy
+from trainer.models.losses import cross_entropy, vocabulary_cross_entropy
 
 LABELS = tf.constant([0, 2, 1, 1])
 LOGITS = tf.constant([[2.0, -1.0, 0.5], [0.0, 0.0, 0.0], [1.0, 3.0, -2.0], [-4.0, 0.1, 0.2]])
@@ -46,3 +46,25 @@ def test_focal_gradient_is_finite_at_certainty(gamma):
 def test_packed_labels_have_their_own_losses():
     packed = cross_entropy(tf.reshape(LABELS, [2, 2]), tf.reshape(LOGITS, [2, 2, 3]))
     assert np.allclose(tf.reshape(packed, [-1]), cross_entropy(LABELS, LOGITS))
+
+
+def test_vocabulary_cross_entropy_equals_kerass_with_its_gradient():
+    generator = np.random.default_rng(2)
+    logits = tf.constant(generator.normal(size=(3, 4, 50), scale=3).astype("float32"))
+    labels = tf.constant(generator.integers(0, 50, (3, 4)), tf.int32)
+    weights = tf.constant(generator.random((3, 4)).astype("float32"))
+
+    def both(function):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            losses = function()
+            total = tf.reduce_sum(losses * weights)
+        return losses, tape.gradient(total, logits)
+
+    found = both(lambda: vocabulary_cross_entropy(labels, logits)[0])
+    expected = both(lambda: keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
+    assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
+    _, correct = vocabulary_cross_entropy(labels, logits)
+    assert np.array_equal(correct, np.argmax(logits, -1) == labels.numpy())
+    low, _ = vocabulary_cross_entropy(labels, tf.cast(logits, tf.bfloat16))
+    assert low.dtype == tf.float32 and np.allclose(low, found[0], atol=0.1)

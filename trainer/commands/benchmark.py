@@ -44,7 +44,7 @@ def _measure(resolved: Experiment, options: Options, folder: str, placement: Pla
     # A call is one step here, so that each can be timed.
     resolved = dataclasses.replace(resolved, train=dataclasses.replace(resolved.train, steps_per_execution=1))
     tokenizer = assembly.find_tokenizer(resolved)
-    bert_config = assembly.bert_config_of(resolved)
+    bert_config = assembly.bert_config_of(resolved, tokenizer)
     manifest = preparation.ensure_records(resolved, folder, tokenizer)
     with placement.strategy.scope():
         assembled = assembly.build(resolved, tokenizer, bert_config)

@@ -74,7 +74,7 @@ def _resolve(asked: Experiment, workdir: str) -> Experiment:
 def _train(resolved: Experiment, workdir: str, placement: distribution.Placement, start_up: StartUp) -> int:
     # Records
     tokenizer = assembly.find_tokenizer(resolved)
-    bert_config = assembly.bert_config_of(resolved)
+    bert_config = assembly.bert_config_of(resolved, tokenizer)
     assembly.check_encoder(resolved, tokenizer, bert_config)
     manifest = _records(resolved, workdir, tokenizer, placement)
     total_steps = resolved.train.total_steps(manifest.splits["train"]["examples"])

@@ -1,6 +1,7 @@
 """Writers of TFRecord shards: whole or not there under their names."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -71,7 +72,18 @@ class CorpusShards:
         if files.exists(self._progress_path):
             stored = files.read_json(self._progress_path)
             if stored["made_from"] == self._made_from:
-                self.finished = stored["finished"]
+                self.finished = list(itertools.takewhile(self._is_whole, stored["finished"]))
+
+    def _is_whole(self, shard: Mapping[str, Any]) -> bool:
+        path = self._path(shard)
+        return files.exists(path) and files.size(path) == shard["bytes"]
+
+    def _path(self, shard: Mapping[str, Any]) -> str:
+        """Returns where a finished shard is: under its first name, or already under the one that `finish` gives."""
+        first = files.join(self._folder, shard["file"])
+        final = f"{shard['file'].removesuffix('.tfrecord')}-of-"
+        names = [] if files.exists(first) else [name for name in files.list_dir(self._folder) if name.startswith(final)]
+        return files.join(self._folder, names[0]) if len(names) == 1 else first
 
     def write_shard(self, records: Iterable[bytes], totals: Mapping[str, Any]) -> None:
         """Writes the next shard, and only then counts it as finished.
@@ -97,10 +109,15 @@ class CorpusShards:
         shards = []
         for number, shard in enumerate(self.finished):
             name = shard_name(self.split, number, len(self.finished))
-            if files.exists(files.join(self._folder, shard["file"])):
-                files.rename(files.join(self._folder, shard["file"]), files.join(self._folder, name))
-            shards.append({key: shard[key] for key in ("examples", "bytes", "sha256")} | {"file": name})
+            found = self._path(shard)
+            if found != files.join(self._folder, name):
+                files.rename(found, files.join(self._folder, name))
+            shards.append({"file": name} | {key: shard[key] for key in ("examples", "bytes", "sha256")})
         return shards
+
+    def forget(self) -> None:
+        """Removes the account of what is finished, once the manifest tells of it."""
+        files.remove_tree(self._progress_path)
 
 
 def _described(path: str, examples: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +16,7 @@ from trainer.models.encoder import BertEncoder
 from trainer.runtime.checkpoints import read_variables
 
 HUB_FILES = ("config.json", "model.safetensors", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
+CONFIG_NAMES = ("config.json", "bert_config.json")
 REGISTRY_PACKAGES = {
     # Hub id → (package in the registry that carries the same files, its folder, SHA-256 of model.safetensors)
     "sentence-transformers/all-MiniLM-L6-v2": (
@@ -110,20 +111,20 @@ def _from_hub(hub_id: str, revision: str | None) -> str:
 
 
 def read_bert_config(folder: str) -> BertConfig:
-    """Reads config.json, or Google's bert_config.json.
+    """Reads a folder's config.json, or Google's bert_config.json; or the json file that is named itself.
 
     Raises:
       UserError: neither is there, or it describes another architecture than BERT.
     """
     if is_workdir(folder):
         folder = files.join(folder, "checkpoints")
-    for name in ("config.json", "bert_config.json"):
-        path = files.join(folder, name)
-        if files.exists(path):
-            stored = files.read_json(path)
-            break
-    else:
-        raise UserError(f"encoder.init_from: {folder} has no config.json or bert_config.json")
+    candidates = [folder] if folder.endswith(".json") else [files.join(folder, name) for name in CONFIG_NAMES]
+    path = next((path for path in candidates if files.exists(path)), None)
+    if path is None:
+        if folder.endswith(".json"):
+            raise UserError(f"encoder.config_path: no file {folder}")
+        raise UserError(f"encoder.init_from: {folder} has no {' or '.join(CONFIG_NAMES)}")
+    stored = files.read_json(path)
     if stored.get("model_type", "bert") != "bert":
         raise UserError(
             f"encoder.init_from: {path} is a {stored['model_type']!r} model; this encoder is BERT (model_type 'bert')"
@@ -134,7 +135,11 @@ def read_bert_config(folder: str) -> BertConfig:
 
 
 def load_encoder_weights(
-    encoder: BertEncoder, folder: str, allow_missing: Sequence[str] = (), head: Sequence[tf.Variable] = ()
+    encoder: BertEncoder,
+    folder: str,
+    allow_missing: Sequence[str] = (),
+    head: Sequence[tf.Variable] = (),
+    extend: Callable[[Weights], Weights] = dict,
 ) -> LoadReport:
     """Loads an encoder folder's weights into an encoder.
 
@@ -143,6 +148,7 @@ def load_encoder_weights(
       folder: see `checkpoint_formats.read_weights`.
       allow_missing: patterns of variables that the file may lack, as "pooler/*".
       head: variables beside the encoder's that take their weights too, where the file has them.
+      extend: fits the weights to more words or positions than they were trained for.
 
     Raises:
       UserError: a weight of another shape, or a missing one that no pattern allows.
@@ -151,7 +157,7 @@ def load_encoder_weights(
         weights, source = _read_workdir(folder)
     else:
         weights, source = read_weights(folder, encoder.bert_config)
-    return assign(encoder, weights, source, allow_missing, head)
+    return assign(encoder, extend(weights), source, allow_missing, head)
 
 
 def _read_workdir(workdir: str) -> tuple[Weights, str]:

@@ -1,0 +1,70 @@
+"""More words or more positions than an encoder was trained with: what the new rows of its tables begin as."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from trainer.errors import UserError
+from trainer.models.checkpoint_formats import Weights
+from trainer.text.tokenizer import Tokenizer
+
+WORDS, POSITIONS, WORD_BIAS = (
+    "embeddings/word_embeddings/weight",
+    "embeddings/position_embeddings/embeddings",
+    "cls/predictions/bias",
+)
+
+
+def extension(before: Tokenizer | None, after: Tokenizer, positions: int) -> Callable[[Weights], Weights]:
+    """Returns a function that fits an encoder's weights to a longer vocabulary and to more positions.
+
+    A new word begins as the mean of the pieces that it was before (Yao et al. 2021, arXiv:2106.13474, section 3.3); a further
+    position as a copy of the one that many places before it as there were (Beltagy et al. 2020, arXiv:2004.05150, section 5).
+
+    Args:
+      before: the tokenizer that the weights were trained with; None where the vocabulary stays.
+      after: the new one; the ids of `before` mean the same in it.
+      positions: how many there are to be; fewer than there are cuts nothing off.
+
+    Raises:
+      UserError: the ids of the vocabularies mean different tokens.
+    """
+    pieces = _pieces_of_new_tokens(before, after) if before else []
+
+    def extend(weights: Weights) -> Weights:
+        extended = dict(weights)
+        if WORDS in weights:
+            extended[WORDS] = _with_means(weights[WORDS], pieces)
+        if WORD_BIAS in weights:
+            extended[WORD_BIAS] = _with_means(weights[WORD_BIAS], pieces)
+        table = weights.get(POSITIONS)
+        if table is not None and len(table) < positions:
+            extended[POSITIONS] = table[np.arange(positions) % len(table)]
+        return extended
+
+    return extend
+
+
+def _with_means(table: np.ndarray, pieces: Sequence[Sequence[int]]) -> np.ndarray:
+    """Appends for each list of ids the mean of their rows; an empty table slot stays the table's."""
+    if not pieces:
+        return table
+    return np.concatenate([table, np.stack([table[list(ids)].mean(axis=0) for ids in pieces])])
+
+
+def _pieces_of_new_tokens(before: Tokenizer, after: Tokenizer) -> list[list[int]]:
+    old, new = before.tokens(), after.tokens()
+    for number, (ours, theirs) in enumerate(zip(old, new, strict=False)):
+        if ours != theirs:
+            raise UserError(
+                f"encoder.vocabulary_path: its id {number} is {theirs!r}, the encoder's is {ours!r}; an extended vocabulary "
+                "begins with all of the encoder's tokens. bert-trainer vocabulary --extend makes one"
+            )
+    if len(new) < len(old):
+        raise UserError(f"encoder.vocabulary_path: it has {len(new):,} tokens, fewer than the encoder's {len(old):,}")
+    pieces = []
+    for token in new[len(old) :]:
+        # A piece inside a word: encoded behind a letter, whose own token is left out.
+        ids = before.encode(f"a{token[2:]}")[1:] if token.startswith("##") else before.encode(token)
+        pieces.append(ids or before.encode(token.removeprefix("##")) or [before.unk_id])
+    return pieces
