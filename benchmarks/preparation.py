@@ -102,7 +102,10 @@ def main() -> None:
             written = f"{rounds[0][side]['bytes'] / 1e6:.1f}"
             rows.append([name, side, report.spread(work), ratios[0], report.spread(command), ratios[1], written])
     header = ["corpus", "side", "work, s", "of ours", "command, s", "of ours", "MB written"]
-    report.keep("preparation", {"machine": report.machine(), "results": results}, report.table(header, rows))
+    packages = ("tensorflow", "tokenizers", "transformers", "datasets", "google-crc32c")
+    versions = {"ours": report.versions(sys.executable, packages), "peer": report.versions(options.peer_python, packages)}
+    kept = {"machine": report.machine(), "versions": versions, "results": results}
+    report.keep("preparation", kept, report.table(header, rows))
 
 
 if __name__ == "__main__":

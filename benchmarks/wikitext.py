@@ -26,7 +26,7 @@ def articles(text: str) -> list[list[str]]:
 def detokenized(line: str) -> str:
     """Returns a line as it is written outside of WikiText.
 
-    >>> detokenized('the 1 @,@ 000 @-@ year <unk> , he said ( 1998 ) .')
+    >>> detokenized("the 1 @,@ 000 @-@ year <unk> , he said ( 1998 ) .")
     'the 1,000-year [UNK], he said (1998).'
     """
     line = re.sub(r" @([-,.])@ ", r"\1", line)

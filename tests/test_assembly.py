@@ -1,8 +1,5 @@
-import pytest
-
 from tests.conftest import tiny_config
 from trainer import assembly, experiment
-from trainer.errors import UserError
 
 
 def load(*sets):
@@ -14,11 +11,6 @@ def test_dropout_rates_of_the_run_win(tiny_encoder, tokenizer):
     bert_config = assembly.bert_config_of(resolved, tokenizer)
     assert (bert_config.hidden_dropout_prob, bert_config.attention_probs_dropout_prob) == (0.25, 0.0)
     assert assembly.bert_config_of(load(f"encoder.init_from={tiny_encoder}"), tokenizer).hidden_dropout_prob == 0.1
-
-
-def test_random_needs_a_vocabulary(tiny_encoder):
-    with pytest.raises(UserError, match="encoder.init_from=random needs encoder.vocabulary_path"):
-        assembly.find_tokenizer(load("encoder.init_from=random", f"encoder.config_path={tiny_encoder}"))
 
 
 def test_flops_by_hand(tiny_encoder, tokenizer):

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import assembly, experiment, feeding, preparation
+from trainer import experiment, feeding, preparation
 from trainer.errors import UserError
 from trainer.feeding import likely_rows, row_length
+from trainer.run_tokenizer import find_tokenizer
 from trainer.runtime.distribution import Placement
 
 
@@ -36,7 +37,7 @@ def buckets(config_file, tmp_path, monkeypatch):
     def batches(first_step, replicas, *more):
         sets = ["data.length_buckets=true", "data.max_examples_per_row=1", *more]
         resolved = preparation.learned(experiment.load(str(config_file), sets, None))
-        tokenizer = assembly.find_tokenizer(resolved)
+        tokenizer = find_tokenizer(resolved)
         manifest = preparation.ensure_records(resolved, str(tmp_path / "w"), tokenizer)
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]) if replicas == 2 else tf.distribute.get_strategy()
         task = resolved.build_task(tokenizer)

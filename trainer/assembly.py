@@ -14,16 +14,17 @@ from trainer.errors import UserError
 from trainer.experiment import Experiment
 from trainer.models.encoder import BertEncoder, check_fits
 from trainer.models.extension import extension
-from trainer.models.initialization import find_encoder, is_workdir, load_encoder_weights, read_bert_config
+from trainer.models.initialization import load_encoder_weights, read_bert_config
 from trainer.models.optimizers import OPTIMIZERS, AdamW, layerwise_rates
 from trainer.models.schedules import WarmupDecay
 from trainer.models.task_model import TaskModel
+from trainer.run_tokenizer import encoder_folder, tokenizer_folder, tokenizer_of
 from trainer.runtime import distribution
 from trainer.runtime.checkpoints import CheckpointStore
 from trainer.runtime.distribution import Placement
 from trainer.runtime.fusion import quieten
 from trainer.tasks.base import Task
-from trainer.text.tokenizer import Tokenizer, from_vocabulary, load_tokenizer
+from trainer.text.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
 ENCODER_CONFIG = "checkpoints/config.json"
@@ -38,40 +39,6 @@ def place(experiment: Experiment) -> Placement:
     log.info("%s", placement.reason)
     keras.utils.set_random_seed(experiment.train.seed)
     return placement
-
-
-def tokenizer_folder(workdir: str) -> str:
-    """Returns where a run keeps its tokenizer."""
-    return files.join(workdir, "tokenizer")
-
-
-def encoder_folder(experiment: Experiment) -> str | None:
-    """Returns the folder that `encoder.init_from` names, found; None for random weights."""
-    if experiment.encoder.init_from == "random":
-        return None
-    return find_encoder(experiment.encoder.init_from, experiment.encoder.revision)
-
-
-def find_tokenizer(experiment: Experiment) -> Tokenizer:
-    """Loads the tokenizer that the config names: encoder.vocabulary_path, else the encoder's own.
-
-    Raises:
-      UserError: none is there, or it is no BERT tokenizer.
-    """
-    encoder = experiment.encoder
-    path = encoder.vocabulary_path
-    if path is not None and not files.is_dir(path):
-        if not files.exists(path):
-            raise UserError(f"encoder.vocabulary_path: no file or folder {path}")
-        return from_vocabulary(files.read_text(path).rstrip("\n").split("\n"), encoder.lowercase)
-    folder = path or encoder_folder(experiment)
-    if folder is None:
-        raise UserError("encoder.init_from=random needs encoder.vocabulary_path, the tokenizer's folder or vocab.txt")
-    return _tokenizer_of(folder, encoder.lowercase)
-
-
-def _tokenizer_of(folder: str, lowercase: bool | None) -> Tokenizer:
-    return load_tokenizer(tokenizer_folder(folder) if is_workdir(folder) else folder, lowercase)
 
 
 def bert_config_of(experiment: Experiment, tokenizer: Tokenizer) -> BertConfig:
@@ -149,7 +116,7 @@ def initialize_encoder(experiment: Experiment, assembled: Assembled) -> None:
         head = assembled.head_variables() if assembled.task.loads_head else ()
         before = None
         if experiment.encoder.extend_vocabulary:
-            before = _tokenizer_of(folder, experiment.encoder.lowercase)
+            before = tokenizer_of(folder, experiment.encoder.lowercase)
         positions = assembled.encoder.bert_config.max_position_embeddings
         extend = extension(before, assembled.task.tokenizer, positions)
         report = load_encoder_weights(assembled.encoder, folder, experiment.encoder.allow_missing, head, extend)

@@ -6,6 +6,9 @@ import gc
 import itertools
 import json
 import multiprocessing
+import os
+import sys
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -131,8 +134,9 @@ def prepared_chunks(chunks: Iterable[NamedChunk], task: Task, workers: int) -> I
     if workers == 1:
         yield from (prepare_chunk(task, name, chunk) for name, chunk in chunks)
         return
-    # "spawn": a forked copy of a process with TensorFlow's threads in it can hang.
-    context = multiprocessing.get_context("spawn")
+    # A forked worker starts at once, but a copy of a process with TensorFlow's threads in it can hang.
+    is_alone = "tensorflow" not in sys.modules and threading.active_count() == 1 and hasattr(os, "fork")
+    context = multiprocessing.get_context("fork" if is_alone else "spawn")
     with context.Pool(workers, _start_worker, (task,)) as pool:
         waiting: collections.deque = collections.deque()
         for name, chunk in chunks:  # a bounded number under way, so that memory stays flat

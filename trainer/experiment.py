@@ -73,8 +73,8 @@ class DataConfig:
     """The column of the text, or two columns for pairs."""
     label_column: str = "label"
     """The column of the label."""
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt", "documents"] = "auto"
-    """The files' format; auto goes by their ending. documents: text with a blank line between documents."""
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt", "documents", "tfrecord"] = "auto"
+    """The files' format; auto goes by their ending. documents: text with blank lines between; tfrecord: Google's for BERT."""
     column_names: tuple[str, ...] = ()
     """The columns of csv and tsv files that have no header line."""
     delimiter: str | None = None

@@ -21,7 +21,8 @@ class Feature:
 
 
 FeatureSpec = Mapping[str, Feature]
-Example = Mapping[str, Any]  # Sequence of numbers for each-token features, a number for others
+# A sequence of numbers for each-token features (small ones may come as bytes, which are written fastest), a number for others.
+Example = Mapping[str, Any]
 
 TOKENS = {"input_ids": Feature("int32", "token"), "token_type_ids": Feature("int32", "token")}
 ROW_ID = {"row_id": Feature("int32", "example")}  # which row, in source order, an example came from

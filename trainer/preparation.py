@@ -8,7 +8,6 @@ import itertools
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +29,7 @@ EXAMPLES_PER_SHARD, MAX_AUTO_SHARDS = 1024, 16
 MAX_CORPUS_SHARDS, CORPUS_CHUNKS_PER_SHARD = 64, 8  # by its size; of a source whose size is not known
 UNPACKED_TIMES = 3  # what text takes more than its .gz, about
 TFDS_TEMPLATE = "{SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}"  # the name that shards.shard_name gives
+TFDS_FEATURES = "tensorflow_datasets.core.features"
 DECIDING_DATA_KEYS = ("text_columns", "label_column", "format", "column_names", "delimiter", "quoting", "max_seq_length")
 
 log = logging.getLogger(__name__)
@@ -229,39 +229,23 @@ def _check_rejected(split: str, summary: dict, refused: list[Rejected], allowed:
 
 
 def _write_tfds_metadata(manifest: Manifest) -> None:
-    """Writes what `tfds.builder_from_directory` reads beside the manifest."""
-    import numpy as np
-    import tensorflow_datasets as tfds
-
+    """Writes what `tfds.builder_from_directory` reads beside the manifest, as `tfds.folder_dataset.write_metadata` would."""
     features = {}
-    for name, feature in manifest.spec.items():
-        dtype = np.int64 if feature.dtype == "int32" else np.float32
-        features[name] = tfds.features.Tensor(shape=(None,) if feature.per == "token" else (), dtype=dtype)
-    # Written locally and copied: tfds knows fewer file systems than TensorFlow.
-    with tempfile.TemporaryDirectory() as local:
-        infos = [_tfds_split(split, summary, local) for split, summary in manifest.splits.items()]
-        for shard in itertools.chain(*[summary["shards"] for summary in manifest.splits.values()]):
-            files.write_text(files.join(local, shard["file"]), "")  # it looks for the shards' names, not into them
-        tfds.folder_dataset.write_metadata(
-            data_dir=local,
-            features=tfds.features.FeaturesDict(features),
-            split_infos=infos,
-            check_data=False,
-            filename_template=TFDS_TEMPLATE,
-        )
-        for name in ("dataset_info.json", "features.json"):
-            files.copy(files.join(local, name), files.join(manifest.folder, name))
-
-
-def _tfds_split(split: str, summary: dict[str, Any], folder: str) -> Any:
-    import tensorflow_datasets as tfds
-
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=folder, template=TFDS_TEMPLATE, split=split, dataset_name="records", filetype_suffix="tfrecord"
-    )
-    return tfds.core.SplitInfo(
-        name=split,
-        shard_lengths=[shard["examples"] for shard in summary["shards"]],
-        num_bytes=sum(shard["bytes"] for shard in summary["shards"]),
-        filename_template=template,
-    )
+    for name, feature in sorted(manifest.spec.items()):
+        shape = {"dimensions": ["-1"]} if feature.per == "token" else {}
+        tensor = {"shape": shape, "dtype": "int64" if feature.dtype == "int32" else "float32", "encoding": "none"}
+        features[name] = {"pythonClassName": f"{TFDS_FEATURES}.tensor_feature.Tensor", "tensor": tensor}
+    class_name = f"{TFDS_FEATURES}.features_dict.FeaturesDict"
+    path = files.join(manifest.folder, "features.json")
+    files.write_json(path, {"pythonClassName": class_name, "featuresDict": {"features": features}})
+    splits = [
+        {
+            "name": split,
+            "shardLengths": [str(shard["examples"]) for shard in summary["shards"]],
+            "numBytes": str(sum(shard["bytes"] for shard in summary["shards"])),
+            "filepathTemplate": TFDS_TEMPLATE,
+        }
+        for split, summary in manifest.splits.items()
+    ]
+    info = {"fileFormat": "tfrecord", "version": "1.0.0", "splits": splits}
+    files.write_json(files.join(manifest.folder, "dataset_info.json"), info)

@@ -11,9 +11,8 @@ def main(source, encoder, folder, workers, max_length):
     # Imported here, as the command line does: worker processes import this file again, and need no TensorFlow.
     sys.path.insert(0, str(Path(__file__).parents[2]))
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    import tensorflow_datasets  # noqa: F401  `prepare` writes what this package reads
-
-    from trainer import assembly, experiment, preparation
+    from trainer import experiment, preparation
+    from trainer.run_tokenizer import find_tokenizer
 
     settings = [
         f"data.train={source}",
@@ -23,7 +22,7 @@ def main(source, encoder, folder, workers, max_length):
     ]
     begun = time.perf_counter()
     resolved = preparation.learned(experiment.load(None, tuple(settings), None))
-    manifest = preparation.ensure_records(resolved, folder, assembly.find_tokenizer(resolved))
+    manifest = preparation.ensure_records(resolved, folder, find_tokenizer(resolved))
     seconds = time.perf_counter() - begun
     split = manifest.splits["train"]
     print(json.dumps({"work": seconds, "tokens": split["tokens"], "bytes": sum(shard["bytes"] for shard in split["shards"])}))

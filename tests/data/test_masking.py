@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.data.masking import Masker, MaskingRecipe
+from trainer.data.masking import Masker
+from trainer.text.masks import MaskingRecipe
 
 LENGTH = 64
 

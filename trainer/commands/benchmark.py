@@ -16,6 +16,7 @@ from trainer.cli import Options
 from trainer.data.records import Manifest, mean_tokens
 from trainer.errors import UserError
 from trainer.experiment import Experiment
+from trainer.run_tokenizer import find_tokenizer
 from trainer.runtime import profiling
 from trainer.runtime.distribution import Placement
 
@@ -43,7 +44,7 @@ def run(options: Options) -> None:
 def _measure(resolved: Experiment, options: Options, folder: str, placement: Placement) -> dict[str, Any]:
     # A call is one step here, so that each can be timed.
     resolved = dataclasses.replace(resolved, train=dataclasses.replace(resolved.train, steps_per_execution=1))
-    tokenizer = assembly.find_tokenizer(resolved)
+    tokenizer = find_tokenizer(resolved)
     bert_config = assembly.bert_config_of(resolved, tokenizer)
     manifest = preparation.ensure_records(resolved, folder, tokenizer)
     with placement.strategy.scope():

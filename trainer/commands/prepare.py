@@ -2,9 +2,10 @@
 
 import logging
 
-from trainer import assembly, experiment, files, preparation
+from trainer import experiment, files, preparation
 from trainer.cli import Options
 from trainer.errors import UserError
+from trainer.run_tokenizer import find_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -16,7 +17,7 @@ def run(options: Options) -> None:
     if workdir is None:
         raise UserError("prepare needs --workdir, or data.records_dir in the config: where do the records go?")
     resolved = preparation.learned(asked)
-    tokenizer = assembly.find_tokenizer(resolved)
+    tokenizer = find_tokenizer(resolved)
     preparation.ensure_records(resolved, workdir, tokenizer)
     print(f"records: {preparation.records_dir(resolved, workdir)}")
     print(f"rejected rows: {files.join(preparation.records_dir(resolved, workdir), preparation.REJECTED_FILE)}")

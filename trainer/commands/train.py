@@ -14,6 +14,7 @@ from trainer.cli import Options
 from trainer.data.records import Manifest
 from trainer.errors import UserError
 from trainer.experiment import Experiment
+from trainer.run_tokenizer import find_tokenizer, tokenizer_folder
 from trainer.runtime import distribution
 from trainer.runtime.faults import StopSignals, WorkdirLock
 from trainer.runtime.logs import StartUp
@@ -73,7 +74,7 @@ def _resolve(asked: Experiment, workdir: str) -> Experiment:
 
 def _train(resolved: Experiment, workdir: str, placement: distribution.Placement, start_up: StartUp) -> int:
     # Records
-    tokenizer = assembly.find_tokenizer(resolved)
+    tokenizer = find_tokenizer(resolved)
     bert_config = assembly.bert_config_of(resolved, tokenizer)
     assembly.check_encoder(resolved, tokenizer, bert_config)
     manifest = _records(resolved, workdir, tokenizer, placement)
@@ -144,7 +145,7 @@ def _records(resolved: Experiment, workdir: str, tokenizer: Tokenizer, placement
 
 def _save_identity(workdir: str, tokenizer: Tokenizer, bert_config: BertConfig) -> None:
     """Saves what later commands need besides the weights: the tokenizer's files and the encoder's sizes."""
-    tokenizer.save(assembly.tokenizer_folder(workdir))
+    tokenizer.save(tokenizer_folder(workdir))
     files.make_dirs(files.join(workdir, "checkpoints"))
     files.write_text(files.join(workdir, assembly.ENCODER_CONFIG), bert_config.to_json_string(use_diff=False))
 

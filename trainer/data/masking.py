@@ -6,54 +6,15 @@ epoch, the same one in a resumed run. How many tokens, and what becomes of them,
 become [MASK], 10 % a random token, 10 % stay.
 """
 
-import dataclasses
-
 import numpy as np
 import tensorflow as tf
 
 from trainer.data.hashing import mixed
+from trainer.text.masks import MaskableTokens, MaskingRecipe
 from trainer.text.tokenizer import Tokenizer
 
-SPAN_LENGTHS = 0.2, 10  # of the geometric distribution, and the longest (Joshi et al. 2020, arXiv:1907.10529, section 3.1)
 INDEX_BITS = 13  # of a sort key: breaks ties between tokens of up to 8,192 places
 LAST = np.iinfo(np.int32).max
-
-
-@dataclasses.dataclass(frozen=True)
-class MaskingRecipe:
-    """How tokens are masked.
-
-    Attributes:
-      unit: "token"; "whole_word": all pieces of a word or none; "ngram": up to max_ngram words, n with a probability in
-        proportion to 1 / n (Lan et al. 2020, arXiv:1909.11942, section 4.1); "span": whole words, their number geometric,
-        replaced alike (Joshi et al. 2020).
-      masked_rate: share of the tokens that are to be predicted.
-      mask_token_rate, random_token_rate: of these, the share that becomes [MASK], and a random token; the rest stays.
-      max_predictions: of an example, at most; 0 for no limit.
-      max_ngram: of "ngram", the most words.
-    """
-
-    unit: str = "token"
-    masked_rate: float = 0.15
-    mask_token_rate: float = 0.8
-    random_token_rate: float = 0.1
-    max_predictions: int = 0
-    max_ngram: int = 3
-
-    def word_count_probabilities(self) -> list[float]:
-        """Returns the probability of 1, 2, ... words masked together."""
-        if self.unit == "ngram":
-            weights = [1 / n for n in range(1, self.max_ngram + 1)]
-        elif self.unit == "span":
-            rate, longest = SPAN_LENGTHS
-            weights = [rate * (1 - rate) ** (n - 1) for n in range(1, longest + 1)]
-        else:
-            weights = [1.0]
-        return [weight / sum(weights) for weight in weights]
-
-    def most_predictions(self, row_length: int, examples: int) -> int:
-        """Returns a bound on the masked tokens of a packed row."""
-        return min(int(row_length * self.masked_rate) + examples, row_length)
 
 
 class Masker:
@@ -66,16 +27,13 @@ class Masker:
     """
 
     def __init__(self, recipe: MaskingRecipe, tokenizer: Tokenizer, seed: int):
-        self._recipe, self._seed, self._mask_id = recipe, seed & 0xFFFFFFFF, tokenizer.mask_id
-        tokens = tokenizer.tokens()
-        special = tokenizer.special_ids()
-        unmasked = np.zeros(len(tokens), bool)
-        unmasked[sorted(special)] = True
-        usable = [i for i, token in enumerate(tokens) if i not in special and not token.startswith("[unused")]
-        rank = np.full(len(tokens), LAST, np.int32)
-        rank[usable] = np.arange(len(usable))
-        self._is_special, self._usable, self._rank = unmasked, np.array(usable, np.int32), rank
-        self._continues = np.array([token.startswith("##") for token in tokens])
+        known = MaskableTokens(tokenizer)
+        size = len(known.continues)
+        self._recipe, self._seed, self._mask_id = recipe, seed & 0xFFFFFFFF, known.mask_id
+        self._is_special, self._rank = np.zeros(size, bool), np.full(size, LAST, np.int32)
+        self._is_special[list(known.special)] = True
+        self._rank[known.usable] = np.arange(len(known.usable))
+        self._usable, self._continues = np.array(known.usable, np.int32), np.array(known.continues)
 
     def __call__(
         self, input_ids: tf.RaggedTensor, positions: tf.Tensor, continues: tf.RaggedTensor | None = None

@@ -26,6 +26,8 @@ def encode_example(example: Example, spec: FeatureSpec) -> bytes:
         values = example[name] if feature.per == "token" else (example[name],)
         if feature.dtype == "float32":
             packed = struct.pack(f"<{len(values)}f", *values)
+        elif isinstance(values, bytes) and values.isascii():  # each is its own varint
+            packed = values
         else:
             packed = b"".join(map(_VARINTS.__getitem__, values))
         entries += (_before(name, feature.dtype, len(packed)), packed)

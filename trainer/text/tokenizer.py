@@ -4,7 +4,6 @@ import functools
 import hashlib
 import itertools
 import json
-import os
 import tempfile
 
 import tokenizers
@@ -41,10 +40,11 @@ class Tokenizer:
             if number is None:
                 raise UserError(f"the tokenizer's vocabulary lacks {token}, which BERT needs; is it a BERT vocabulary?")
             setattr(self, f"{name}_id", number)
-        self._ids_of: dict[str, list[int]] = {}
-        added = "".join(_added_texts(self.backend))
+        added = _added_texts(self.backend)
         self._is_by_words = _splits_at_spaces(self.backend, added)
-        self._set_apart = [mark for mark in COMMON_MARKS if mark not in added]
+        is_plain = self._is_by_words and not any(text.isalnum() for text in added)  # such a one could match inside a word
+        self._ids_of = _IdsOfWords(self.backend, self.lowercase if is_plain else None)
+        self._set_apart = [mark for mark in COMMON_MARKS if mark not in "".join(added)]
 
     def __reduce__(self):
         return Tokenizer, (self.json,)
@@ -86,23 +86,10 @@ class Tokenizer:
         if not self._is_by_words:
             return self.backend.encode(text, add_special_tokens=False).ids[:most]
         words, rest = self._words(text, most)
-        try:
-            ids = list(itertools.chain.from_iterable(map(self._ids_of.__getitem__, words)))
-        except KeyError:
-            ids = list(itertools.chain.from_iterable(map(self._ids_of_word, words)))
+        ids = list(itertools.chain.from_iterable(map(self._ids_of.__getitem__, words)))
         if most is not None and rest and len(ids) < most:
             return self.encode(text)[:most]  # a word gives one id at least, unless it is nothing but control characters
         return ids[:most]
-
-    def _ids_of_word(self, word: str) -> list[int]:
-        ids = self._ids_of.get(word)
-        if ids is None:
-            ids = self.backend.encode(word, add_special_tokens=False).ids
-            if len(word) <= LONGEST_WORD_KEPT:
-                if len(self._ids_of) >= MAX_WORDS:
-                    self._ids_of.clear()
-                self._ids_of[word] = ids
-        return ids
 
     def _words(self, text: str, most: int | None) -> tuple[list[str], str]:
         """Returns the first `most` words of a text, and the rest of it."""
@@ -129,21 +116,49 @@ class Tokenizer:
                 files.copy(files.join(local, name), files.join(folder, name))
 
 
-def _splits_at_spaces(backend: tokenizers.Tokenizer, added: str) -> bool:
+class _IdsOfWords(dict):
+    """{word: its ids}; a word that is not there yet is tokenized, and kept unless it is very long.
+
+    Args:
+      backend: gives the ids.
+      lowercase: whether it lower-cases; None where its words are not BERT's, and nothing is known of them beforehand.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, lowercase: bool | None):
+        super().__init__()
+        self._encode, self._lowercase = backend.encode, lowercase
+        self._known: dict[str, list[int]] = {}
+        if lowercase is not None:
+            # What the vocabulary has whole is its own and only piece.
+            for token, number in backend.get_vocab(with_added_tokens=False).items():
+                if token.isascii() and token.isalnum() and not (lowercase and token.lower() != token):
+                    self._known[token] = [number]
+
+    def __missing__(self, word: str) -> list[int]:
+        ids = self._known.get(word.lower() if self._lowercase and word.isascii() else word)
+        ids = self._encode(word, add_special_tokens=False).ids if ids is None else ids
+        if len(word) <= LONGEST_WORD_KEPT:
+            if len(self) >= MAX_WORDS:
+                self.clear()
+            self[word] = ids
+        return ids
+
+
+def _splits_at_spaces(backend: tokenizers.Tokenizer, added: list[str]) -> bool:
     """Whether a text's ids are those of its words between spaces, one after the other.
 
     So it is with BERT's normalizer, which maps character by character and reorders marks within a word at most, BERT's
     splitting at white space, and WordPiece, which knows no neighbours; unless an added token has white space in it.
 
     Args:
-      added: all that added tokens are matched with, joined.
+      added: all that added tokens are matched with.
     """
     is_berts = (
         isinstance(backend.normalizer, tokenizers.normalizers.BertNormalizer)
         and isinstance(backend.pre_tokenizer, tokenizers.pre_tokenizers.BertPreTokenizer)
         and isinstance(backend.model, tokenizers.models.WordPiece)
     )
-    return is_berts and not any(character.isspace() for character in added)
+    return is_berts and not any(character.isspace() for text in added for character in text)
 
 
 def _added_texts(backend: tokenizers.Tokenizer) -> list[str]:
@@ -181,14 +196,25 @@ def _stated_lowercase(folder: str, names: list[str]) -> bool | None:
 
 
 def from_vocabulary(vocabulary: list[str], lowercase: bool | None = None) -> Tokenizer:
-    """Builds a tokenizer from a list of WordPiece tokens, in id order, through transformers' own BertTokenizerFast."""
-    from transformers import BertTokenizerFast
+    """Builds the tokenizer of a list of WordPiece tokens, in id order: what transformers' BertTokenizerFast would build.
 
+    Raises:
+      UserError: a token stands there twice, or one that BERT needs is missing.
+    """
     if lowercase is None:
         lowercase = not any(token[0].isupper() and token[1:].islower() for token in vocabulary if len(token) > 2)
-    with tempfile.TemporaryDirectory() as local:
-        path = os.path.join(local, "vocab.txt")
-        with open(path, "w", encoding="utf8") as file:
-            file.write("\n".join(vocabulary) + "\n")
-        hugging_face = BertTokenizerFast(vocab_file=path, do_lower_case=lowercase)
-    return Tokenizer(hugging_face.backend_tokenizer.to_str())
+    numbered = {token: number for number, token in enumerate(vocabulary)}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordPiece(numbered, unk_token=SPECIAL_TOKENS["unk"]))
+    backend.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lowercase)
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    backend.decoder = tokenizers.decoders.WordPiece()
+    special = [token for token in vocabulary if token in SPECIAL_TOKENS.values()]
+    backend.add_special_tokens([tokenizers.AddedToken(token, normalized=False, special=True) for token in special])
+    ends = [
+        (SPECIAL_TOKENS[name], numbered[SPECIAL_TOKENS[name]]) for name in ("cls", "sep") if SPECIAL_TOKENS[name] in numbered
+    ]
+    if len(ends) == 2:  # a vocabulary without them is refused below, with a message
+        cls, sep = (f"{token}:0" for token, _ in ends)
+        pair = f"{cls} $A:0 {sep} $B:1 {SPECIAL_TOKENS['sep']}:1"
+        backend.post_processor = tokenizers.processors.TemplateProcessing(f"{cls} $A:0 {sep}", pair, ends)
+    return Tokenizer(backend.to_str())
