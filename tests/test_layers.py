@@ -13,7 +13,17 @@ LAYERS = [
     ["text", "data", "metrics"],
     ["models", "serving", "runtime", "compress"],
     ["tasks"],
-    ["experiment", "run_tokenizer", "chunks", "assembly", "preparation", "feeding", "inference", "training"],
+    [
+        "experiment",
+        "run_tokenizer",
+        "chunks",
+        "assembly",
+        "preparation",
+        "beam_preparation",
+        "feeding",
+        "inference",
+        "training",
+    ],
     ["commands"],
     ["cli", "__main__"],
 ]

@@ -28,7 +28,7 @@ FLAGS_OF = {
     "init": ("from", "output", "encoder"),
     "describe": ("config", "set"),
     "vocabulary": ("from", "output", "size", "lowercase", "unused", "min_frequency", "column", "extend"),
-    "prepare": ("config", "workdir", "set"),
+    "prepare": ("config", "workdir", "set", "runner", "beam_flags", "google_records"),
     "train": ("config", "workdir", "set", "tpu"),
     "evaluate": ("workdir", "set", "split", "tpu"),
     "predict": ("workdir", "set", "input", "output"),
@@ -75,6 +75,9 @@ class Options:
     min_frequency: int = 2
     column: str = "text"
     extend: str | None = None
+    runner: str = "local"
+    beam_flags: str = ""
+    google_records: str | None = None
     lowercase: bool = True
     input_only: bool = False
     synthetic: bool = False
@@ -107,6 +110,10 @@ def define_flags() -> flags.FlagValues:
     text("encoder", "init: the encoder to start from, a Hub id or folder.")
     text("column", "vocabulary: the column of the text, in files that have columns.", "text")
     text("extend", "vocabulary: a tokenizer's folder; its tokens keep their ids, and new ones are added up to --size.")
+    runners = ["local", "beam"]
+    flags.DEFINE_enum("runner", Options.runner, runners, "prepare: local, or beam for a corpus.", flag_values=values)
+    text("beam_flags", "prepare --runner=beam: flags of the pipeline, as '--runner=FlinkRunner --flink_master=...'.", "")
+    text("google_records", "prepare: a folder for the same records in google-research/bert's format (task.static_masks=true).")
     for name, (least, meaning) in NUMBERS.items():
         flags.DEFINE_integer(name, getattr(Options, name), meaning, lower_bound=least, flag_values=values)
     for name, meaning in SWITCHES.items():

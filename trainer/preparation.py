@@ -8,11 +8,11 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from trainer import files
-from trainer.chunks import CHARACTERS_PER_CHUNK, NamedChunk, Totals, chunked, prepared_chunks
+from trainer.chunks import CHARACTERS_PER_CHUNK, Chunk, NamedChunk, Totals, chunked, prepared_chunks
 from trainer.config import FieldError, plain
 from trainer.data.records import FORMAT_VERSION, Manifest
 from trainer.data.shards import CorpusShards, ShardWriter
@@ -33,6 +33,8 @@ TFDS_FEATURES = "tensorflow_datasets.core.features"
 DECIDING_DATA_KEYS = ("text_columns", "label_column", "format", "column_names", "delimiter", "quoting", "max_seq_length")
 
 log = logging.getLogger(__name__)
+# (experiment, split, folder, task, chunks of a shard) → the entries of `CorpusShards.finished`
+CorpusRunner = Callable[[Experiment, str, str, Task, int], list[dict[str, Any]]]
 
 
 def learned(experiment: Experiment) -> Experiment:
@@ -53,8 +55,10 @@ def records_dir(experiment: Experiment, workdir: str) -> str:
     return experiment.data.records_dir or files.join(workdir, "records")
 
 
-def ensure_records(experiment: Experiment, workdir: str, tokenizer: Tokenizer) -> Manifest:
-    """Returns the manifest of records that fit the experiment, preparing them first if they are missing or stale.
+def ensure_records(
+    experiment: Experiment, workdir: str, tokenizer: Tokenizer, run_corpus: CorpusRunner | None = None
+) -> Manifest:
+    """Returns the manifest of records that fit the experiment, preparing them first (see `prepare`) if missing or stale.
 
     Raises:
       UserError: no sources, too many rejected rows, or a damaged shard.
@@ -71,7 +75,7 @@ def ensure_records(experiment: Experiment, workdir: str, tokenizer: Tokenizer) -
             log.info("records: %s, up to date", folder)
             return manifest
         log.info("records: %s are stale, preparing again:\n  %s", folder, "\n  ".join(reasons))
-    return prepare(experiment, folder, task, wanted)
+    return prepare(experiment, folder, task, wanted, run_corpus)
 
 
 def _made_from(experiment: Experiment, task: Task) -> dict[str, Any]:
@@ -88,8 +92,17 @@ def _made_from(experiment: Experiment, task: Task) -> dict[str, Any]:
     return made_from | task.made_from() | {"task.name": task.config.name}
 
 
-def prepare(experiment: Experiment, folder: str, task: Task, made_from: dict[str, Any]) -> Manifest:
+def prepare(
+    experiment: Experiment, folder: str, task: Task, made_from: dict[str, Any], run_corpus: CorpusRunner | None = None
+) -> Manifest:
     """Writes the records of every split, then the manifest that makes them count.
+
+    Args:
+      experiment: the run.
+      folder: of the records.
+      task: the run's.
+      made_from: what decides the records.
+      run_corpus: writes a corpus' shards instead of this process and its workers, as `beam_preparation.corpus_runner`'s.
 
     Raises:
       UserError: no sources, no rows, or more rejected rows than data.max_rejected_rate allows.
@@ -103,7 +116,7 @@ def prepare(experiment: Experiment, folder: str, task: Task, made_from: dict[str
     splits, rejected = {}, []
     with files.explain_full_disk(folder), _without_garbage_collection():
         for split in data.sources():
-            summary, refused = _prepare_split(experiment, split, folder, task, made_from)
+            summary, refused = _prepare_split(experiment, split, folder, task, made_from, run_corpus)
             splits[split] = summary
             rejected += [{"split": split, **dataclasses.asdict(row)} for row in refused]
             files.write_text(rejected_path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rejected))
@@ -130,20 +143,15 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def _prepare_split(
-    experiment: Experiment, split: str, folder: str, task: Task, made_from: dict[str, Any]
+    experiment: Experiment, split: str, folder: str, task: Task, made_from: dict[str, Any], run_corpus: CorpusRunner | None
 ) -> tuple[dict[str, Any], list[Rejected]]:
     """Writes one split; returns what the manifest says of it, and the rejected rows."""
-    chunks = chunked(enumerate(experiment.rows(split)), task.is_corpus)
-    in_one_process = CHUNKS_IN_ONE_PROCESS["corpus" if task.is_corpus else "rows"]
-    first = list(itertools.islice(chunks, in_one_process + 1))
-    workers = experiment.data.workers or (1 if len(first) <= in_one_process else os.cpu_count() or 1)
-    named = ((f"{split}/{number}", chunk) for number, chunk in enumerate(itertools.chain(first, chunks)))
-    if task.is_corpus:
-        chunks_per_shard = _chunks_per_shard(experiment, split)
-        totals, shards = _write_corpus(CorpusShards(folder, split, made_from), named, task, workers, chunks_per_shard)
+    if task.is_corpus and run_corpus:
+        writer = CorpusShards(folder, split, made_from)
+        writer.finished = run_corpus(experiment, split, folder, task, chunks_per_shard(experiment, split))
+        totals, shards = _finished(writer)
     else:
-        count = experiment.data.shards or min(max(sum(map(len, first)) // EXAMPLES_PER_SHARD, 1), MAX_AUTO_SHARDS)
-        totals, shards = _write_rows(ShardWriter(folder, split, count), named, task, workers)
+        totals, shards = _prepare_here(experiment, split, folder, task, made_from)
     _remove_other_shards(folder, split, {shard["file"] for shard in shards})
     log.info(
         "prepared %s: %s rows → %s examples, %s tokens, %s rejected, %s shard(s)",
@@ -155,6 +163,22 @@ def _prepare_split(
         len(shards),
     )
     return {**totals.summary(), "shards": shards}, totals.rejected
+
+
+def _prepare_here(
+    experiment: Experiment, split: str, folder: str, task: Task, made_from: dict[str, Any]
+) -> tuple[Totals, list[dict]]:
+    """Writes one split in this process and its workers."""
+    chunks = chunked(enumerate(experiment.rows(split)), task.is_corpus)
+    in_one_process = CHUNKS_IN_ONE_PROCESS["corpus" if task.is_corpus else "rows"]
+    first = list(itertools.islice(chunks, in_one_process + 1))
+    workers = experiment.data.workers or (1 if len(first) <= in_one_process else os.cpu_count() or 1)
+    named = ((f"{split}/{number}", chunk) for number, chunk in enumerate(itertools.chain(first, chunks)))
+    if task.is_corpus:
+        writer = CorpusShards(folder, split, made_from)
+        return _write_corpus(writer, named, task, workers, chunks_per_shard(experiment, split))
+    count = experiment.data.shards or min(max(sum(map(len, first)) // EXAMPLES_PER_SHARD, 1), MAX_AUTO_SHARDS)
+    return _write_rows(ShardWriter(folder, split, count), named, task, workers)
 
 
 def _write_rows(writer: ShardWriter, named: Iterator[NamedChunk], task: Task, workers: int) -> tuple[Totals, list[dict]]:
@@ -179,17 +203,26 @@ def _write_corpus(
     named = itertools.islice(named, len(writer.finished) * chunks_per_shard, None)
     prepared = prepared_chunks(named, task, workers)
     while of_shard := list(itertools.islice(prepared, chunks_per_shard)):
-        totals = Totals()
-        for chunk in of_shard:
-            totals.add(chunk)
-        writer.write_shard(itertools.chain.from_iterable(chunk.records for chunk in of_shard), totals.to_json())
-    everything = Totals()
+        writer.write_shard(*shard_of(of_shard))
+    return _finished(writer)
+
+
+def shard_of(chunks: list[Chunk]) -> tuple[Iterator[bytes], dict[str, Any]]:
+    """Returns the records of a shard's chunks, and their totals as they are stored."""
+    totals = Totals()
+    for chunk in chunks:
+        totals.add(chunk)
+    return itertools.chain.from_iterable(chunk.records for chunk in chunks), totals.to_json()
+
+
+def _finished(writer: CorpusShards) -> tuple[Totals, list[dict]]:
+    totals = Totals()
     for shard in writer.finished:
-        everything.add_json(shard["totals"])
-    return everything, writer.finish()
+        totals.add_json(shard["totals"])
+    return totals, writer.finish()
 
 
-def _chunks_per_shard(experiment: Experiment, split: str) -> int:
+def chunks_per_shard(experiment: Experiment, split: str) -> int:
     """Returns how many chunks make a shard: a function of the source's size, so that a second run cuts the same."""
     source = experiment.data.sources()[split]
     if source.startswith("tfds:"):

@@ -1,6 +1,25 @@
 """Pre-training against the contract, and against what is its own."""
 
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import tensorflow as tf
+from transformers import BertConfig, TFBertForPreTraining
+from transformers.modeling_tf_pytorch_utils import load_pytorch_state_dict_in_tf2_model
+
+from tests.commands.test_train import StopAfter
+from tests.conftest import run_cli
 from tests.tasks.contract import TaskContract
+from trainer import assembly, experiment, preparation
+from trainer.data.pipeline import read_records
+from trainer.data.records import Manifest
+from trainer.data.sources import Row
+from trainer.runtime.checkpoints import read_variables
 
 TEXT = [
     "The lobster lives on the sea floor. It has large [MASK] and eats at night.",
@@ -16,7 +35,260 @@ class TestNextSentence(TaskContract):
     rows = [{"text": text} for text in TEXT]
 
 
+@pytest.mark.slow
 class TestMaskedAlone(TaskContract):
     name = "pretraining"
     config = {"sentence_objective": "none", "masking": "whole_word"}
     rows = [{"text": text} for text in TEXT]
+
+
+@pytest.mark.slow
+class TestSentenceOrder(TaskContract):
+    name = "pretraining"
+    config = {"sentence_objective": "sop", "masking": "span", "segmented_words": True, "static_masks": True}
+    rows = [{"text": text} for text in TEXT]
+
+
+SIZES = {
+    "model_type": "bert",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "vocab_size": 1,
+}
+SHORT = ("train.steps=12", "train.batch_size=8", "data.max_seq_length=48", "runtime.checkpoint_every_steps=5")
+
+
+def given(folder, *more):
+    """The flags of a short run on the sample."""
+    (folder / "sizes.json").write_text(json.dumps(SIZES))
+    keys = ("task.split_sentences=false", f"encoder.config_path={folder}/sizes.json", *SHORT, *more)
+    return ("--config=configs/tiny/pretraining.yaml", *[f"--set={key}" for key in keys])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The workdir of a finished, exported run; read it, do not change it."""
+    folder = tmp_path_factory.mktemp("pretraining")
+    assert run_cli("train", *given(folder), f"--workdir={folder}/run") == 0
+    assert run_cli("export", f"--workdir={folder}/run") == 0
+    return folder / "run"
+
+
+def stored(workdir, pointer="latest.json"):
+    name = json.loads((workdir / "checkpoints" / pointer).read_text())["name"]
+    return read_variables(str(workdir / "checkpoints" / name / "weights"))
+
+
+def test_the_log_tells_the_parts_of_the_loss(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (train,) = [line for line in lines if line["kind"] == "train"]
+    assert train["loss"] == pytest.approx(train["masked_lm_loss"] + train["sentence_loss"], rel=1e-5)
+    assert {"masked_lm_accuracy", "sentence_accuracy", "tokens_per_second", "model_flops_utilization"} <= set(train)
+    (validation,) = [line for line in lines if line["kind"] == "validation"]
+    assert validation["perplexity"] == pytest.approx(np.exp(validation["masked_lm_loss"]), rel=1e-5)
+
+
+def test_evaluation_masks_are_the_same_each_time(cli, run):
+    assert cli("evaluate", f"--workdir={run}")[0] == 0
+    first = json.loads((run / "evaluation/validation.json").read_text())
+    assert cli("evaluate", f"--workdir={run}")[0] == 0
+    assert json.loads((run / "evaluation/validation.json").read_text()) == first
+    assert first["masked_lm_accuracy"] == json.loads((run / "checkpoints/best.json").read_text())["score"]
+
+
+def test_predict_fills_masks(cli, run, tmp_path):
+    lines = ["The Congress of the United [MASK] has [MASK].", "no mask at all", "[MASK] " * 33, '{"text": "We [MASK]."}']
+    (tmp_path / "in.txt").write_text("\n".join(lines[:3]) + "\n")
+    status, _, log = cli("predict", f"--workdir={run}", f"--input={tmp_path}/in.txt", f"--output={tmp_path}/out.jsonl")
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert status == 0 and "2 row(s) could not be predicted" in log
+    first, second = found[0]["masks"]
+    assert len(first) == len(second) == 5 and all(entry["token"] for entry in first)
+    shares = [entry["probability"] for entry in first]
+    assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
+    assert "the text has no [MASK] to fill in its first 48 tokens" in found[1]["error"]
+    assert "the text has 33 [MASK] tokens, over the 32 that can be" in found[2]["error"]
+
+
+def head_and_encoder(run):
+    return safetensors.numpy.load_file(run / "huggingface/model.safetensors")
+
+
+def test_transformers_gives_the_same_logits(run):
+    """The exported files in TFBertForPreTraining, loaded without PyTorch."""
+    config = BertConfig.from_pretrained(run / "huggingface")
+    assert config.architectures == ["BertForPreTraining"]
+    reference = TFBertForPreTraining(config)
+    reference(reference.dummy_inputs)
+    load_pytorch_state_dict_in_tf2_model(reference, head_and_encoder(run), allow_missing_keys=True)
+    restored = assembly.restore(str(run))
+    ids = tf.constant([restored.assembled.task.examples(Row({"text": "The [MASK] of peace."}, "f", 1))[0]["input_ids"]])
+    places = tf.range(ids.shape[1])[None]
+    batch = {"input_ids": ids, "token_type_ids": tf.zeros_like(ids), "position_ids": places, "segment_ids": tf.ones_like(ids)}
+    found = restored.assembled.model.outputs_for(
+        {**batch, "masked_positions": places, "cls_positions": tf.zeros([1, 1], tf.int32)}
+    )
+    expected = reference(ids)
+    assert np.abs(found["masked_lm_logits"] - expected.prediction_logits).max() < 1e-4
+    assert np.abs(found["sentence_logits"][:, 0] - expected.seq_relationship_logits).max() < 1e-4
+
+
+def test_pytorch_gives_the_same_logits(run, tmp_path):
+    """Runs where an environment with PyTorch is named: PYTORCH_PYTHON=/path/to/python."""
+    python = os.environ.get("PYTORCH_PYTHON")
+    if not python or not Path(python).exists():
+        pytest.skip("PYTORCH_PYTHON names no python with PyTorch and transformers")
+    restored = assembly.restore(str(run))
+    (example,) = restored.assembled.task.examples(Row({"text": "The [MASK] of peace."}, "f", 1))
+    script = (
+        "import sys, json, torch; from transformers import BertForPreTraining; "
+        "model = BertForPreTraining.from_pretrained(sys.argv[1]).eval(); "
+        "out = model(torch.tensor([json.loads(sys.argv[2])])); "
+        "print(json.dumps([out.prediction_logits[0].tolist(), out.seq_relationship_logits[0].tolist()]))"
+    )
+    command = [python, "-c", script, str(run / "huggingface"), json.dumps(example["input_ids"])]
+    logits, pair = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    ids = tf.constant([example["input_ids"]])
+    places = tf.range(ids.shape[1])[None]
+    batch = {"input_ids": ids, "token_type_ids": tf.zeros_like(ids), "position_ids": places, "segment_ids": tf.ones_like(ids)}
+    found = restored.assembled.model.outputs_for(
+        {**batch, "masked_positions": places, "cls_positions": tf.zeros([1, 1], tf.int32)}
+    )
+    assert np.abs(found["masked_lm_logits"][0] - logits).max() < 1e-4
+    assert np.abs(found["sentence_logits"][0, 0] - pair).max() < 1e-4
+
+
+@pytest.mark.parametrize("source", ["run", pytest.param("huggingface", marks=pytest.mark.slow)])
+def test_a_second_phase_begins_with_encoder_and_heads(cli, run, tmp_path, source):
+    start = run if source == "run" else run / "huggingface"
+    keys = ("encoder.config_path=null", f"encoder.init_from={start}", "encoder.vocabulary_path=null", "data.max_seq_length=64")
+    status, _, log = cli("train", *given(tmp_path, *keys, "train.learning_rate=1e-12"), f"--workdir={tmp_path}/second")
+    assert status == 0, log
+    before, after = stored(run, "best.json"), stored(tmp_path / "second")
+    for name in ("cls/predictions/bias", "cls/seq_relationship/kernel", "cls/predictions/transform/dense/kernel"):
+        assert np.allclose(before[name], after[name], atol=1e-6), name
+
+
+def test_an_encoder_without_heads_gets_them_and_is_told(cli, tmp_path, tiny_encoder):
+    keys = ("encoder.config_path=null", f"encoder.init_from={tiny_encoder}", "encoder.vocabulary_path=null")
+    status, _, log = cli("train", *given(tmp_path, *keys, "train.steps=1"), f"--workdir={tmp_path}/run")
+    assert status == 0 and "not in the file, left random: cls/predictions/transform/dense/kernel" in log
+
+
+def test_more_words_and_positions_for_a_known_encoder(cli, tmp_path, run):
+    vocabulary = (run / "tokenizer/vocab.txt").read_text().rstrip("\n").split("\n")
+    (tmp_path / "more.txt").write_text("\n".join([*vocabulary, "tachycardia", "zebrafish"]))
+    keys = (
+        "encoder.config_path=null",
+        f"encoder.init_from={run}",
+        f"encoder.vocabulary_path={tmp_path}/more.txt",
+        "encoder.extend_vocabulary=true",
+        "encoder.max_position_embeddings=100",
+        "data.max_seq_length=100",
+        "train.learning_rate=1e-12",
+    )
+    status, _, log = cli("train", *given(tmp_path, *keys), f"--workdir={tmp_path}/longer")
+    assert status == 0, log
+    weights, old = stored(tmp_path / "longer"), stored(run, "best.json")
+    (words,), (known,) = (
+        [value for name, value in w.items() if "word_embeddings" in name and "optimizer" not in name] for w in (weights, old)
+    )
+    (places,) = [v for name, v in weights.items() if "position_embeddings" in name and "optimizer" not in name]
+    assert words.shape[0] == len(vocabulary) + 2 and places.shape[0] == 100
+    assert np.allclose(words[: len(vocabulary)], known, atol=1e-6) and np.allclose(places[64:], places[:36], atol=1e-6)
+    fewer = given(tmp_path, *keys[:4], "encoder.max_position_embeddings=10", "data.max_seq_length=10")
+    status, _, error = cli("train", *fewer, f"--workdir={tmp_path}/x")
+    assert (
+        status == 1 and "encoder.max_position_embeddings=10, but" in error and "has 64; leave it out, or ask for more" in error
+    )
+
+
+@pytest.mark.parametrize("step", [7, *[pytest.param(step, marks=pytest.mark.slow) for step in (1, 2, 4, 5, 8, 9, 10, 11, 3)]])
+def test_a_stopped_run_goes_on_bit_for_bit_with_its_masks(cli, run, tmp_path, step):
+    with StopAfter(step):
+        status, _, log = cli("train", *given(tmp_path), f"--workdir={tmp_path}/run")
+    assert status == 143 and f"stopped by SIGTERM at step {step} of 12" in log
+    # The same sizes file is named: another path would be another config
+    status, _, log = cli("train", f"--workdir={tmp_path}/run")
+    assert status == 0 and f"resumed from step {step} of 12" in log
+    expected, found = stored(run), stored(tmp_path / "run")
+    assert all(np.array_equal(expected[name], found[name]) for name in expected)
+
+
+def test_static_masks_and_googles_records_go_round(cli, tmp_path):
+    """Prepared with masks, written as Google's, read back: the same examples; and they train."""
+    keys = ("task.static_masks=true", "task.dupe_factor=2", "task.max_predictions=8")
+    flags = given(tmp_path, *keys)
+    status, out, log = cli("prepare", *flags, f"--workdir={tmp_path}/own", f"--google_records={tmp_path}/google")
+    assert status == 0 and f"google-research/bert's records: {tmp_path}/google/train-00000-of-0000" in out, log
+    sources = (f"data.train={tmp_path}/google/train-*.tfrecord", f"data.validation={tmp_path}/google/validation-*.tfrecord")
+    assert cli("prepare", *given(tmp_path, *keys, *sources), f"--workdir={tmp_path}/run")[0] == 0
+
+    def targets(folder):
+        manifest = Manifest.load(str(folder / "records"))
+        wanted = {name: tf.io.RaggedFeature(tf.int64) for name in ("input_ids", "masked_lm_targets", "token_type_ids")}
+        parsed = tf.io.parse_example(list(read_records(manifest.paths("train")).as_numpy_iterator()), wanted)
+        return sorted(zip(*[value.to_list() for value in parsed.values()], strict=True))
+
+    own = targets(tmp_path / "own")
+    assert own == targets(tmp_path / "run") and len(own) > 100
+    assert max(sum(target > 0 for target in entry[1]) for entry in own) == 7  # round(0.15 · 48)
+    status, _, error = cli("prepare", *given(tmp_path), f"--workdir={tmp_path}/x", f"--google_records={tmp_path}/g")
+    assert status == 1 and "--google_records: these are records of task.name=pretraining with task.static_masks=true" in error
+    status, _, error = cli("prepare", *given(tmp_path, *sources), f"--workdir={tmp_path}/x")
+    assert status == 1 and "Google's records hold their masks: set task.static_masks=true" in error
+    both = ("task.segmented_words=true", *keys)
+    status, _, error = cli("prepare", *given(tmp_path, *both, *sources), f"--workdir={tmp_path}/x")
+    assert status == 1 and "Google's records tell neither words nor languages" in error
+
+
+def test_languages_are_drawn_by_their_exponent(cli, tmp_path, tokenizer):
+    for name, count in (("de", 300), ("en", 30)):
+        rows = [f"{name} {i} one sentence here.\nAnd {i} another." for i in range(count)]
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(rows))
+    keys = ("task.sampling_exponent=0.5", f"data.train={tmp_path}/*.txt", "data.validation=null")
+    flags = given(tmp_path, *keys)
+    assert cli("prepare", *flags, f"--workdir={tmp_path}/run")[0] == 0
+    saved = preparation.learned(experiment.load("configs/tiny/pretraining.yaml", [flag[6:] for flag in flags[1:]]))
+    assert [Path(path).name for path in saved.task.languages] == ["de.txt", "en.txt"]
+    counts = Manifest.load(str(tmp_path / "run/records")).splits["train"]["values"]
+    task = saved.build_task(tokenizer)
+    copies, numbers = task.copies(counts), counts["language_number"]
+    drawn = {}
+    for number in (0, 1):
+        feature = tf.train.Feature(int64_list=tf.train.Int64List(value=[number]))
+        record = tf.train.Example(features=tf.train.Features(feature={"language_number": feature})).SerializeToString()
+        seeds = [tf.constant([i, 7], tf.int64) for i in range(300)]
+        drawn[number] = np.mean([int(copies(tf.constant(record), seed)) for seed in seeds]) * numbers[str(number)]
+    expected = (numbers["0"] / numbers["1"]) ** 0.5
+    assert drawn[0] / drawn[1] == pytest.approx(expected, rel=0.1) and task.copies is not None
+    alone = ("task.sampling_exponent=0.5", f"data.train={tmp_path}/de.txt", "data.validation=null")
+    status, _, error = cli("prepare", *given(tmp_path, *alone), f"--workdir={tmp_path}/x")
+    assert status == 1 and "task.sampling_exponent=0.5 needs a file for each language, and data.train names 1" in error
+
+
+def test_what_a_config_cannot_be(cli, tmp_path):
+    for key, message in {
+        "task.masked_rate=0": "task.masked_rate: must be between 0 and 1, got 0",
+        "task.random_token_rate=0.5": "task.random_token_rate: with mask_token_rate it makes 1.3; both together are 1 at most",
+        "task.dupe_factor=0": "task.dupe_factor: must be 1 or more, got 0",
+        "task.sampling_exponent=2": "task.sampling_exponent: must be in [0, 1], got 2",
+        "task.max_predictions=-1": "task.max_predictions: must be 0 or more, got -1",
+        "task.sentence_objective=npt": "'npt' is not one of nsp, sop, none; did you mean 'nsp'?",
+        "encoder.extend_vocabulary=true": "encoder.extend_vocabulary: needs encoder.init_from, the encoder, and",
+        "encoder.config_path=/no/such.json": "encoder.config_path: no file /no/such.json",
+    }.items():
+        status, _, error = cli("train", *given(tmp_path, key), f"--workdir={tmp_path}/x")
+        assert status == 1 and message in error, error
+
+
+@pytest.mark.parametrize("recipe", sorted(Path("configs/pretraining").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_load(recipe):
+    loaded = experiment.load(str(recipe))
+    assert loaded.task.name == "pretraining" and loaded.train.steps
+    if loaded.encoder.config_path:
+        assert Path(loaded.encoder.config_path).exists()
+    assert f"--config={recipe}" in recipe.read_text()

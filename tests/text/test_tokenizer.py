@@ -1,3 +1,4 @@
+import json
 import pickle
 
 import pytest
@@ -126,3 +127,18 @@ def test_missing_pieces_are_told(tmp_path):
     broken = without_mask.to_str().replace("[MASK]", "[MUSK]")
     with pytest.raises(UserError, match=r"the tokenizer's vocabulary lacks \[MASK\]"):
         Tokenizer(broken)
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_a_vocabularys_tokenizer_is_transformers_own(lowercase, minilm):
+    vocabulary = (minilm / "vocab.txt").read_text(encoding="utf8").rstrip("\n").split("\n")
+    reference = BertTokenizerFast(vocab_file=str(minilm / "vocab.txt"), do_lower_case=lowercase)
+    assert json.loads(from_vocabulary(vocabulary, lowercase).json) == json.loads(reference.backend_tokenizer.to_str())
+
+
+def test_a_vocabulary_with_a_token_twice_or_without_special_ones():
+    base = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]
+    with pytest.raises(UserError, match="the vocabulary has 'a' 2 times, first as id 5; a token has one id"):
+        from_vocabulary([*base, "a"])
+    with pytest.raises(UserError, match=r"the tokenizer's vocabulary lacks \[SEP\], which BERT needs"):
+        from_vocabulary([token for token in base if token != "[SEP]"])

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -96,8 +97,11 @@ def _model_reply(restored: assembly.Restored, texts: list[list[str]]) -> dict[st
         outputs = {name: value[:, 0] for name, value in task.served(model, inputs).items()}
         replies.append({name: value.numpy()[0] for name, value in task.serving(outputs).items()})
     joined = {name: np.stack([reply[name] for reply in replies]) for name in replies[0]}
-    return {name: _plain(value) for name, value in joined.items()}
+    return {name: _decoded(value.tolist()) for name, value in joined.items()}
 
 
-def _plain(array: np.ndarray) -> list:
-    return [value.decode() for value in array] if array.dtype.kind in "OS" else array.tolist()
+def _decoded(values: Any) -> Any:
+    """Returns nested lists with text where there are bytes."""
+    if isinstance(values, list):
+        return [_decoded(value) for value in values]
+    return values.decode() if isinstance(values, bytes) else values

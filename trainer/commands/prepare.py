@@ -4,8 +4,12 @@ import logging
 
 from trainer import experiment, files, preparation
 from trainer.cli import Options
+from trainer.data.google_records import write_google_records
+from trainer.data.records import Manifest
 from trainer.errors import UserError
+from trainer.experiment import Experiment
 from trainer.run_tokenizer import find_tokenizer
+from trainer.tasks import pretraining, task_module
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +22,29 @@ def run(options: Options) -> None:
         raise UserError("prepare needs --workdir, or data.records_dir in the config: where do the records go?")
     resolved = preparation.learned(asked)
     tokenizer = find_tokenizer(resolved)
-    preparation.ensure_records(resolved, workdir, tokenizer)
+    manifest = preparation.ensure_records(resolved, workdir, tokenizer, _corpus_runner(options, resolved))
+    if options.google_records:
+        for path in _write_google_records(options.google_records, resolved, manifest):
+            print(f"google-research/bert's records: {path}")
     print(f"records: {preparation.records_dir(resolved, workdir)}")
     print(f"rejected rows: {files.join(preparation.records_dir(resolved, workdir), preparation.REJECTED_FILE)}")
+
+
+def _corpus_runner(options: Options, resolved: Experiment) -> preparation.CorpusRunner | None:
+    if options.runner == "local":
+        if options.beam_flags:
+            raise UserError("--beam_flags goes with --runner=beam")
+        return None
+    if not task_module(resolved.task.name).Task.is_corpus:
+        raise UserError(f"--runner=beam prepares corpora (task.name=pretraining), not rows of task.name={resolved.task.name}")
+    from trainer.beam_preparation import corpus_runner
+
+    return corpus_runner(options.beam_flags)
+
+
+def _write_google_records(folder: str, resolved: Experiment, manifest: Manifest) -> list[str]:
+    if not isinstance(resolved.task, pretraining.Config) or not resolved.task.static_masks:
+        raise UserError("--google_records: these are records of task.name=pretraining with task.static_masks=true")
+    length = resolved.data.max_seq_length
+    shards = [path for split in manifest.splits for path in manifest.paths(split)]
+    return write_google_records(shards, folder, length, resolved.task.masking_recipe().predictions(length))

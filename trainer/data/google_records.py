@@ -54,8 +54,8 @@ def example_of(row: Row, max_seq_length: int, vocabulary_size: int) -> dict[str,
             if place >= length:
                 raise RowError(f"the record masks token {place} of {length}")
             targets[place] = number + 1
-    highest = max(*ids, *targets)
-    if highest > vocabulary_size:
+    highest = max(*ids, *(target - 1 for target in targets))
+    if highest >= vocabulary_size:
         raise RowError(f"the record has token id {highest}; the vocabulary has {vocabulary_size}: it is another one's")
     label = row.values[LABEL][0]
     return {"input_ids": ids, "token_type_ids": types, "masked_lm_targets": targets, "sentence_label": label}

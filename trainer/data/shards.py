@@ -65,6 +65,20 @@ class ShardWriter:
             files.remove_tree(f"{path}.partial")
 
 
+def write_corpus_shard(
+    folder: str, split: str, number: int, records: Iterable[bytes], totals: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes a corpus' shard whole, under the name that it has until all are there; returns its entry of `finished`."""
+    path = files.join(folder, f"{split}-{number:05d}.tfrecord")
+    count = 0
+    with files.open_binary(f"{path}.partial", "wb") as file:
+        for record in records:
+            file.write(framed(record))
+            count += 1
+    files.rename(f"{path}.partial", path)
+    return {**_described(path, count), "totals": dict(totals)}
+
+
 class CorpusShards:
     """Writes one shard after the other; those that are finished stay so when the program is killed.
 
@@ -108,14 +122,7 @@ class CorpusShards:
           records: serialized examples.
           totals: of the shard; given back in `finished`.
         """
-        path = files.join(self._folder, f"{self.split}-{len(self.finished):05d}.tfrecord")
-        count = 0
-        with files.open_binary(f"{path}.partial", "wb") as file:
-            for record in records:
-                file.write(framed(record))
-                count += 1
-        files.rename(f"{path}.partial", path)
-        self.finished.append({**_described(path, count), "totals": dict(totals)})
+        self.finished.append(write_corpus_shard(self._folder, self.split, len(self.finished), records, totals))
         files.write_json(self._progress_path, {"made_from": self._made_from, "finished": self.finished})
 
     def finish(self) -> list[dict[str, Any]]:

@@ -44,7 +44,12 @@ def _tensor(tf, entry):
 
 
 def _plain(array):
-    return [value.decode() for value in array] if array.dtype == object else array.tolist()
+    values = array.tolist()
+    return _decoded(values) if array.dtype == object else values
+
+
+def _decoded(values):
+    return values.decode() if isinstance(values, bytes) else [_decoded(value) for value in values]
 
 
 if __name__ == "__main__":

@@ -99,6 +99,11 @@ class Config(base.TaskConfig):
         """Whether sequences have two parts."""
         return self.sentence_objective != "none"
 
+    def masking_recipe(self) -> MaskingRecipe:
+        """Returns how tokens are masked."""
+        names = [field.name for field in dataclasses.fields(MaskingRecipe) if field.name != "unit"]
+        return MaskingRecipe(self.masking, **{name: getattr(self, name) for name in names})
+
 
 class Task(base.Task):
     """See the module."""
@@ -204,7 +209,7 @@ class Task(base.Task):
 
     @functools.cached_property
     def _static_masker(self) -> StaticMasker:
-        return StaticMasker(self.masking_recipe(), MaskableTokens(self.tokenizer))
+        return StaticMasker(self.config.masking_recipe(), MaskableTokens(self.tokenizer))
 
     def _language_number(self, path: str) -> int:
         if path not in self.config.languages:
@@ -234,18 +239,13 @@ class Task(base.Task):
         other.pop("row_id")
         return [{**other, "input_ids": ids}]
 
-    def masking_recipe(self) -> MaskingRecipe:
-        """Returns how tokens are masked."""
-        names = [field.name for field in dataclasses.fields(MaskingRecipe) if field.name != "unit"]
-        return MaskingRecipe(self.config.masking, **{name: getattr(self.config, name) for name in names})
-
     def batch_work(self) -> BatchWork:
         import tensorflow as tf
 
         from trainer.data.masking import Masker
         from trainer.data.pipeline import BatchWork
 
-        masker = Masker(self.masking_recipe(), self.tokenizer, self.config.sequence_seed)
+        masker = Masker(self.config.masking_recipe(), self.tokenizer, self.config.sequence_seed)
 
         def vary(features, positions):
             masked, is_masked = masker(features["input_ids"], positions, features.get("continues_word"))
@@ -280,7 +280,7 @@ class Task(base.Task):
         most = -(-tf.reduce_max(tf.math.count_nonzero(is_masked, axis=1, dtype=tf.int32)) // 4) * 4  # few shapes
         most = tf.clip_by_value(most, 1, length)
         if is_static:
-            most = self.masking_recipe().most_predictions(batch["input_ids"].shape[1], batch["row_id"].shape[1])
+            most = self.config.masking_recipe().most_predictions(batch["input_ids"].shape[1], batch["row_id"].shape[1])
         found = tf.sort(tf.where(is_masked, tf.range(length), length))[:, :most]
         batch["masked_lm_weights"] = tf.cast(found < length, tf.float32)
         batch["masked_positions"] = tf.minimum(found, length - 1)

@@ -80,7 +80,7 @@ def sequences_of(
         "no_other_document", "one_token_documents".
     """
     if recipe.keep_long_segments:
-        documents = [_with_long_segments_split(document, recipe.budget, counts) for document in documents]
+        documents = [_with_long_segments_split(document, recipe, counts) for document in documents]
     bounds = _bounds_of_identities(documents)
     for number, document in enumerate(documents):
         if recipe.objective == "none":
@@ -102,13 +102,21 @@ def _bounds_of_identities(documents: Sequence[TokenizedDocument]) -> list[tuple[
     return bounds
 
 
-def _with_long_segments_split(document: TokenizedDocument, most: int, counts: collections.Counter) -> TokenizedDocument:
+def _with_long_segments_split(
+    document: TokenizedDocument, recipe: SequenceRecipe, counts: collections.Counter
+) -> TokenizedDocument:
+    """Cuts segments that are longer than a sequence: for pairs into halves of one, which can follow each other."""
+    most = recipe.budget
     if max(map(len, document.segments), default=0) <= most:
         return document
+    size = most if recipe.objective == "none" else most // 2
     segments: list[Segment] = []
     for segment in document.segments:
-        counts["split_long_segments"] += len(segment) > most
-        segments += [segment[start : start + most] for start in range(0, len(segment), most)]
+        if len(segment) > most:
+            counts["split_long_segments"] += 1
+            segments += [segment[start : start + size] for start in range(0, len(segment), size)]
+        else:
+            segments.append(segment)
     return TokenizedDocument(document.identity, segments)
 
 

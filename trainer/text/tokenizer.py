@@ -1,5 +1,6 @@
 """The WordPiece tokenizer of a BERT encoder: Hugging Face's fast tokenizer, loaded, checked, saved, sent to workers."""
 
+import collections
 import functools
 import hashlib
 import itertools
@@ -204,6 +205,11 @@ def from_vocabulary(vocabulary: list[str], lowercase: bool | None = None) -> Tok
     if lowercase is None:
         lowercase = not any(token[0].isupper() and token[1:].islower() for token in vocabulary if len(token) > 2)
     numbered = {token: number for number, token in enumerate(vocabulary)}
+    if len(numbered) < len(vocabulary):
+        token, count = collections.Counter(vocabulary).most_common(1)[0]
+        raise UserError(
+            f"the vocabulary has {token!r} {count} times, first as id {vocabulary.index(token)}; a token has one id"
+        )
     backend = tokenizers.Tokenizer(tokenizers.models.WordPiece(numbered, unk_token=SPECIAL_TOKENS["unk"]))
     backend.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()

@@ -1,0 +1,45 @@
+"""The Beam pipeline, on its DirectRunner: the local runner's shards byte by byte."""
+
+import sys
+
+import pytest
+
+from trainer import chunks, experiment, files, preparation
+from trainer.beam_preparation import corpus_runner
+from trainer.errors import UserError
+
+SAMPLE = "configs/tiny/sotu/train.txt"
+
+
+@pytest.fixture
+def corpus(tiny_encoder):
+    keys = ("task.name=pretraining", f"encoder.init_from={tiny_encoder}", f"data.train={SAMPLE}", "data.shards=3")
+    return experiment.load(None, keys)
+
+
+def test_the_same_records_as_the_local_runner(corpus, tokenizer, tmp_path, monkeypatch):
+    pytest.importorskip("apache_beam", reason="pip install 'bert-trainer[beam]'")
+    for module in (chunks, preparation):
+        monkeypatch.setattr(module, "CHARACTERS_PER_CHUNK", 60_000)
+    here = preparation.ensure_records(corpus, str(tmp_path / "here"), tokenizer)
+    (tmp_path / "there/records").mkdir(parents=True)
+    (tmp_path / "there/records/train-00009.json").write_text("{}")  # of a run that was killed
+    there = preparation.ensure_records(corpus, str(tmp_path / "there"), tokenizer, corpus_runner("--direct_num_workers=1"))
+    assert len(here.splits["train"]["shards"]) == 3
+    assert there.splits == here.splits
+    assert files.list_dir(there.folder) == files.list_dir(here.folder)
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(UserError, match=r"needs the package apache-beam: pip install 'bert-trainer\[beam\]'"):
+        corpus_runner("")
+
+
+def test_the_command_line(cli, config_file, tmp_path):
+    status, _, error = cli("prepare", f"--config={config_file}", f"--workdir={tmp_path}/x", "--runner=beam")
+    assert (
+        status == 1 and "--runner=beam prepares corpora (task.name=pretraining), not rows of task.name=classification" in error
+    )
+    status, _, error = cli("prepare", f"--config={config_file}", f"--workdir={tmp_path}/x", "--beam_flags=--runner=X")
+    assert status == 1 and "--beam_flags goes with --runner=beam" in error

@@ -1,0 +1,90 @@
+"""A corpus prepared by many machines: the chunks and shards of `preparation` as an Apache Beam pipeline.
+
+One worker reads the text and cuts it into chunks; they are spread over all workers, which turn them into records; the chunks of
+a shard come together again, in order, and are written by one worker. So the shards are those of the local runner, byte by byte.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from trainer import files
+from trainer.chunks import Chunk, NumberedRow, chunked, prepare_chunk
+from trainer.data.shards import write_corpus_shard
+from trainer.errors import UserError
+from trainer.experiment import Experiment
+from trainer.preparation import CorpusRunner, shard_of
+from trainer.tasks.base import Task
+
+NumberedChunk = tuple[int, tuple[int, str, list[NumberedRow]]]  # shard, (number, name, rows)
+
+
+def corpus_runner(flags: str) -> CorpusRunner:
+    """Returns what `preparation.prepare` lets write a corpus.
+
+    Args:
+      flags: of the pipeline, as "--runner=DataflowRunner --project=my-project"; Beam's own runner where there are none.
+
+    Raises:
+      UserError: apache-beam is not installed, or does not know a flag's value.
+    """
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
+    except ImportError:
+        raise UserError("--runner=beam needs the package apache-beam: pip install 'bert-trainer[beam]'") from None
+    options = PipelineOptions(flags.split())
+    options.view_as(SetupOptions).save_main_session = False
+
+    def run(experiment: Experiment, split: str, folder: str, task: Task, chunks_per_shard: int) -> list[dict[str, Any]]:
+        for path in _entries(folder, split):  # of a run that was killed
+            files.remove_tree(path)
+        with beam.Pipeline(options=options) as pipeline:
+            (
+                pipeline
+                | "split" >> beam.Create([split])
+                | "read" >> beam.FlatMap(numbered_chunks, experiment, task.is_corpus, chunks_per_shard)
+                | "spread" >> beam.Reshuffle()
+                | "prepare" >> beam.Map(_prepared, task)
+                | "shards" >> beam.GroupByKey()
+                | "write" >> beam.Map(_written, folder, split)
+            )
+        return _read_entries(folder, split)
+
+    return run
+
+
+def numbered_chunks(split: str, experiment: Experiment, is_corpus: bool, chunks_per_shard: int) -> Iterator[NumberedChunk]:
+    """Yields a split's chunks, each with its shard."""
+    for number, chunk in enumerate(chunked(enumerate(experiment.rows(split)), is_corpus)):
+        yield number // chunks_per_shard, (number, f"{split}/{number}", chunk)
+
+
+def _prepared(chunk: NumberedChunk, task: Task) -> tuple[int, tuple[int, Chunk]]:
+    shard, (number, name, rows) = chunk
+    return shard, (number, prepare_chunk(task, name, rows))
+
+
+def _written(gathered: tuple[int, Iterable[tuple[int, Chunk]]], folder: str, split: str) -> int:
+    """Writes a shard, and beside it what the main program is to know of it."""
+    shard, chunks = gathered
+    in_order = [chunk for _, chunk in sorted(chunks, key=lambda numbered: numbered[0])]
+    entry = write_corpus_shard(folder, split, shard, *shard_of(in_order))
+    files.write_json(files.join(folder, f"{split}-{shard:05d}.json"), entry)
+    return shard
+
+
+def _read_entries(folder: str, split: str) -> list[dict[str, Any]]:
+    """Returns what the workers wrote of their shards, in order, and removes it."""
+    entries = []
+    for number, path in enumerate(_entries(folder, split)):
+        if not path.endswith(f"-{number:05d}.json"):
+            raise UserError(f"{folder}: shard {number} of {split} is missing; all workers must see data.records_dir")
+        entries.append(files.read_json(path))
+        files.remove_tree(path)
+    return entries
+
+
+def _entries(folder: str, split: str) -> list[str]:
+    names = [name for name in files.list_dir(folder) if re.fullmatch(rf"{re.escape(split)}-\d{{5}}\.json", name)]
+    return [files.join(folder, name) for name in sorted(names)]
