@@ -20,8 +20,8 @@ def test_random_needs_a_vocabulary(tiny_encoder):
 def test_a_file_or_folder_of_ones_own(tmp_path, tiny_encoder, minilm):
     random = ("encoder.init_from=random", f"encoder.config_path={tiny_encoder}")
     vocabulary = (minilm / "vocab.txt").read_text(encoding="utf8").split("\n")
-    (tmp_path / "mine.txt").write_text("\n".join([*vocabulary[:-1], "newest"]), encoding="utf8")
-    assert find_tokenizer(load(*random, f"encoder.vocabulary_path={tmp_path}/mine.txt")).tokens()[-1] == "newest"
+    (tmp_path / "mine.txt").write_text("\n".join([*vocabulary[:-1], "zebrafishes"]), encoding="utf8")
+    assert find_tokenizer(load(*random, f"encoder.vocabulary_path={tmp_path}/mine.txt")).tokens()[-1] == "zebrafishes"
     assert find_tokenizer(load(*random, f"encoder.vocabulary_path={minilm}")).vocabulary_size == 30522
     with pytest.raises(UserError, match="encoder.vocabulary_path: no file or folder /no/such"):
         find_tokenizer(load(*random, "encoder.vocabulary_path=/no/such"))
