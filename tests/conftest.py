@@ -23,6 +23,8 @@ def pytest_configure(config):
     """Cuts the CPU in two before TensorFlow starts, so that MirroredStrategy has its replicas."""
     import tensorflow as tf
 
+    if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: threads of theirs would only be in each other's way
+        tf.config.threading.set_intra_op_parallelism_threads(1)
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 

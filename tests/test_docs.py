@@ -41,14 +41,16 @@ def test_links_point_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_config_keys_that_are_named_exist(page):
     from trainer import config, experiment
+    from trainer.tasks import task_names
 
     known = {
         f"{name}.{field}"
-        for name, section in experiment.schema("classification").items()
+        for task in task_names()
+        for name, section in experiment.schema(task).items()
         for field in config.fields_of(section)
     }
     named = set(re.findall(r"\b((?:task|encoder|data|train|runtime)\.[a-z_]+)\b", page.read_text()))
-    files_and_typos = {"config.yaml", "train.learning_rat", "data.md", "train.csv", "runtime.md"}
+    files_and_typos = {"config.yaml", "train.learning_rat", "data.md", "train.csv", "train.txt", "runtime.md"}
     unknown = {key for key in named - known - files_and_typos if not key.endswith((".md", ".py", ".csv"))}
     assert not unknown
 

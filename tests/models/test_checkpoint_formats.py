@@ -72,20 +72,31 @@ def test_google_tf1_checkpoint(tmp_path, expected):
             tf.compat.v1.get_variable(f"{google}/adam_m", initializer=value)
         tf.compat.v1.get_variable("global_step", initializer=7)
         tf.compat.v1.get_variable("cls/predictions/output_bias", initializer=[0.0])
+        tf.compat.v1.get_variable("cls/predictions/transform/LayerNorm/gamma", initializer=[1.0])
+        tf.compat.v1.get_variable("cls/seq_relationship/output_weights", initializer=[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+        tf.compat.v1.get_variable("cls/seq_relationship/output_bias", initializer=[7.0, 8.0])
         session.run(tf.compat.v1.global_variables_initializer())
         tf.compat.v1.train.Saver().save(session, str(tmp_path / "bert_model.ckpt"))
     found = assert_reads(tmp_path, expected, "bert_model.ckpt.index")
-    assert set(found) - set(expected) == {"cls/predictions/output_bias"}
+    heads = {name: value.tolist() for name, value in found.items() if name not in expected}
+    assert heads == {
+        "cls/predictions/bias": [0.0],
+        "cls/predictions/transform/LayerNorm/gamma": [1.0],
+        "cls/seq_relationship/kernel": [[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]],
+        "cls/seq_relationship/bias": [7.0, 8.0],
+    }
 
 
-def test_google_tf2_checkpoint(tmp_path, expected):
-    """Model Garden's objects: layers with weights by number, attention split by heads."""
+def holder(**values):
+    """An object with these attributes, arrays as variables, as Model Garden's layers are saved."""
+    module = tf.Module()
+    for name, value in values.items():
+        setattr(module, name, tf.Variable(value) if isinstance(value, np.ndarray) else value)
+    return module
 
-    def holder(**values):
-        module = tf.Module()
-        for name, value in values.items():
-            setattr(module, name, tf.Variable(value) if isinstance(value, np.ndarray) else value)
-        return module
+
+def model_garden_layers(expected):
+    """Model Garden's layers by their place, attention split by heads: (embeddings and norm, transformer layers, pooler)."""
 
     def dense(prefix, shape=None, bias_shape=None):
         kernel, bias = expected[f"{prefix}/kernel"], expected[f"{prefix}/bias"]
@@ -96,12 +107,13 @@ def test_google_tf2_checkpoint(tmp_path, expected):
 
     heads, size = CONFIG.num_attention_heads, CONFIG.hidden_size // CONFIG.num_attention_heads
     split, split_bias, merge = (heads * size, heads, size), (heads, size), (heads, size, heads * size)
-    layers = [
+    embeddings = [
         holder(embeddings=expected["embeddings/word_embeddings/weight"]),
         holder(embeddings=expected["embeddings/position_embeddings/embeddings"]),
         holder(embeddings=expected["embeddings/token_type_embeddings/embeddings"]),
         norm("embeddings/LayerNorm"),
     ]
+    transformer = []
     for number in range(CONFIG.num_hidden_layers):
         prefix = f"encoder/layer_._{number}"
         attention = holder(
@@ -110,7 +122,7 @@ def test_google_tf2_checkpoint(tmp_path, expected):
             _value_dense=dense(f"{prefix}/attention/self/value", split, split_bias),
             _output_dense=dense(f"{prefix}/attention/output/dense", merge),
         )
-        layers.append(
+        transformer.append(
             holder(
                 _attention_layer=attention,
                 _attention_layer_norm=norm(f"{prefix}/attention/output/LayerNorm"),
@@ -119,10 +131,60 @@ def test_google_tf2_checkpoint(tmp_path, expected):
                 _output_layer_norm=norm(f"{prefix}/output/LayerNorm"),
             )
         )
-    layers.append(dense("pooler/dense"))
+    return embeddings, transformer, dense("pooler/dense")
+
+
+def test_google_tf2_checkpoint(tmp_path, expected):
+    """BertEncoder's: layers with weights by number."""
+    embeddings, transformer, pooler = model_garden_layers(expected)
+    layers = [*embeddings, *transformer, pooler]
     model = tf.train.Checkpoint(**{f"layer_with_weights-{i}": layer for i, layer in enumerate(layers)})
     tf.train.Checkpoint(model=model).write(str(tmp_path / "bert_model.ckpt"))
     assert_reads(tmp_path, expected, "bert_model.ckpt.index")
+
+
+@pytest.mark.parametrize("root", ["items", "model"])
+def test_google_tf2_pretrainer(tmp_path, expected, root):
+    """BertPretrainerV2's: BertEncoderV2's layers by name, and its heads; as checkpoint items, or inside a trainer's model."""
+    (words, positions, types, norm), transformer, pooler = model_garden_layers(expected)
+    encoder = holder(
+        _embedding_layer=words,
+        _position_embedding_layer=positions,
+        _type_embedding_layer=types,
+        _embedding_norm_layer=norm,
+        _transformer_layers=transformer,
+    )
+    generator = np.random.default_rng(3)
+    transform, pair = (holder(kernel=generator.random((32, n)), bias=generator.random(n)) for n in (32, 2))
+    masked_lm = holder(
+        dense=transform,
+        layer_norm=holder(gamma=generator.random(32), beta=generator.random(32)),
+        bias=generator.random(50),
+    )
+    if root == "items":
+        items = {"encoder": encoder, "masked_lm": masked_lm, "next_sentence.pooler_dense": pooler}
+        tf.train.Checkpoint(**items).write(str(tmp_path / "ckpt-1"))
+    else:
+        heads = [holder(dense=pooler, out_proj=pair)]
+        model = holder(encoder_network=encoder, masked_lm=masked_lm, classification_heads=heads)
+        tf.train.Checkpoint(model=model).write(str(tmp_path / "ckpt-1"))
+    found = assert_reads(tmp_path, expected, "ckpt-1.index")
+    assert np.array_equal(found["cls/predictions/transform/dense/kernel"], transform.kernel.numpy())
+    assert np.array_equal(found["cls/predictions/transform/LayerNorm/beta"], masked_lm.layer_norm.beta.numpy())
+    assert np.array_equal(found["cls/predictions/bias"], masked_lm.bias.numpy())
+    assert root == "items" or np.array_equal(found["cls/seq_relationship/kernel"], pair.kernel.numpy())
+
+
+def test_transformers_heads_in_tensorflow_layout(tmp_path):
+    from transformers import TFBertForPreTraining
+
+    model = TFBertForPreTraining(CONFIG)
+    model(model.dummy_inputs)
+    model.save_pretrained(tmp_path, safe_serialization=False)
+    found, _ = read_weights(str(tmp_path), CONFIG)
+    heads = {name for name in found if name.startswith("cls/")}
+    assert {"cls/predictions/bias", "cls/predictions/transform/LayerNorm/gamma", "cls/seq_relationship/kernel"} <= heads
+    assert found["cls/seq_relationship/kernel"].shape == (32, 2)
 
 
 def test_what_cannot_be_read_is_told(tmp_path):

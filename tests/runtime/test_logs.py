@@ -37,9 +37,10 @@ def test_meter_and_line(monkeypatch):
     with meter.paused():
         pass
     assert meter.lap(20, 10, 10, 0.0, 1e12)["seconds_per_step"] == pytest.approx(0.1), "a validation's time does not count"
-    line = training_line(10, 30, {"loss": 0.5, "learning_rate": 1e-4, **values})
+    line = training_line(10, 30, {"loss": 0.5, "masked_lm_loss": 0.25}, {"learning_rate": 1e-4, **values})
     assert (
-        line == "step 10/30  loss 0.5000  rate 1.00e-04  500 tokens/s  500 GFLOP/s  50% MFU  50% useful  5.0% waiting  4 s left"
+        line
+        == "step 10/30  loss 0.5000  masked_lm_loss 0.2500  rate 1.00e-04  500 tokens/s  500 GFLOP/s  50% MFU  50% useful  5.0% waiting  4 s left"
     )
 
 

@@ -50,9 +50,9 @@ def test_a_model_too_large_for_one_graph_keeps_its_variables(tokenizer, monkeypa
     ids = tf.constant([[101, 2204, 102]])
     inputs = {"input_ids": ids, "token_type_ids": ids * 0, "position_ids": tf.range(3)[None], "segment_ids": ids * 0 + 1}
     inputs["cls_positions"] = tf.zeros([1, 1], tf.int32)
-    held, variables = signatures._traced(model)
+    held, variables = signatures._traced(model, task)
     monkeypatch.setattr(signatures, "MAX_HELD_BYTES", 0)
-    following, all_variables = signatures._traced(model)
+    following, all_variables = signatures._traced(model, task)
     assert len(variables) < 8 < 30 < len(all_variables)
     assert abs(held(inputs)["logits"] - following(inputs)["logits"]).numpy().max() < 1e-6
 

@@ -79,7 +79,7 @@ def _keras_name(name: str) -> str:
     name = name.removesuffix(":0")
     found = re.search(r"(?:^|/)((?:embeddings|encoder|pooler)/.*)", name)
     if not found:  # transformers calls the heads' layers mlm___cls and nsp___cls
-        found = re.search(r"(?:^|/)(?:mlm___|nsp___)?(cls/.*)", name)
+        found = re.search(r"(?:^|/)(?:mlm___|nsp___)?(cls/(?:predictions|seq_relationship)/.*)", name)
     return found.group(1) if found else name
 
 
@@ -180,7 +180,7 @@ _TF2_HEADS = {
 
 
 def _tf2_head(path: str) -> str:
-    return _TF2_HEADS.get(path.removeprefix("model/"), path)
+    return _TF2_HEADS.get(path.removeprefix("model/").replace("..", "."), path)  # a dot is written as two
 
 
 _READERS = {
