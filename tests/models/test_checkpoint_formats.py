@@ -145,7 +145,10 @@ def test_google_tf2_checkpoint(tmp_path, expected):
 
 @pytest.mark.parametrize("root", ["items", "model"])
 def test_google_tf2_pretrainer(tmp_path, expected, root):
-    """BertPretrainerV2's: BertEncoderV2's layers by name, and its heads; as checkpoint items, or inside a trainer's model."""
+    """BertPretrainerV2's: BertEncoderV2's layers by name, and its heads; as checkpoint items, or inside a trainer's model.
+
+    As Model Garden 2.20 writes them: the word embeddings under the head's name, and a pooler of the encoder that nothing uses.
+    """
     (words, positions, types, norm), transformer, pooler = model_garden_layers(expected)
     encoder = holder(
         _embedding_layer=words,
@@ -153,14 +156,17 @@ def test_google_tf2_pretrainer(tmp_path, expected, root):
         _type_embedding_layer=types,
         _embedding_norm_layer=norm,
         _transformer_layers=transformer,
+        _pooler_layer=holder(kernel=np.zeros([32, 32]), bias=np.zeros(32)),
     )
     generator = np.random.default_rng(3)
     transform, pair = (holder(kernel=generator.random((32, n)), bias=generator.random(n)) for n in (32, 2))
     masked_lm = holder(
         dense=transform,
         layer_norm=holder(gamma=generator.random(32), beta=generator.random(32)),
-        bias=generator.random(50),
+        embedding_table=words.embeddings,
     )
+    bias = tf.Variable(generator.random(50))
+    setattr(masked_lm, "output_bias/bias", bias)
     if root == "items":
         items = {"encoder": encoder, "masked_lm": masked_lm, "next_sentence.pooler_dense": pooler}
         tf.train.Checkpoint(**items).write(str(tmp_path / "ckpt-1"))
@@ -171,7 +177,7 @@ def test_google_tf2_pretrainer(tmp_path, expected, root):
     found = assert_reads(tmp_path, expected, "ckpt-1.index")
     assert np.array_equal(found["cls/predictions/transform/dense/kernel"], transform.kernel.numpy())
     assert np.array_equal(found["cls/predictions/transform/LayerNorm/beta"], masked_lm.layer_norm.beta.numpy())
-    assert np.array_equal(found["cls/predictions/bias"], masked_lm.bias.numpy())
+    assert np.array_equal(found["cls/predictions/bias"], bias.numpy())
     assert root == "items" or np.array_equal(found["cls/seq_relationship/kernel"], pair.kernel.numpy())
 
 

@@ -13,6 +13,7 @@ from transformers import BertConfig
 
 from trainer import files
 from trainer.errors import UserError
+from trainer.runtime.checkpoints import unescaped
 
 Weights = dict[str, np.ndarray]
 
@@ -100,7 +101,8 @@ def _read_google(path: str, bert_config) -> Iterator[tuple[str, np.ndarray]]:
     shapes = reader.get_variable_to_shape_map()
     rename: Callable = _from_google_tf2 if "_CHECKPOINTABLE_OBJECT_GRAPH" in shapes else _from_google_tf1
     bookkeeping = re.compile(r"adam_[mv]$|optimizer|OPTIMIZER|global_step|save_counter|_CHECKPOINTABLE|_power$")
-    for name in sorted(shapes):
+    # A pre-trainer's pooler is its sentence head's; its encoder has another, which nothing trained: read first, and replaced.
+    for name in sorted(shapes, key=lambda name: ("classification_heads" in name or "pooler_dense" in name, name)):
         if not bookkeeping.search(name):
             yield rename(name, reader.get_tensor(name), bert_config)
 
@@ -124,7 +126,7 @@ def _from_google_tf2(name: str, array: np.ndarray, bert_config) -> tuple[str, np
     BertEncoder numbers its layers: word, position and type embeddings, LayerNorm, the transformer layers, the pooler.
     BertEncoderV2 calls them by name, and so does the pre-trainer (BertPretrainerV2) its heads.
     """
-    path = name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
+    path = unescaped(name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"))
     layers = bert_config.num_hidden_layers
     numbered = re.fullmatch(r"(?:\w+/)?layer_with_weights-(\d+)/(.*)", path)
     named = re.search(r"(?:^|/)(_transformer_layers/\d+|_\w+_layer)/(.*)", path)
@@ -169,7 +171,8 @@ _TF2_HEADS = {
     "masked_lm/dense/bias": "cls/predictions/transform/dense/bias",
     "masked_lm/layer_norm/gamma": "cls/predictions/transform/LayerNorm/gamma",
     "masked_lm/layer_norm/beta": "cls/predictions/transform/LayerNorm/beta",
-    "masked_lm/bias": "cls/predictions/bias",
+    "masked_lm/output_bias/bias": "cls/predictions/bias",
+    "masked_lm/embedding_table": "embeddings/word_embeddings/weight",  # shared: kept under the first name that is found
     "next_sentence.pooler_dense/kernel": "pooler/dense/kernel",
     "next_sentence.pooler_dense/bias": "pooler/dense/bias",
     "classification_heads/0/dense/kernel": "pooler/dense/kernel",
@@ -180,7 +183,7 @@ _TF2_HEADS = {
 
 
 def _tf2_head(path: str) -> str:
-    return _TF2_HEADS.get(path.removeprefix("model/").replace("..", "."), path)  # a dot is written as two
+    return _TF2_HEADS.get(path.removeprefix("model/"), path)
 
 
 _READERS = {

@@ -153,5 +153,14 @@ def read_variables(prefix: str) -> dict[str, np.ndarray]:
     for key in reader.get_variable_to_shape_map():
         if key.startswith("values/") and key.endswith("/.ATTRIBUTES/VARIABLE_VALUE"):
             name = key.removeprefix("values/").removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
-            found[re.sub(r"\.([S.])", lambda escape: "/" if escape[1] == "S" else ".", name)] = reader.get_tensor(key)
+            found[unescaped(name)] = reader.get_tensor(key)
     return found
+
+
+def unescaped(name: str) -> str:
+    """Returns a name of TensorFlow's object graph as it was given: a slash is written ".S" there, a dot "..".
+
+    >>> unescaped("next_sentence..pooler_dense/output_bias.Sbias")
+    'next_sentence.pooler_dense/output_bias/bias'
+    """
+    return re.sub(r"\.([S.])", lambda escape: "/" if escape[1] == "S" else ".", name)
