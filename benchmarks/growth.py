@@ -10,6 +10,7 @@ import argparse
 import csv
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -147,7 +148,9 @@ def main() -> None:
         + "\n"
         + report.table(["curve", "size", "seconds", "MB at the most", "MFU"], rows)
     )
-    report.keep("growth", {"machine": report.machine(), "startup": startup, "curves": curves}, markdown)
+    versions = report.versions(sys.executable, ("tensorflow", "tokenizers", "transformers"))
+    kept = {"machine": report.machine(), "versions": versions, "startup": startup, "curves": curves}
+    report.keep("growth", kept, markdown)
     plot(curves, report.RESULTS / "growth.png")
 
 

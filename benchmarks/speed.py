@@ -216,7 +216,10 @@ def main() -> None:
     kept = report.RESULTS / "speed.json"
     results = json.loads(kept.read_text())["results"] if options.case and kept.exists() else {}
     results |= {name: run_case(name, options, encoder) for name in options.case or CASES}
-    report.keep("speed", {"machine": report.machine(), "results": results}, markdown(results))
+    packages = ("tensorflow", "torch", "transformers", "keras-hub", "jax")
+    pythons = {"ours": sys.executable, "peer": options.peer_python, "keras": options.keras_python}
+    versions = {side: report.versions(python, packages) for side, python in pythons.items() if python}
+    report.keep("speed", {"machine": report.machine(), "versions": versions, "results": results}, markdown(results))
     plot(results, report.RESULTS / "speed.png")
 
 

@@ -1,5 +1,10 @@
+import types
+
+import pytest
+
 from tests.conftest import tiny_config
 from trainer import assembly, experiment
+from trainer.runtime.distribution import Placement
 
 
 def load(*sets):
@@ -29,3 +34,21 @@ def test_float16_scales_its_loss_and_all_state_is_named(tiny_encoder, tokenizer)
     assert {"optimizer/iterations", "optimizer/loss_scale", "optimizer/good_steps"} <= set(names)
     assert len(names) == 3 + 2 * len(assembled.model.trainable_variables)
     assert len(assembled.variables()) == 41 and "head/dense/kernel" in assembled.variables()
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind", "devices", "is_whole", "line"),
+    [
+        (None, "default", ["CPU:0"], False, "matrix products by oneDNN, what lies between compiled by XLA (auto: a CPU)"),
+        (True, "default", ["CPU:0"], True, "compiled whole by XLA (train.jit_compile=true)"),
+        (None, "default", ["GPU:0"], True, "compiled whole by XLA (auto: a GPU)"),
+        (False, "default", ["GPU:0"], False, "matrix products by the GPU's library, what lies between compiled by XLA "),
+        (None, "mirrored", ["GPU:0", "GPU:1"], False, "matrix products by the GPU's library"),
+        (None, "tpu", ["TPU:0"], True, "compiled whole by XLA (a TPU)"),
+    ],
+)
+def test_what_is_compiled_is_chosen_and_told(asked, kind, devices, is_whole, line):
+    extended = types.SimpleNamespace(worker_devices=devices)
+    placement = Placement(types.SimpleNamespace(extended=extended, num_replicas_in_sync=len(devices)), kind, "")
+    found, told = assembly.step_compilation(asked, placement)
+    assert found == is_whole and told.startswith(line)

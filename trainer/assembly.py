@@ -154,12 +154,32 @@ def compile_model(
 ) -> None:
     """Makes a model ready for `fit` as the config says; `task` gives the objective."""
     train = experiment.train
+    is_whole, how = step_compilation(train.jit_compile, placement)
+    log.info("step: %s", how)
     model.prepare_training(task, train.seed, train.accumulation_steps)
     model.compile(
         optimizer=optimizer,
-        jit_compile=train.jit_compile and placement.kind != "tpu",
+        jit_compile=is_whole and placement.kind != "tpu",
         steps_per_execution=train.steps_per_execution,
     )
+
+
+def step_compilation(asked: bool | None, placement: Placement) -> tuple[bool, str]:
+    """Returns whether the step is compiled as one program, and a line for the log that says so and why.
+
+    Args:
+      asked: `train.jit_compile`.
+      placement: the devices.
+    """
+    if placement.kind == "tpu":
+        return True, "compiled whole by XLA (a TPU)"
+    device = "GPU" if placement.has_gpu else "CPU"
+    why = f"auto: a {device}" if asked is None else f"train.jit_compile={str(asked).lower()}"
+    # Several replicas add up their gradients inside of the step, which no compiled program of MirroredStrategy's can.
+    if asked or (asked is None and placement.has_gpu and placement.replicas == 1):
+        return True, f"compiled whole by XLA ({why})"
+    library = "the GPU's library" if placement.has_gpu else "oneDNN"
+    return False, f"matrix products by {library}, what lies between compiled by XLA ({why})"
 
 
 def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> AdamW:

@@ -170,8 +170,8 @@ class TrainConfig:
     """Over 0 (0.999 is usual): an average of the weights is kept, evaluated and exported."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of matrix products; weights, LayerNorm and the loss stay float32, and softmax in training. float16 scales the loss."""
-    jit_compile: bool = False
-    """Compile the step with XLA (always on on TPU)."""
+    jit_compile: bool | None = None
+    """Compile the step whole with XLA (always so on TPU); null: what is fastest, on GPUs the whole step, on a CPU its parts."""
     recompute_activations: bool = False
     """Keep each layer's input only and compute the layer again in the backward pass: less memory, about a third slower."""
     steps_per_execution: int = 1

@@ -37,6 +37,11 @@ class Placement:
         return self.worker == 0
 
     @property
+    def has_gpu(self) -> bool:
+        """Whether a replica computes on a GPU."""
+        return any("GPU" in device for device in self.strategy.extended.worker_devices)
+
+    @property
     def replicas(self) -> int:
         """Replicas over all workers."""
         return self.strategy.num_replicas_in_sync
