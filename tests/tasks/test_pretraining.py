@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tensorflow as tf
+import tf_keras as keras
 from transformers import BertConfig, TFBertForPreTraining
 from transformers.modeling_tf_pytorch_utils import load_pytorch_state_dict_in_tf2_model
 
@@ -16,10 +17,12 @@ from tests.commands.test_train import StopAfter
 from tests.conftest import run_cli
 from tests.tasks.contract import TaskContract
 from trainer import assembly, experiment, preparation
-from trainer.data.pipeline import read_records
+from trainer.data.pipeline import Packing, packed_batches, read_records, serialized_examples
 from trainer.data.records import Manifest
 from trainer.data.sources import Row
 from trainer.runtime.checkpoints import read_variables
+from trainer.tasks import pretraining
+from trainer.tasks.base import TextFields
 
 TEXT = [
     "The lobster lives on the sea floor. It has large [MASK] and eats at night.",
@@ -47,6 +50,29 @@ class TestSentenceOrder(TaskContract):
     name = "pretraining"
     config = {"sentence_objective": "sop", "masking": "span", "segmented_words": True, "static_masks": True}
     rows = [{"text": text} for text in TEXT]
+
+
+def test_accumulation_equals_the_large_batch(tokenizer):
+    """Both parts of the loss are divided by what the whole batch holds, however it is cut."""
+    contract = TestNextSentence()
+    fields = TextFields(("text",), "label", 32, 4)
+    task = pretraining.Task(pretraining.Config(masked_rate=0.2), fields, tokenizer)
+    records = contract.records(task)
+    packing = Packing(32, 4, row_multiple=2)
+    (batch,) = packed_batches(serialized_examples(lambda: records), task.features(), 100, packing, work=task.batch_work())
+    found = []
+    for steps in (1, 2):
+        model = contract.build(task)
+        model.prepare_training(task, seed=1, accumulation_steps=steps)
+        model.compile(optimizer=keras.optimizers.SGD(1.0))
+        model.optimizer.build(model.trainable_variables)
+        specs = {name: tf.TensorSpec([None, None], value.dtype) for name, value in batch.items()}
+        logs = tf.function(model.train_step, input_signature=[specs])(batch)
+        found.append(({name: float(value) for name, value in logs.items()}, model.get_weights()))
+    (logs, weights), (cut_logs, cut_weights) = found
+    assert cut_logs == pytest.approx(logs, rel=1e-5)
+    assert logs["loss"] == pytest.approx(logs["masked_lm_loss"] + logs["sentence_loss"], rel=1e-6)
+    assert max(np.abs(a - b).max() for a, b in zip(weights, cut_weights, strict=True)) < 2e-6
 
 
 SIZES = {

@@ -129,7 +129,7 @@ class TaskModel(keras.Model):
             gradients, means = self._micro_batch_gradients(batch, number, 0, scales)
             # Several replicas' gradients are added up: dense, as lists of rows would only grow.
             return (gradients if replica.num_replicas_in_sync == 1 else _dense(gradients)), means
-        parts = {name: tf.reshape(value, [steps, -1, *value.shape[1:]]) for name, value in batch.items()}
+        parts = {name: _in_parts(value, steps) for name, value in batch.items()}
 
         def part_gradients(i):
             part = {name: part[i] for name, part in parts.items()}
@@ -173,6 +173,12 @@ class TaskModel(keras.Model):
 
     def _inputs_of(self, batch: Batch) -> dict[str, tf.Tensor]:
         return {name: batch[name] for name in self.input_names}
+
+
+def _in_parts(values: tf.Tensor, count: int) -> tf.Tensor:
+    """[rows, ...] → [count, rows / count, ...], whatever of it is known when the graph is built."""
+    cut = tf.reshape(values, tf.concat([[count, -1], tf.shape(values)[1:]], axis=0))
+    return tf.ensure_shape(cut, [count, None, *values.shape[1:]])
 
 
 def _dense(gradients: list[Gradient | None]) -> list[tf.Tensor | None]:
