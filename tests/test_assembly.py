@@ -47,8 +47,8 @@ def test_float16_scales_its_loss_and_all_state_is_named(tiny_encoder, tokenizer)
         (None, "tpu", ["TPU:0"], True, "compiled whole by XLA (a TPU)"),
     ],
 )
-def test_what_is_compiled_is_chosen_and_told(asked, kind, devices, is_whole, line):
-    extended = types.SimpleNamespace(worker_devices=devices)
-    placement = Placement(types.SimpleNamespace(extended=extended, num_replicas_in_sync=len(devices)), kind, "")
+def test_what_is_compiled_is_chosen_and_told(monkeypatch, asked, kind, devices, is_whole, line):
+    monkeypatch.setattr("tensorflow.config.list_logical_devices", lambda k: [name for name in devices if name.startswith(k)])
+    placement = Placement(types.SimpleNamespace(num_replicas_in_sync=len(devices)), kind, "")
     found, told = assembly.step_compilation(asked, placement)
     assert found == is_whole and told.startswith(line)

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from trainer import chunks, experiment, files, preparation
-from trainer.beam_preparation import corpus_runner
+from trainer.beam_preparation import _read_entries, corpus_runner
 from trainer.errors import UserError
 
 SAMPLE = "configs/tiny/sotu/train.txt"
@@ -28,6 +28,27 @@ def test_the_same_records_as_the_local_runner(corpus, tokenizer, tmp_path, monke
     assert len(here.splits["train"]["shards"]) == 3
     assert there.splits == here.splits
     assert files.list_dir(there.folder) == files.list_dir(here.folder)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--no_such_flag=1", "--beam_flags: Beam does not know --no_such_flag"),
+        ("--streaming=x=y --type_check_strictness=?", "Beam"),
+    ],
+)
+def test_flags_that_beam_does_not_know(flags, message):
+    pytest.importorskip("apache_beam", reason="pip install 'bert-trainer[beam]'")
+    with pytest.raises(UserError, match=message):
+        corpus_runner(flags)
+
+
+def test_missing_shards_are_told(tmp_path):
+    files.write_json(f"{tmp_path}/train-00000.json", {})
+    for count in ("unknown", 2):
+        with pytest.raises(UserError, match=f"1 of train's {count} shards; all workers must see data.records_dir"):
+            _read_entries(str(tmp_path), "train")
+        files.write_json(f"{tmp_path}/train-shards.json", 2)
 
 
 def test_without_the_package(monkeypatch):

@@ -31,9 +31,15 @@ def test_a_corpus_by_size_and_never_one_document_alone():
     # A rest of one document joins the chunk before it; a rest of two stands alone.
     assert sizes_of(numbered(60, 50, 60, 50, 60)) == [[60, 50], [60, 50, 60]]
     assert sizes_of(numbered(60, 50, 20, 20)) == [[60, 50], [20, 20]]
-    # One document in many parts has no other to go with
-    parts = [(number, Row({"text": "x" * 80}, "f.txt", 1)) for number in range(4)]
-    assert [len(chunk) for chunk in chunks.chunked(parts, is_corpus=True)] == [4]
+    # One document in many parts has no other to go with: up to four times the size
+    parts = [(number, Row({"text": "x" * 80}, "f.txt", 1)) for number in range(12)]
+    assert [len(chunk) for chunk in chunks.chunked(parts[:4], is_corpus=True)] == [4]
+    assert [len(chunk) for chunk in chunks.chunked(parts, is_corpus=True)] == [5, 7]
+    # Lists of numbers count as text does, and so does what was rejected
+    records = [(number, Row({"input_ids": [1] * 60}, "f.tfrecord", number)) for number in range(4)]
+    assert [len(chunk) for chunk in chunks.chunked(records, is_corpus=True)] == [2, 2]
+    bad = [(number, Rejected("f.txt", number, "why", "?" * 150)) for number in range(9)]
+    assert [len(chunk) for chunk in chunks.chunked(bad, is_corpus=True)] == [3, 3, 3]
     assert list(chunks.chunked([], is_corpus=True)) == []
 
 

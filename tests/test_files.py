@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 
 import pytest
 
@@ -80,3 +81,12 @@ def test_really_full_device_is_explained():
     with pytest.raises(UserError, match="the disk is full"), files.explain_full_disk("/dev/full"):
         with open("/dev/full", "wb", buffering=0) as file:
             file.write(b"x" * 4096)
+
+
+def test_when_a_file_was_changed(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("a")
+    os.utime(path, (5, 1700000000.5))
+    assert files.modified(str(path)) == "1700000000.5"
+    files.write_text("ram://modified/x.txt", "a")
+    assert float(files.modified("ram://modified/x.txt")) >= 0

@@ -5,6 +5,7 @@ a shard come together again, in order, and are written by one worker. So the sha
 """
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -33,17 +34,23 @@ def corpus_runner(flags: str) -> CorpusRunner:
         from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
     except ImportError:
         raise UserError("--runner=beam needs the package apache-beam: pip install 'bert-trainer[beam]'") from None
-    options = PipelineOptions(flags.split())
-    options.view_as(SetupOptions).save_main_session = False
+    try:
+        options = PipelineOptions(shlex.split(flags))
+        options.view_as(SetupOptions).save_main_session = False
+        unknown = sorted(set(_names(flags)) - set(options.get_all_options()))
+    except SystemExit:  # argparse has told what it does not take
+        raise UserError(f"--beam_flags: Beam does not take {flags!r}") from None
+    if unknown:
+        raise UserError(f"--beam_flags: Beam does not know --{unknown[0]}")
 
     def run(experiment: Experiment, split: str, folder: str, task: Task, chunks_per_shard: int) -> list[dict[str, Any]]:
-        for path in _entries(folder, split):  # of a run that was killed
+        for path in (*_entries(folder, split), _count_path(folder, split)):  # of a run that was killed
             files.remove_tree(path)
         with beam.Pipeline(options=options) as pipeline:
             (
                 pipeline
                 | "split" >> beam.Create([split])
-                | "read" >> beam.FlatMap(numbered_chunks, experiment, task.is_corpus, chunks_per_shard)
+                | "read" >> beam.FlatMap(numbered_chunks, experiment, task.is_corpus, chunks_per_shard, folder)
                 | "spread" >> beam.Reshuffle()
                 | "prepare" >> beam.Map(_prepared, task)
                 | "shards" >> beam.GroupByKey()
@@ -54,10 +61,22 @@ def corpus_runner(flags: str) -> CorpusRunner:
     return run
 
 
-def numbered_chunks(split: str, experiment: Experiment, is_corpus: bool, chunks_per_shard: int) -> Iterator[NumberedChunk]:
-    """Yields a split's chunks, each with its shard."""
+def _names(flags: str) -> list[str]:
+    return [flag[2:].partition("=")[0] for flag in shlex.split(flags) if flag.startswith("--")]
+
+
+def numbered_chunks(
+    split: str, experiment: Experiment, is_corpus: bool, chunks_per_shard: int, folder: str
+) -> Iterator[NumberedChunk]:
+    """Yields a split's chunks, each with its shard; then writes how many shards there are."""
+    number = -1
     for number, chunk in enumerate(chunked(enumerate(experiment.rows(split)), is_corpus)):
         yield number // chunks_per_shard, (number, f"{split}/{number}", chunk)
+    files.write_json(_count_path(folder, split), -(-(number + 1) // chunks_per_shard))
+
+
+def _count_path(folder: str, split: str) -> str:
+    return files.join(folder, f"{split}-shards.json")
 
 
 def _prepared(chunk: NumberedChunk, task: Task) -> tuple[int, tuple[int, Chunk]]:
@@ -76,11 +95,14 @@ def _written(gathered: tuple[int, Iterable[tuple[int, Chunk]]], folder: str, spl
 
 def _read_entries(folder: str, split: str) -> list[dict[str, Any]]:
     """Returns what the workers wrote of their shards, in order, and removes it."""
-    entries = []
-    for number, path in enumerate(_entries(folder, split)):
-        if not path.endswith(f"-{number:05d}.json"):
-            raise UserError(f"{folder}: shard {number} of {split} is missing; all workers must see data.records_dir")
-        entries.append(files.read_json(path))
+    paths, count_path = _entries(folder, split), _count_path(folder, split)
+    count = files.read_json(count_path) if files.exists(count_path) else None
+    if count != len(paths):
+        raise UserError(
+            f"{folder} has {len(paths)} of {split}'s {count or 'unknown'} shards; all workers must see data.records_dir"
+        )
+    entries = [files.read_json(path) for path in paths]
+    for path in (*paths, count_path):
         files.remove_tree(path)
     return entries
 

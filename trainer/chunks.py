@@ -19,6 +19,7 @@ from trainer.tasks.base import Task
 
 ROWS_PER_CHUNK = 2048
 CHARACTERS_PER_CHUNK = 4_000_000  # of a corpus: about a million tokens, and as many documents as random segments come from
+LARGEST_CHUNK = 4  # times as many, where they are all of one document
 MAX_DISTINCT_VALUES = 10_000  # counted in the manifest: at least as many as a task may have classes
 
 NumberedRow = tuple[int, Row | Rejected]
@@ -107,7 +108,10 @@ def chunked(rows: Iterable[NumberedRow], is_corpus: bool) -> Iterator[list[Numbe
 
 
 def _chunked_by_size(rows: Iterable[NumberedRow]) -> Iterator[list[NumberedRow]]:
-    """Yields chunks of two documents at least, for each needs another for its random segments; a short rest joins the last."""
+    """Yields chunks of two documents at least, for each needs another for its random segments; a short rest joins the last.
+
+    A document that is longer than the largest chunk stands alone.
+    """
     complete: list[NumberedRow] = []
     chunk: list[NumberedRow] = []
     size = 0
@@ -115,10 +119,12 @@ def _chunked_by_size(rows: Iterable[NumberedRow]) -> Iterator[list[NumberedRow]]
     for number, row in rows:
         chunk.append((number, row))
         if isinstance(row, Row):
-            size += sum(len(value) for value in row.values.values() if isinstance(value, str))
+            size += 1 + sum(len(value) for value in row.values.values() if isinstance(value, str | bytes | list))
             if len(documents) < 2:
                 documents.add((row.path, row.line))
-        if size >= CHARACTERS_PER_CHUNK and len(documents) > 1:
+        else:
+            size += 1 + len(row.content)
+        if size >= CHARACTERS_PER_CHUNK and (len(documents) > 1 or size >= LARGEST_CHUNK * CHARACTERS_PER_CHUNK):
             if complete:
                 yield complete
             complete, chunk, size, documents = chunk, [], 0, set()

@@ -83,6 +83,13 @@ def size(path: str) -> int:
     return _gfile().stat(path).length if is_remote(path) else os.stat(path).st_size
 
 
+def modified(path: str) -> str:
+    """Returns when a file was last changed, as the file system tells it: "1700000000.5"."""
+    if is_remote(path):
+        return str(_gfile().stat(path).mtime_nsec / 1e9)
+    return str(os.stat(path).st_mtime)
+
+
 def open_binary(path: str, mode: str = "rb") -> IO[bytes]:
     """Opens a file for bytes."""
     return _gfile().GFile(path, mode) if is_remote(path) else open(path, mode)

@@ -8,13 +8,13 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from trainer import files
 from trainer.chunks import CHARACTERS_PER_CHUNK, Chunk, NamedChunk, Totals, chunked, prepared_chunks
 from trainer.config import FieldError, plain
-from trainer.data.records import FORMAT_VERSION, Manifest
+from trainer.data.records import FORMAT_VERSION, MAX_BYTES_HASHED_ON_OPEN, Manifest
 from trainer.data.shards import CorpusShards, ShardWriter
 from trainer.data.sources import Rejected, Row
 from trainer.errors import UserError
@@ -26,7 +26,8 @@ from trainer.text.tokenizer import Tokenizer
 REJECTED_FILE = "rejected.jsonl"
 CHUNKS_IN_ONE_PROCESS = {"rows": 15, "corpus": 1}  # for so few, starting processes costs more than it saves
 EXAMPLES_PER_SHARD, MAX_AUTO_SHARDS = 1024, 16
-MAX_CORPUS_SHARDS, CORPUS_CHUNKS_PER_SHARD = 64, 8  # by its size; of a source whose size is not known
+CORPUS_SHARDS, MOST_CHUNKS_PER_SHARD = 64, 64  # a larger corpus than 16 GB has more
+CORPUS_CHUNKS_PER_SHARD = 8  # of a source whose size is not known
 UNPACKED_TIMES = 3  # what text takes more than its .gz, about
 TFDS_TEMPLATE = "{SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}"  # the name that shards.shard_name gives
 TFDS_FEATURES = "tensorflow_datasets.core.features"
@@ -88,8 +89,15 @@ def _made_from(experiment: Experiment, task: Task) -> dict[str, Any]:
         made_from[f"data.{split}"] = source
         if not source.startswith("tfds:"):
             for path in files.expand(source, f"data.{split}"):
-                made_from[f"file {path}"] = f"{files.size(path)} bytes, sha256 {files.sha256(path)[:16]}"
+                made_from[f"file {path}"] = f"{files.size(path)} bytes, {_identity(path)}"
     return made_from | task.made_from() | {"task.name": task.config.name}
+
+
+def _identity(path: str) -> str:
+    """Returns what tells a source from an altered one: a hash, or the date of one that would take minutes to read."""
+    if files.size(path) > MAX_BYTES_HASHED_ON_OPEN:
+        return f"modified {files.modified(path)}"
+    return f"sha256 {files.sha256(path)[:16]}"
 
 
 def prepare(
@@ -162,7 +170,13 @@ def _prepare_split(
         len(totals.rejected),
         len(shards),
     )
-    return {**totals.summary(), "shards": shards}, totals.rejected
+    summary = totals.summary()
+    if totals.rows > len(totals.rejected) and not totals.examples:
+        cases = "".join(f"; {name}: {count}" for name, count in totals.special_cases.items())
+        raise UserError(f"data.{split}: {totals.rows} rows gave not one example{cases}")
+    for remark in task.remarks(summary):
+        log.warning("data.%s: %s", split, remark)
+    return {**summary, "shards": shards}, totals.rejected
 
 
 def _prepare_here(
@@ -202,17 +216,21 @@ def _write_corpus(
         log.info("%s: going on after %d finished shard(s)", writer.split, len(writer.finished))
     named = itertools.islice(named, len(writer.finished) * chunks_per_shard, None)
     prepared = prepared_chunks(named, task, workers)
-    while of_shard := list(itertools.islice(prepared, chunks_per_shard)):
-        writer.write_shard(*shard_of(of_shard))
+    while first := next(prepared, None):
+        writer.write_shard(*shard_of(itertools.chain([first], itertools.islice(prepared, chunks_per_shard - 1))))
     return _finished(writer)
 
 
-def shard_of(chunks: list[Chunk]) -> tuple[Iterator[bytes], dict[str, Any]]:
-    """Returns the records of a shard's chunks, and their totals as they are stored."""
+def shard_of(chunks: Iterable[Chunk]) -> tuple[Iterator[bytes], Callable[[], dict[str, Any]]]:
+    """Returns the records of a shard's chunks, one chunk at a time, and what gives their totals afterwards."""
     totals = Totals()
-    for chunk in chunks:
-        totals.add(chunk)
-    return itertools.chain.from_iterable(chunk.records for chunk in chunks), totals.to_json()
+
+    def records() -> Iterator[bytes]:
+        for chunk in chunks:
+            totals.add(chunk)
+            yield from chunk.records
+
+    return records(), totals.to_json
 
 
 def _finished(writer: CorpusShards) -> tuple[Totals, list[dict]]:
@@ -230,7 +248,7 @@ def chunks_per_shard(experiment: Experiment, split: str) -> int:
     paths = files.expand(source, f"data.{split}")
     size = sum(files.size(path) * (UNPACKED_TIMES if path.endswith(".gz") else 1) for path in paths)
     chunks = max(size // CHARACTERS_PER_CHUNK, 1)
-    return max(-(-chunks // (experiment.data.shards or MAX_CORPUS_SHARDS)), 1)
+    return min(max(-(-chunks // (experiment.data.shards or CORPUS_SHARDS)), 1), MOST_CHUNKS_PER_SHARD)
 
 
 def _remove_other_shards(folder: str, split: str, kept: set[str]) -> None:

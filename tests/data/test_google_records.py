@@ -1,5 +1,7 @@
 """Google's pre-training records: read as written by their script's function, written as it would."""
 
+import gzip
+
 import pytest
 import tensorflow as tf
 
@@ -8,6 +10,7 @@ from trainer.data.google_records import example_of, read_google_records, record_
 from trainer.data.records import encode_example
 from trainer.data.shards import framed
 from trainer.data.sources import Row, RowError, read_rows
+from trainer.errors import UserError
 
 # As write_instance_to_example_files makes it of tokens [CLS] a [MASK] [SEP] c [SEP], max_seq_length 8, 3 predictions.
 RECORD = {
@@ -46,6 +49,9 @@ def test_reading(tmp_path, version):
     (row,) = read_rows(f"{tmp_path}/tf_examples.tfrecord", "data.train")
     assert google_records.is_record(row) and not google_records.is_record(Row({"text": "x"}, "f", 1))
     assert example_of(row, 8, vocabulary_size=200) == EXAMPLE and row.line == 1
+    packed = tmp_path / "tf_examples.tfrecord.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "tf_examples.tfrecord").read_bytes()))
+    assert next(iter(read_rows(str(packed), "data.train"))).values == row.values
 
 
 def test_writing_is_the_inverse(tmp_path):
@@ -54,6 +60,8 @@ def test_writing_is_the_inverse(tmp_path):
     path.write_bytes(framed(encode_example(record_of(EXAMPLE, 8, 3), google_records.SPEC)))
     (row,) = read_google_records(str(path))
     assert row.values == RECORD
+    with pytest.raises(UserError, match="a record has 2 masked tokens, over 1; set task.max_predictions to more"):
+        record_of(EXAMPLE, 8, 1)
     alone = record_of({"input_ids": [101, 103, 102], "masked_lm_targets": [0, 6, 0]}, 4, 1)
     assert alone["segment_ids"] == [0] * 4 and alone["next_sentence_labels"] == [0] and alone["masked_lm_ids"] == [5]
 

@@ -33,11 +33,11 @@ def read(path):
 
 def test_finished_shards_of_a_corpus_are_found_again(tmp_path):
     first = CorpusShards(str(tmp_path), "train", {"a": 1})
-    first.write_shard([b"x", b"y"], {"rows": 2})
+    first.write_shard([b"x", b"y"], lambda: {"rows": 2})
     (tmp_path / "train-00001.tfrecord.partial").write_bytes(b"half")
     again = CorpusShards(str(tmp_path), "train", {"a": 1})
     assert [shard["totals"] for shard in again.finished] == [{"rows": 2}]
-    again.write_shard([b"z"], {"rows": 1})
+    again.write_shard([b"z"], lambda: {"rows": 1})
     shards = again.finish()
     assert [(shard["file"], shard["examples"]) for shard in shards] == [
         ("train-00000-of-00002.tfrecord", 2),
@@ -51,7 +51,7 @@ def test_finished_shards_of_a_corpus_are_found_again(tmp_path):
 def test_a_kill_while_shards_get_their_names_costs_nothing(tmp_path):
     writer = CorpusShards(str(tmp_path), "train", {"a": 1})
     for record in (b"x", b"y", b"z"):
-        writer.write_shard([record], {})
+        writer.write_shard([record], dict)
     files.rename(f"{tmp_path}/train-00000.tfrecord", f"{tmp_path}/train-00000-of-00003.tfrecord")
     again = CorpusShards(str(tmp_path), "train", {"a": 1})
     assert len(again.finished) == 3
@@ -62,7 +62,7 @@ def test_a_kill_while_shards_get_their_names_costs_nothing(tmp_path):
 def test_shards_that_are_lost_or_of_something_else_are_written_anew(tmp_path):
     writer = CorpusShards(str(tmp_path), "train", {"a": 1})
     for record in (b"x", b"y"):
-        writer.write_shard([record], {})
+        writer.write_shard([record], dict)
     assert CorpusShards(str(tmp_path), "train", {"a": 2}).finished == []
     (tmp_path / "train-00000.tfrecord").unlink()
     assert CorpusShards(str(tmp_path), "train", {"a": 1}).finished == []

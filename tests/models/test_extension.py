@@ -21,14 +21,20 @@ def weights():
 
 
 def test_new_words_begin_as_the_mean_of_their_pieces():
-    before, after = from_vocabulary(BASE), from_vocabulary([*BASE, "heartburn", "##burns", "zzz"])
+    before, after = from_vocabulary(BASE), from_vocabulary([*BASE, "heartburn", "##burns", "zzz", "##qq"])
     old, new = weights(), extension(before, after, positions=6)(weights())
-    assert np.array_equal(new[WORDS][:10], old[WORDS]) and new[WORDS].shape == (13, 4)
+    assert np.array_equal(new[WORDS][:10], old[WORDS]) and new[WORDS].shape == (14, 4)
     assert np.allclose(new[WORDS][10], old[WORDS][[6, 7]].mean(0))  # heart ##burn
     assert np.allclose(new[WORDS][11], old[WORDS][[7, 8]].mean(0))  # ##burn ##s
-    assert np.allclose(new[WORDS][12], old[WORDS][1])  # nothing is known of it: [UNK]
+    assert np.allclose(new[WORDS][12:], old[WORDS][1])  # nothing is known of them: [UNK]
     assert np.allclose(new[WORD_BIAS][10], old[WORD_BIAS][[6, 7]].mean())
     assert np.array_equal(new[POSITIONS], old[POSITIONS]) and np.array_equal(new["pooler/dense/bias"], np.zeros(4))
+
+
+def test_rows_to_spare_give_way():
+    before, after = from_vocabulary(BASE), from_vocabulary([*BASE, "heartburn"])
+    padded = {WORDS: np.concatenate([weights()[WORDS], np.zeros([6, 4])])}
+    assert np.array_equal(extension(before, after, positions=6)(padded)[WORDS], extension(before, after, 6)(weights())[WORDS])
 
 
 def test_further_positions_are_copies():

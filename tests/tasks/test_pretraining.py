@@ -84,6 +84,7 @@ SIZES = {
     "max_position_embeddings": 64,
     "vocab_size": 1,
 }
+SAMPLE = "configs/tiny/sotu"
 SHORT = ("train.steps=12", "train.batch_size=8", "data.max_seq_length=48", "runtime.checkpoint_every_steps=5")
 
 
@@ -275,7 +276,7 @@ def test_languages_are_drawn_by_their_exponent(cli, tmp_path, tokenizer):
     for name, count in (("de", 300), ("en", 30)):
         rows = [f"{name} {i} one sentence here.\nAnd {i} another." for i in range(count)]
         (tmp_path / f"{name}.txt").write_text("\n\n".join(rows))
-    keys = ("task.sampling_exponent=0.5", f"data.train={tmp_path}/*.txt", "data.validation=null")
+    keys = ("task.sampling_exponent=0.5", f"data.train={tmp_path}/*.txt", f"data.validation={SAMPLE}/validation.txt")
     flags = given(tmp_path, *keys)
     assert cli("prepare", *flags, f"--workdir={tmp_path}/run")[0] == 0
     saved = preparation.learned(experiment.load("configs/tiny/pretraining.yaml", [flag[6:] for flag in flags[1:]]))
@@ -306,9 +307,23 @@ def test_what_a_config_cannot_be(cli, tmp_path):
         "task.sentence_objective=npt": "'npt' is not one of nsp, sop, none; did you mean 'nsp'?",
         "encoder.extend_vocabulary=true": "encoder.extend_vocabulary: needs encoder.init_from, the encoder, and",
         "encoder.config_path=/no/such.json": "encoder.config_path: no file /no/such.json",
+        "data.text_columns=[a, b]": "data.text_columns: pre-training reads one column, got a, b",
     }.items():
         status, _, error = cli("train", *given(tmp_path, key), f"--workdir={tmp_path}/x")
         assert status == 1 and message in error, error
+
+
+def test_what_a_corpus_cannot_give_is_told(cli, tmp_path):
+    (tmp_path / "lines.txt").write_text("\n\n".join(f"Only one line of document {i}." for i in range(50)))
+    (tmp_path / "alone.txt").write_text("\n".join(f"Line {i} of the only document." for i in range(50)))
+    (tmp_path / "one.txt").write_text("word")
+    own = ("data.validation=null",)
+    _, _, log = cli("prepare", *given(tmp_path, *own, f"data.train={tmp_path}/lines.txt"), f"--workdir={tmp_path}/1")
+    assert "data.train: nearly all second parts are random or swapped: there is little to learn from pairs" in log
+    _, _, log = cli("prepare", *given(tmp_path, *own, f"data.train={tmp_path}/alone.txt"), f"--workdir={tmp_path}/2")
+    assert "pairs found no other document for a random second part; the true next part was taken" in log
+    status, _, log = cli("prepare", *given(tmp_path, *own, f"data.train={tmp_path}/one.txt"), f"--workdir={tmp_path}/3")
+    assert status == 1 and "data.train: 1 rows gave not one example; one_token_documents: 1" in log
 
 
 @pytest.mark.parametrize("recipe", sorted(Path("configs/pretraining").glob("*.yaml")), ids=lambda path: path.stem)

@@ -141,6 +141,12 @@ def test_a_pair_is_cut_at_both_ends_of_its_longer_part():
     assert told([first]) == [(0, "def", "xy", 1)]
 
 
+def test_full_sentences_of_a_short_target_keep_what_fits_a_sequence():
+    recipe = SequenceRecipe("none", 10, short_seq_rate=1.0, keep_long_segments=False)
+    draw = Script(("random", 0.1), ("randint", 3), ("random", 0.1), ("randint", 4))
+    assert run(recipe, draw, "abcdefg")[0] == [(0, "abc", None, 0), (0, "defg", None, 0)]
+
+
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(2, 60))
 def test_lengths_are_those_of_removing_one_by_one(first, second, budget):
     a, b = first, second

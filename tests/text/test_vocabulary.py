@@ -2,6 +2,7 @@
 
 import pytest
 
+from trainer.errors import UserError
 from trainer.text.tokenizer import from_vocabulary
 from trainer.text.vocabulary import coverage, extended_vocabulary, rounded_size, train_vocabulary
 
@@ -26,7 +27,7 @@ def test_a_small_text_leaves_unused_slots():
 
 def test_coverage_by_hand():
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ship", "##s", "the", "s", "h"]
-    found = coverage(tokens, True, ["The ships, the ship", "the Ψ Ψ"])
+    found = coverage(from_vocabulary(tokens, True), ["The ships, the ship", "the Ψ Ψ"])
     # the, ships → ship ##s, "," unknown, the, ship, the, Ψ and Ψ unknown (lower-cased)
     assert (found.words, found.tokens, found.unknown_words, found.whole_words) == (8, 9, 3, 4)
     assert dict(found.unknown_characters) == {"ψ": 2, ",": 1}
@@ -38,3 +39,10 @@ def test_extended_vocabularies_keep_their_ids():
     base = [f"t{i}" for i in range(100)]
     found = extended_vocabulary(base, ["[PAD]", "t5", "new1", "##new2", *[f"n{i}" for i in range(100)]], 120)
     assert found[:100] == base and found[100:102] == ["new1", "##new2"] and len(found) == 128
+    few = extended_vocabulary(base, ["ж", "##x", "word"], 120)
+    assert few[100:] == ["word", "ж", "##x"], "single characters do not crowd words out"
+
+
+def test_a_size_that_holds_not_even_the_characters():
+    with pytest.raises(UserError, match="--size=256 is too small: special tokens, 200 unused slots and "):
+        train_vocabulary(lambda: TEXTS, size=256, lowercase=True, unused=200)

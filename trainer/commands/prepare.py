@@ -47,4 +47,6 @@ def _write_google_records(folder: str, resolved: Experiment, manifest: Manifest)
         raise UserError("--google_records: these are records of task.name=pretraining with task.static_masks=true")
     length = resolved.data.max_seq_length
     shards = [path for split in manifest.splits for path in manifest.paths(split)]
-    return write_google_records(shards, folder, length, resolved.task.masking_recipe().predictions(length))
+    most = resolved.task.max_predictions or resolved.task.masking_recipe().predictions(length)
+    print(f"google-research/bert's options: --max_seq_length={length} --max_predictions_per_seq={most}")
+    return write_google_records(shards, folder, length, most)

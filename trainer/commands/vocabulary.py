@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from trainer import files
 from trainer.cli import Options
 from trainer.data.sources import Row, SourceFormat, read_rows
+from trainer.encoder_folders import find_encoder
 from trainer.errors import UserError
-from trainer.text.tokenizer import from_vocabulary, load_tokenizer
+from trainer.run_tokenizer import tokenizer_of
+from trainer.text.tokenizer import from_vocabulary
 from trainer.text.vocabulary import Coverage, coverage, extended_vocabulary, train_vocabulary
 
 log = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ def run(options: Options) -> None:
         held_out.clear()
         return _training_texts(source, options.column, held_out)
 
-    base = load_tokenizer(options.extend) if options.extend else None
+    base = tokenizer_of(find_encoder(options.extend), None) if options.extend else None
     lowercase = base.lowercase if base else options.lowercase
     vocabulary = train_vocabulary(texts, options.size, lowercase, options.unused, options.min_frequency)
     if not held_out:
@@ -37,8 +39,9 @@ def run(options: Options) -> None:
         if added <= 0:
             raise UserError(f"--size: {options.extend} has {base.vocabulary_size:,} tokens already; ask for more than that")
         log.info("%s tokens of %s keep their ids, %s are new", f"{base.vocabulary_size:,}", options.extend, f"{added:,}")
-    judged = coverage(vocabulary, lowercase, held_out)
-    from_vocabulary(vocabulary, lowercase).save(folder)
+    tokenizer = base.with_tokens(vocabulary) if base else from_vocabulary(vocabulary, lowercase)
+    judged = coverage(tokenizer, held_out)
+    tokenizer.save(folder)
     case = "lower-cased" if lowercase else "cased"
     files.write_json(files.join(folder, "coverage.json"), {"documents": len(held_out), **dataclasses.asdict(judged)})
     print("\n".join(_lines(vocabulary, case, len(held_out), judged)))

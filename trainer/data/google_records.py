@@ -9,6 +9,7 @@ from typing import Any
 
 from trainer import files
 from trainer.data.sources import Row, RowError
+from trainer.errors import UserError
 from trainer.features import Feature
 
 NAMES = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions", "masked_lm_ids", "masked_lm_weights")
@@ -21,7 +22,8 @@ def read_google_records(path: str) -> Iterator[Row]:
     """Yields a row for each record: {feature: list of numbers}, with the names of the first version."""
     import tensorflow as tf
 
-    for number, record in enumerate(tf.data.TFRecordDataset(path).as_numpy_iterator(), start=1):
+    records = tf.data.TFRecordDataset(path, compression_type="GZIP" if path.endswith(".gz") else "")
+    for number, record in enumerate(records.as_numpy_iterator(), start=1):
         features = tf.train.Example.FromString(record).features.feature
         values = {
             V2_NAMES.get(name, name): list((feature.int64_list if feature.HasField("int64_list") else feature.float_list).value)
@@ -67,9 +69,14 @@ def record_of(example: Mapping[str, Any], max_seq_length: int, max_predictions: 
     Args:
       example: input_ids, masked_lm_targets, and token_type_ids and sentence_label where it is a pair.
       max_seq_length, max_predictions: what the record is padded to.
+
+    Raises:
+      UserError: more tokens are masked.
     """
     ids, targets = list(example["input_ids"]), example["masked_lm_targets"]
     masked = [(place, target - 1) for place, target in enumerate(targets) if target > 0]
+    if len(masked) > max_predictions:
+        raise UserError(f"a record has {len(masked)} masked tokens, over {max_predictions}; set task.max_predictions to more")
     types = list(example.get("token_type_ids", [0] * len(ids)))
     padding, rest = [0] * (max_seq_length - len(ids)), max_predictions - len(masked)
     return {

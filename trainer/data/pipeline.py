@@ -14,7 +14,7 @@ from trainer.data.packing import pack
 from trainer.errors import UserError
 from trainer.features import FeatureSpec
 
-MAX_INTERLEAVED_SHARDS = 64
+MAX_INTERLEAVED_SHARDS, MOST_OPEN_SHARDS = 64, 256  # read ahead; open at a time (of a corpus: others have few)
 WINDOW_BATCHES = 50  # as many as transformers' LengthGroupedSampler sorts together
 
 
@@ -69,7 +69,7 @@ def read_records(paths: Sequence[str]) -> tf.data.Dataset:
     shards = tf.data.Dataset.from_tensor_slices(list(paths))
     return shards.interleave(
         tf.data.TFRecordDataset,
-        cycle_length=len(paths),
+        cycle_length=min(len(paths), MOST_OPEN_SHARDS),
         block_length=1,
         num_parallel_calls=tf.data.AUTOTUNE if len(paths) <= MAX_INTERLEAVED_SHARDS else None,
         deterministic=True,

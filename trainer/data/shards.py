@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import google_crc32c
@@ -66,9 +66,15 @@ class ShardWriter:
 
 
 def write_corpus_shard(
-    folder: str, split: str, number: int, records: Iterable[bytes], totals: Mapping[str, Any]
+    folder: str, split: str, number: int, records: Iterable[bytes], totals: Callable[[], Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Writes a corpus' shard whole, under the name that it has until all are there; returns its entry of `finished`."""
+    """Writes a corpus' shard whole, under the name that it has until all are there; returns its entry of `finished`.
+
+    Args:
+      folder, split, number: of the shard.
+      records: serialized examples.
+      totals: gives what is to be remembered of them, once all are written.
+    """
     path = files.join(folder, f"{split}-{number:05d}.tfrecord")
     count = 0
     with files.open_binary(f"{path}.partial", "wb") as file:
@@ -76,7 +82,7 @@ def write_corpus_shard(
             file.write(framed(record))
             count += 1
     files.rename(f"{path}.partial", path)
-    return {**_described(path, count), "totals": dict(totals)}
+    return {**_described(path, count), "totals": dict(totals())}
 
 
 class CorpusShards:
@@ -115,13 +121,8 @@ class CorpusShards:
         names = [] if files.exists(first) else [name for name in files.list_dir(self._folder) if name.startswith(final)]
         return files.join(self._folder, names[0]) if len(names) == 1 else first
 
-    def write_shard(self, records: Iterable[bytes], totals: Mapping[str, Any]) -> None:
-        """Writes the next shard, and only then counts it as finished.
-
-        Args:
-          records: serialized examples.
-          totals: of the shard; given back in `finished`.
-        """
+    def write_shard(self, records: Iterable[bytes], totals: Callable[[], Mapping[str, Any]]) -> None:
+        """Writes the next shard, and only then counts it as finished; see `write_corpus_shard`."""
         self.finished.append(write_corpus_shard(self._folder, self.split, len(self.finished), records, totals))
         files.write_json(self._progress_path, {"made_from": self._made_from, "finished": self.finished})
 

@@ -1,6 +1,6 @@
 """More words or more positions than an encoder was trained with: what the new rows of its tables begin as."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -30,13 +30,14 @@ def extension(before: Tokenizer | None, after: Tokenizer, positions: int) -> Cal
       UserError: the ids of the vocabularies mean different tokens.
     """
     pieces = _pieces_of_new_tokens(before, after) if before else []
+    known = before.vocabulary_size if before else 0
 
     def extend(weights: Weights) -> Weights:
         extended = dict(weights)
         if WORDS in weights:
-            extended[WORDS] = _with_means(weights[WORDS], pieces)
+            extended[WORDS] = _with_means(weights[WORDS], known, pieces)
         if WORD_BIAS in weights:
-            extended[WORD_BIAS] = _with_means(weights[WORD_BIAS], pieces)
+            extended[WORD_BIAS] = _with_means(weights[WORD_BIAS], known, pieces)
         table = weights.get(POSITIONS)
         if table is not None and len(table) < positions:
             extended[POSITIONS] = table[np.arange(positions) % len(table)]
@@ -45,11 +46,11 @@ def extension(before: Tokenizer | None, after: Tokenizer, positions: int) -> Cal
     return extend
 
 
-def _with_means(table: np.ndarray, pieces: Sequence[Sequence[int]]) -> np.ndarray:
-    """Appends for each list of ids the mean of their rows; an empty table slot stays the table's."""
+def _with_means(table: np.ndarray, known: int, pieces: Sequence[Sequence[int]]) -> np.ndarray:
+    """Appends to the rows of the known tokens (a table may have some to spare) for each list of ids the mean of their rows."""
     if not pieces:
         return table
-    return np.concatenate([table, np.stack([table[list(ids)].mean(axis=0) for ids in pieces])])
+    return np.concatenate([table[:known], np.stack([table[list(ids)].mean(axis=0) for ids in pieces])])
 
 
 def _pieces_of_new_tokens(before: Tokenizer, after: Tokenizer) -> list[list[int]]:
@@ -62,9 +63,20 @@ def _pieces_of_new_tokens(before: Tokenizer, after: Tokenizer) -> list[list[int]
             )
     if len(new) < len(old):
         raise UserError(f"encoder.vocabulary_path: it has {len(new):,} tokens, fewer than the encoder's {len(old):,}")
-    pieces = []
-    for token in new[len(old) :]:
-        # A piece inside a word: encoded behind a letter, whose own token is left out.
-        ids = before.encode(f"a{token[2:]}")[1:] if token.startswith("##") else before.encode(token)
-        pieces.append(ids or before.encode(token.removeprefix("##")) or [before.unk_id])
+    numbers = {token: number for number, token in enumerate(old)}
+    return [
+        _inner_pieces(token[2:], numbers, before.unk_id) if token.startswith("##") else before.encode(token) or [before.unk_id]
+        for token in new[len(old) :]
+    ]
+
+
+def _inner_pieces(text: str, numbers: Mapping[str, int], unknown: int) -> list[int]:
+    """Returns the pieces of what stands inside a word, the longest first, as WordPiece does."""
+    pieces, start = [], 0
+    while start < len(text):
+        end = next((end for end in range(len(text), start, -1) if f"##{text[start:end]}" in numbers), None)
+        if end is None:
+            return [unknown]
+        pieces.append(numbers[f"##{text[start:end]}"])
+        start = end
     return pieces

@@ -39,7 +39,7 @@ def vocabulary_cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.T
       logits: float32, bfloat16 or float16 [..., vocabulary].
 
     Returns:
-      (losses, 1 where the label has the highest logit): float32 [...].
+      (losses, 1 where the label has the highest logit, a share of 1 where several have it): float32 [...].
     """
     flat = tf.reshape(logits, [-1, logits.shape[-1]])
     losses, correct = _row_losses(flat, tf.reshape(labels, [-1]))
@@ -54,4 +54,5 @@ def _row_losses(logits, labels):
     # A sum over a comparison, not a gather: it stays inside the loop, and its gradient scatters nothing.
     is_label = tf.range(logits.shape[-1])[None] == labels[:, None]
     of_label = tf.reduce_sum(tf.where(is_label, logits, 0.0), axis=-1)
-    return log_total - of_label, tf.cast(of_label >= highest, tf.float32)
+    highest_count = tf.reduce_sum(tf.cast(logits >= highest[:, None], tf.float32), axis=-1)  # bfloat16 has many ties
+    return log_total - of_label, tf.where(of_label >= highest, 1.0 / highest_count, 0.0)

@@ -38,8 +38,8 @@ class Placement:
 
     @property
     def has_gpu(self) -> bool:
-        """Whether a replica computes on a GPU."""
-        return any("GPU" in device for device in self.strategy.extended.worker_devices)
+        """Whether the replicas compute on GPUs."""
+        return self.kind != "tpu" and bool(tf.config.list_logical_devices("GPU"))
 
     @property
     def replicas(self) -> int:

@@ -131,7 +131,7 @@ class Task(abc.ABC):
     def chunk_examples(
         self, rows: Sequence[Row], chunk: str, counts: collections.Counter
     ) -> Iterator[tuple[int, Example | RowError]]:
-        """Yields (a row's number in the chunk, an example of it, or why it cannot be used), row after row.
+        """Yields (a row's number in the chunk, an example of it, or why it cannot be used).
 
         Args:
           rows: some that follow each other in their source.
@@ -147,13 +147,20 @@ class Task(abc.ABC):
                 for example in found:
                     yield number, example
 
+    def remarks(self, split: Mapping[str, Any]) -> list[str]:
+        """Returns what its user should know of a prepared split (its part of the manifest), beside its numbers."""
+        return []
+
     def made_from(self) -> dict[str, Any]:
         """Returns the parts of the config that decide an example, by key: records made from others are stale."""
         return {}
 
     @abc.abstractmethod
     def build_model(self, encoder: BertEncoder) -> keras.Model:
-        """Returns a functional Keras model from packed inputs to {output name: float32 [batch, K, ...]}."""
+        """Returns a functional Keras model from packed inputs to {output name: [batch, ...]}.
+
+        The outputs are [batch, K, ...], one entry an example, unless `evaluated` and `predicted` make them so.
+        """
 
     @abc.abstractmethod
     def loss_weights(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -21,6 +21,7 @@ from trainer.text.masks import MaskableTokens, MaskingRecipe, StaticMasker
 from trainer.text.segments import SentenceObjective, SequenceRecipe, TokenizedDocument, TokenSequence, sequences_of
 from trainer.text.sentences import sentence_splitter
 from trainer.text.sequences import single_sequence
+from trainer.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -57,7 +58,7 @@ class Config(base.TaskConfig):
     dupe_factor: int = 1
     """How often the corpus is cut into sequences, each time at other places. Masks are drawn anew in each epoch anyway."""
     sequence_seed: int = 12345
-    """Of the choices made when documents are cut: lengths, random next parts."""
+    """Of the choices made when documents are cut (lengths, random next parts) and of the masks."""
     masking: Literal["token", "whole_word", "ngram", "span"] = "token"
     """What is masked as one: token, whole_word, ngram (words, as ALBERT) or span (words, as SpanBERT)."""
     masked_rate: float = 0.15
@@ -112,6 +113,11 @@ class Task(base.Task):
     best_score = "masked_lm_accuracy"
     txt_as, is_corpus, loads_head = "documents", True, True
 
+    def __init__(self, config: Config, fields: base.TextFields, tokenizer: Tokenizer):
+        if len(fields.text_columns) != 1:
+            raise UserError(f"data.text_columns: pre-training reads one column, got {', '.join(fields.text_columns)}")
+        super().__init__(config, fields, tokenizer)
+
     @property
     def logged(self) -> Sequence[str]:
         pairs = ("sentence_loss", "sentence_accuracy") if self.config.has_pairs else ()
@@ -140,6 +146,22 @@ class Task(base.Task):
         if self.config.languages:
             spec["language_number"] = Feature("int32", "example")
         return spec
+
+    def remarks(self, split: Mapping[str, Any]) -> list[str]:
+        labels, cases = split["values"].get("sentence_label", {}), split.get("special_cases", {})
+        remarks = []
+        if cases.get("no_other_document"):
+            remarks.append(
+                f"{cases['no_other_document']} pairs found no other document for a random second part; the true next part "
+                "was taken. A blank line ends a document"
+            )
+        if labels and max(labels.values()) > 0.9 * sum(labels.values()):
+            what = "random or swapped" if labels.get("1", 0) > labels.get("0", 0) else "the true next one"
+            remarks.append(
+                f"nearly all second parts are {what}: there is little to learn from pairs. Documents of one line have no next "
+                "part; try task.split_sentences=true, or task.sentence_objective=none"
+            )
+        return remarks
 
     def made_from(self) -> dict[str, Any]:
         deciding = ["sentence_objective", "random_next_rate", "short_seq_rate", "split_sentences", "language"]
@@ -182,14 +204,17 @@ class Task(base.Task):
             mask = random.Random(f"{config.sequence_seed}/{copy}/{chunk}/masks")
             for document, sequence in sequences_of(documents, recipe, draw, counts):
                 number = numbers[document]
-                yield number, self._example(sequence, mask, rows[number].path)
+                example = self._example(sequence, mask)
+                if config.languages:
+                    example["language_number"] = self._language_number(rows[number].path, chunk)
+                yield number, example
 
     def _encode_words(self, text: str) -> list[int]:
         """Returns the ids of a segmented text; all but the first of a word are marked."""
         words = map(self.tokenizer.encode, text.split())
         return [number | CONTINUES if place else number for word in words for place, number in enumerate(word)]
 
-    def _example(self, sequence: TokenSequence, mask: random.Random, path: str) -> Example:
+    def _example(self, sequence: TokenSequence, mask: random.Random) -> dict[str, Any]:
         cls_id, sep_id = self.tokenizer.cls_id, self.tokenizer.sep_id
         ids = [cls_id, *sequence.first, sep_id]
         example: dict[str, Any] = {"input_ids": ids}
@@ -203,15 +228,15 @@ class Task(base.Task):
         if self.config.static_masks:
             masked, targets = self._static_masker(ids, mask, example.get("continues_word"))
             example |= {"input_ids": masked, "masked_lm_targets": targets}
-        if self.config.languages:
-            example["language_number"] = self._language_number(path)
         return example
 
     @functools.cached_property
     def _static_masker(self) -> StaticMasker:
         return StaticMasker(self.config.masking_recipe(), MaskableTokens(self.tokenizer))
 
-    def _language_number(self, path: str) -> int:
+    def _language_number(self, path: str, chunk: str) -> int:
+        if not chunk.startswith("train/"):  # nothing is sampled from other splits
+            return 0
         if path not in self.config.languages:
             raise UserError(f"{path} is not one of task.languages: {', '.join(self.config.languages)}")
         return self.config.languages.index(path)
@@ -258,7 +283,8 @@ class Task(base.Task):
             return {**features, "original_ids": masked.with_flat_values(ids), "is_masked": is_masked}
 
         work = take_targets if self.config.static_masks else vary
-        return BatchWork(work, {**self.features(), **TARGETS}, self._with_masked_positions)
+        marks = "stored" if self.config.static_masks else "drawn"
+        return BatchWork(work, {**self.features(), **TARGETS}, functools.partial(self._with_masked_positions, marks=marks))
 
     def prediction_work(self) -> BatchWork:
         import tensorflow as tf
@@ -270,9 +296,24 @@ class Task(base.Task):
             is_mask = ids.with_flat_values(tf.cast(ids.flat_values == self.tokenizer.mask_id, tf.int32))
             return {**features, "original_ids": ids, "is_masked": is_mask}
 
-        return BatchWork(mark, {**self.features(), **TARGETS}, self._with_masked_positions)
+        return BatchWork(mark, {**self.features(), **TARGETS}, functools.partial(self._with_masked_positions, marks="own"))
 
-    def _with_masked_positions(self, batch: dict[str, tf.Tensor], is_static: bool) -> dict[str, tf.Tensor]:
+    def _most_masked(self, length: int, examples: int, marks: str) -> int:
+        """Returns a bound on the masked tokens of a packed row, where all batches must have one shape.
+
+        Args:
+          length, examples: of a row.
+          marks: what the masks are: "drawn", "stored", or the text's "own".
+        """
+        if marks == "own":
+            return min(examples * MASKS_PREDICTED, length)
+        if marks == "stored" and self.config.max_predictions:
+            return min(examples * self.config.max_predictions, length)
+        return self.config.masking_recipe().most_predictions(length, examples)
+
+    def _with_masked_positions(
+        self, batch: dict[str, tf.Tensor], is_static: bool, marks: str = "drawn"
+    ) -> dict[str, tf.Tensor]:
         """Replaces the marks by masked_positions, masked_lm_ids (int32) and masked_lm_weights (float32), [rows, P] each."""
         import tensorflow as tf
 
@@ -280,7 +321,7 @@ class Task(base.Task):
         most = -(-tf.reduce_max(tf.math.count_nonzero(is_masked, axis=1, dtype=tf.int32)) // 4) * 4  # few shapes
         most = tf.clip_by_value(most, 1, length)
         if is_static:
-            most = self.config.masking_recipe().most_predictions(batch["input_ids"].shape[1], batch["row_id"].shape[1])
+            most = self._most_masked(batch["input_ids"].shape[1], batch["row_id"].shape[1], marks)
         found = tf.sort(tf.where(is_masked, tf.range(length), length))[:, :most]
         batch["masked_lm_weights"] = tf.cast(found < length, tf.float32)
         batch["masked_positions"] = tf.minimum(found, length - 1)
@@ -351,7 +392,7 @@ class Task(base.Task):
         member = tf.one_hot(example, slots, axis=1) * batch["masked_lm_weights"][:, None]  # [rows, K, P]
 
         def by_example(values):
-            return tf.einsum("rkp,rp->rk", member, values)
+            return tf.reduce_sum(member * values[:, None], -1)
 
         sums = {"masked_lm_loss": by_example(losses), "masked_lm_correct": by_example(correct)}
         sums["masked_tokens"] = tf.reduce_sum(member, -1)
@@ -371,13 +412,22 @@ class Task(base.Task):
         """The most probable tokens of each example's masks: "token_ids", "probabilities", [rows, K, MASKS_PREDICTED, n]."""
         import tensorflow as tf
 
-        probabilities, ids = tf.math.top_k(tf.nn.softmax(outputs["masked_lm_logits"]), self.config.predicted_tokens)
+        logits = outputs["masked_lm_logits"][..., : self.tokenizer.vocabulary_size]  # embeddings may have rows to spare
+        probabilities, ids = tf.math.top_k(tf.nn.softmax(logits), self.config.predicted_tokens)
         example = tf.gather(batch["segment_ids"], batch["masked_positions"], batch_dims=1) - 1  # [rows, P]
-        member = tf.one_hot(example, tf.shape(batch["row_id"])[1], axis=1) * batch["masked_lm_weights"][:, None]
-        turn = tf.cast(tf.cumsum(member, axis=2, exclusive=True), tf.int32)  # which of its example's masks a mask is
-        place = member[..., None] * tf.one_hot(turn, MASKS_PREDICTED)  # [rows, K, P, MASKS_PREDICTED]
-        spread = {"token_ids": tf.cast(ids, tf.float32), "probabilities": probabilities}
-        return {name: tf.einsum("rkpm,rpn->rkmn", place, value) for name, value in spread.items()}
+        rows, slots = tf.unstack(tf.shape(batch["row_id"]))
+        member = tf.one_hot(example, slots, axis=1, dtype=tf.int32)  # [rows, K, P]
+        turn = tf.gather(tf.transpose(tf.cumsum(member, axis=2, exclusive=True), [0, 2, 1]), example, batch_dims=2)
+        row = tf.broadcast_to(tf.range(rows)[:, None], tf.shape(example))
+        # Which of its example's masks a mask is: turn. Those beyond MASKS_PREDICTED, and what is no mask, have no place.
+        is_kept = (batch["masked_lm_weights"] > 0) & (turn < MASKS_PREDICTED)
+        places = tf.boolean_mask(tf.stack([row, example, turn], axis=-1), is_kept)
+        shape = tf.stack([rows, slots, MASKS_PREDICTED, self.config.predicted_tokens])
+
+        def spread(values):
+            return tf.scatter_nd(places, tf.boolean_mask(tf.cast(values, tf.float32), is_kept), shape)
+
+        return {"token_ids": spread(ids), "probabilities": spread(probabilities)}
 
     def decode(self, outputs: base.Outputs) -> base.Predictions:
         tokens = self.tokenizer.tokens()

@@ -77,7 +77,7 @@ def sequences_of(
       recipe: how.
       draw: all randomness.
       counts: special cases are added here: "short", "split_long_segments", "halved_single_segments",
-        "no_other_document", "one_token_documents".
+        "no_other_document", "one_token_documents", "truncated_tokens".
     """
     if recipe.keep_long_segments:
         documents = [_with_long_segments_split(document, recipe, counts) for document in documents]
@@ -171,7 +171,7 @@ def _pairs(
         else:
             sequence, used_rest = _sentence_order_pair(first, rest, recipe, draw, counts), True
         if sequence:
-            yield _truncated(sequence, recipe.budget, draw)
+            yield _truncated(sequence, recipe.budget, draw, counts)
         start = end if used_rest else cut
 
 
@@ -205,6 +205,7 @@ def _full_sentences(segments, recipe, draw, counts) -> Iterator[TokenSequence]:
     target = _target_length(recipe, draw, counts)
     tokens: Segment = []
     for segment in segments:
+        segment = segment[: recipe.budget]  # longer ones were split before, unless their rest is not to be kept
         if tokens and len(tokens) + len(segment) > target:
             yield TokenSequence(tokens, None, 0)
             tokens, target = [], _target_length(recipe, draw, counts)
@@ -212,13 +213,11 @@ def _full_sentences(segments, recipe, draw, counts) -> Iterator[TokenSequence]:
         while len(tokens) > target:
             yield TokenSequence(tokens[:target], None, 0)
             tokens, target = tokens[target:], _target_length(recipe, draw, counts)
-            if not recipe.keep_long_segments:
-                tokens = []
     if tokens:
         yield TokenSequence(tokens, None, 0)
 
 
-def _truncated(sequence: TokenSequence, budget: int, draw: random.Random) -> TokenSequence:
+def _truncated(sequence: TokenSequence, budget: int, draw: random.Random, counts: collections.Counter) -> TokenSequence:
     """Cuts a pair to the budget, token by token at the longer part's beginning or end, by chance (`truncate_seq_pair`)."""
     first, second, label = sequence
     assert second is not None
@@ -227,6 +226,7 @@ def _truncated(sequence: TokenSequence, budget: int, draw: random.Random) -> Tok
     for part, length in zip((first, second), lengths, strict=True):
         surplus = len(part) - length
         if surplus:
+            counts["truncated_tokens"] += surplus
             in_front = draw.getrandbits(surplus).bit_count()  # as many coins as there are tokens to remove
             part = part[in_front : in_front + length]
         parts.append(part)

@@ -60,6 +60,12 @@ class Tokenizer:
         numbered = self.backend.get_vocab(with_added_tokens=True)
         return sorted(numbered, key=numbered.__getitem__)
 
+    def with_tokens(self, tokens: list[str]) -> "Tokenizer":
+        """Returns this tokenizer with a longer WordPiece vocabulary, which begins with its own tokens."""
+        content = json.loads(self.json)
+        content["model"]["vocab"] = {token: number for number, token in enumerate(tokens)}
+        return Tokenizer(json.dumps(content))
+
     def special_ids(self) -> set[int]:
         """Returns the ids of [PAD], [UNK], [CLS], [SEP] and [MASK]."""
         return {getattr(self, f"{name}_id") for name in SPECIAL_TOKENS}

@@ -11,7 +11,8 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
 
-from trainer.text.tokenizer import SPECIAL_TOKENS, from_vocabulary
+from trainer.errors import UserError
+from trainer.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 SIZE_UNIT = 128  # a TPU's matrix unit takes so many columns at a time; vector units and GPU tiles divide it
 
@@ -42,11 +43,16 @@ def train_vocabulary(
     model = tokenizers.Tokenizer(WordPiece(unk_token=SPECIAL_TOKENS["unk"]))
     model.normalizer = BertNormalizer(lowercase=lowercase)
     model.pre_tokenizer = BertPreTokenizer()
-    alphabet = _alphabet(texts(), model.normalizer, lowercase, most=size // 4)
+    alphabet = _alphabet(texts(), model.normalizer, lowercase, size // 4, min_frequency)
     # The library numbers what it meets in the order of a hash table, another one in each run, and breaks ties between pieces
     # by these numbers. So all single characters are given their numbers here.
     inner = [f"##{character}" for character in alphabet if character.isalnum() and not _is_ideograph(character)]
     first = [*SPECIAL_TOKENS.values(), *(f"[unused{i}]" for i in range(unused)), *alphabet, *inner]
+    if len(first) > size:
+        raise UserError(
+            f"--size={size:,} is too small: special tokens, {unused} unused slots and {len(alphabet) + len(inner)} single "
+            f"characters are {len(first):,} already"
+        )
     trainer = WordPieceTrainer(
         vocab_size=size,
         special_tokens=first,
@@ -61,14 +67,15 @@ def train_vocabulary(
     return tokens + [f"[unused{i}]" for i in range(unused, unused + size - len(tokens))]
 
 
-def _alphabet(texts: Iterable[str], normalizer: BertNormalizer, lowercase: bool, most: int) -> list[str]:
+def _alphabet(texts: Iterable[str], normalizer: BertNormalizer, lowercase: bool, most: int, min_frequency: int) -> list[str]:
     """Returns all of ASCII and the most frequent other characters, in the order of their code points."""
     seen: collections.Counter = collections.Counter()
     for text in texts:
         seen.update(normalizer.normalize_str(text))
     letters = string.ascii_lowercase if lowercase else string.ascii_letters
     alphabet = set(string.digits + string.punctuation + letters)
-    others = sorted((c for c in seen if c not in alphabet and not c.isspace()), key=lambda c: (-seen[c], c))
+    frequent = (c for c in seen if seen[c] >= min_frequency and c not in alphabet and not c.isspace())
+    others = sorted(frequent, key=lambda c: (-seen[c], c))
     return sorted(alphabet | set(others[: max(most - len(alphabet), 0)]))
 
 
@@ -87,6 +94,7 @@ def extended_vocabulary(base: list[str], trained: list[str], size: int) -> list[
     """
     known = set(base)
     new = [token for token in trained if token not in known and not token.startswith("[")]
+    new.sort(key=lambda token: len(token.removeprefix("##")) == 1)  # words first, as frequent as they were found
     return base + new[: max(rounded_size(size) - len(base), 0)]
 
 
@@ -121,14 +129,13 @@ class Coverage:
         return lines
 
 
-def coverage(vocabulary: list[str], lowercase: bool, texts: Iterable[str], characters_shown: int = 10) -> Coverage:
-    """Judges a vocabulary on texts."""
-    tokenizer = from_vocabulary(vocabulary, lowercase)
+def coverage(tokenizer: Tokenizer, texts: Iterable[str], characters_shown: int = 10) -> Coverage:
+    """Judges a tokenizer's vocabulary on texts."""
     words: collections.Counter = collections.Counter()
     for text in texts:
         normalized = tokenizer.backend.normalizer.normalize_str(text)
         words.update(word for word, _ in tokenizer.backend.pre_tokenizer.pre_tokenize_str(normalized))
-    known = {token.removeprefix("##") for token in vocabulary if len(token.removeprefix("##")) == 1}
+    known = {token.removeprefix("##") for token in tokenizer.tokens() if len(token.removeprefix("##")) == 1}
     tokens = unknown = whole = 0
     strange: collections.Counter = collections.Counter()
     for word, count in words.items():
