@@ -173,7 +173,7 @@ def _prepare_split(
     summary = totals.summary()
     if totals.rows > len(totals.rejected) and not totals.examples:
         cases = "".join(f"; {name}: {count}" for name, count in totals.special_cases.items())
-        raise UserError(f"data.{split}: {totals.rows} rows gave not one example{cases}")
+        raise UserError(f"data.{split}: {totals.rows} row(s) gave not one example{cases}")
     for remark in task.remarks(summary):
         log.warning("data.%s: %s", split, remark)
     return {**summary, "shards": shards}, totals.rejected

@@ -417,7 +417,8 @@ class Task(base.Task):
         example = tf.gather(batch["segment_ids"], batch["masked_positions"], batch_dims=1) - 1  # [rows, P]
         rows, slots = tf.unstack(tf.shape(batch["row_id"]))
         member = tf.one_hot(example, slots, axis=1, dtype=tf.int32)  # [rows, K, P]
-        turn = tf.gather(tf.transpose(tf.cumsum(member, axis=2, exclusive=True), [0, 2, 1]), example, batch_dims=2)
+        turns = tf.transpose(tf.cumsum(member, axis=2, exclusive=True), [0, 2, 1])  # [rows, P, K]
+        turn = tf.gather(turns, tf.maximum(example, 0), batch_dims=2)  # -1: padding
         row = tf.broadcast_to(tf.range(rows)[:, None], tf.shape(example))
         # Which of its example's masks a mask is: turn. Those beyond MASKS_PREDICTED, and what is no mask, have no place.
         is_kept = (batch["masked_lm_weights"] > 0) & (turn < MASKS_PREDICTED)
