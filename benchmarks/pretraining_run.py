@@ -2,8 +2,8 @@
 
     python benchmarks/pretraining_run.py --data=../shared/data --workdir=workdir/enwik8-mini
 
-The run goes on where it was interrupted. WikiText-2's validation text is held out. Then SST-2 is fine-tuned with three seeds from
-the run's encoder and from random weights of the same sizes, with the same settings; a score is that of the last step.
+The run goes on where it was interrupted. WikiText-2's validation text is held out. Then SST-2 is fine-tuned with three seeds
+from the run's encoder and from random weights of the same sizes, with the same settings; a score is that of the last step.
 Results: benchmarks/results/pretraining_run.json, .md and .png. Two cores take about two hours.
 """
 
