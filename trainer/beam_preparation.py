@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from trainer import files
-from trainer.chunks import Chunk, NumberedRow, chunked, prepare_chunk
+from trainer.chunks import Chunk, NumberedRow, named_chunks, prepare_chunk
 from trainer.data.shards import write_corpus_shard
 from trainer.errors import UserError
 from trainer.experiment import Experiment
@@ -50,7 +50,7 @@ def corpus_runner(flags: str) -> CorpusRunner:
             (
                 pipeline
                 | "split" >> beam.Create([split])
-                | "read" >> beam.FlatMap(numbered_chunks, experiment, task.is_corpus, chunks_per_shard, folder)
+                | "read" >> beam.FlatMap(numbered_chunks, experiment, chunks_per_shard, folder)
                 | "spread" >> beam.Reshuffle()
                 | "prepare" >> beam.Map(_prepared, task)
                 | "shards" >> beam.GroupByKey()
@@ -65,13 +65,11 @@ def _names(flags: str) -> list[str]:
     return [flag[2:].partition("=")[0] for flag in shlex.split(flags) if flag.startswith("--")]
 
 
-def numbered_chunks(
-    split: str, experiment: Experiment, is_corpus: bool, chunks_per_shard: int, folder: str
-) -> Iterator[NumberedChunk]:
+def numbered_chunks(split: str, experiment: Experiment, chunks_per_shard: int, folder: str) -> Iterator[NumberedChunk]:
     """Yields a split's chunks, each with its shard; then writes how many shards there are."""
     number = -1
-    for number, chunk in enumerate(chunked(enumerate(experiment.rows(split)), is_corpus)):
-        yield number // chunks_per_shard, (number, f"{split}/{number}", chunk)
+    for number, (name, chunk) in enumerate(named_chunks(split, experiment.rows(split), is_corpus=True)):
+        yield number // chunks_per_shard, (number, name, chunk)
     files.write_json(_count_path(folder, split), -(-(number + 1) // chunks_per_shard))
 
 

@@ -98,6 +98,12 @@ class Totals:
         return summary | ({"special_cases": dict(sorted(self.special_cases.items()))} if self.special_cases else {})
 
 
+def named_chunks(split: str, rows: Iterable[Row | Rejected], is_corpus: bool) -> Iterator[NamedChunk]:
+    """Yields a split's rows, numbered, in chunks with their names: a chunk's random choices are a function of its name."""
+    for number, chunk in enumerate(chunked(enumerate(rows), is_corpus)):
+        yield f"{split}/{number}", chunk
+
+
 def chunked(rows: Iterable[NumberedRow], is_corpus: bool) -> Iterator[list[NumberedRow]]:
     """Yields rows in chunks: of ROWS_PER_CHUNK, or of a corpus by size."""
     if is_corpus:

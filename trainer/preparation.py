@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from trainer import files
-from trainer.chunks import CHARACTERS_PER_CHUNK, Chunk, NamedChunk, Totals, chunked, prepared_chunks
+from trainer.chunks import CHARACTERS_PER_CHUNK, Chunk, NamedChunk, Totals, named_chunks, prepared_chunks
 from trainer.config import FieldError, plain
 from trainer.data.records import FORMAT_VERSION, MAX_BYTES_HASHED_ON_OPEN, Manifest
-from trainer.data.shards import CorpusShards, ShardWriter
+from trainer.data.shards import CorpusShards, ShardWriter, progress_path
 from trainer.data.sources import Rejected, Row
 from trainer.errors import UserError
 from trainer.experiment import Experiment
@@ -134,7 +134,7 @@ def prepare(
         manifest.save()
         if task.is_corpus:
             for split in splits:
-                CorpusShards(folder, split, made_from).forget()
+                files.remove_tree(progress_path(folder, split))
     return manifest
 
 
@@ -183,15 +183,15 @@ def _prepare_here(
     experiment: Experiment, split: str, folder: str, task: Task, made_from: dict[str, Any]
 ) -> tuple[Totals, list[dict]]:
     """Writes one split in this process and its workers."""
-    chunks = chunked(enumerate(experiment.rows(split)), task.is_corpus)
+    named = named_chunks(split, experiment.rows(split), task.is_corpus)
     in_one_process = CHUNKS_IN_ONE_PROCESS["corpus" if task.is_corpus else "rows"]
-    first = list(itertools.islice(chunks, in_one_process + 1))
+    first = list(itertools.islice(named, in_one_process + 1))
     workers = experiment.data.workers or (1 if len(first) <= in_one_process else os.cpu_count() or 1)
-    named = ((f"{split}/{number}", chunk) for number, chunk in enumerate(itertools.chain(first, chunks)))
+    named = itertools.chain(first, named)
     if task.is_corpus:
         writer = CorpusShards(folder, split, made_from)
         return _write_corpus(writer, named, task, workers, chunks_per_shard(experiment, split))
-    count = experiment.data.shards or min(max(sum(map(len, first)) // EXAMPLES_PER_SHARD, 1), MAX_AUTO_SHARDS)
+    count = experiment.data.shards or min(max(sum(len(chunk) for _, chunk in first) // EXAMPLES_PER_SHARD, 1), MAX_AUTO_SHARDS)
     return _write_rows(ShardWriter(folder, split, count), named, task, workers)
 
 

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from trainer import files
-from trainer.data.shards import CorpusShards, ShardWriter, shard_name
+from trainer.data.shards import CorpusShards, ShardWriter, progress_path, shard_name
 
 
 def write_split(folder, shards=3, records=7):
@@ -44,7 +44,7 @@ def test_finished_shards_of_a_corpus_are_found_again(tmp_path):
         ("train-00001-of-00002.tfrecord", 1),
     ]
     assert read(tmp_path / "train-00000-of-00002.tfrecord") == [b"x", b"y"]
-    again.forget()
+    files.remove_tree(progress_path(str(tmp_path), "train"))
     assert not files.exists(f"{tmp_path}/train-progress.json")
 
 

@@ -85,6 +85,11 @@ def write_corpus_shard(
     return {**_described(path, count), "totals": dict(totals())}
 
 
+def progress_path(folder: str, split: str) -> str:
+    """Returns where a corpus' finished shards are told of, until the manifest tells of them."""
+    return files.join(folder, f"{split}-progress.json")
+
+
 class CorpusShards:
     """Writes one shard after the other; those that are finished stay so when the program is killed.
 
@@ -102,7 +107,7 @@ class CorpusShards:
 
     def __init__(self, folder: str, split: str, made_from: Mapping[str, Any]):
         self.split = split
-        self._folder, self._progress_path = folder, files.join(folder, f"{split}-progress.json")
+        self._folder, self._progress_path = folder, progress_path(folder, split)
         self._made_from = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
         self.finished: list[dict[str, Any]] = []
         if files.exists(self._progress_path):
@@ -136,10 +141,6 @@ class CorpusShards:
                 files.rename(found, files.join(self._folder, name))
             shards.append({"file": name} | {key: shard[key] for key in ("examples", "bytes", "sha256")})
         return shards
-
-    def forget(self) -> None:
-        """Removes the account of what is finished, once the manifest tells of it."""
-        files.remove_tree(self._progress_path)
 
 
 def _described(path: str, examples: int) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def write_hugging_face(
         config.id2label = dict(enumerate(class_names))
         config.label2id = {name: number for number, name in enumerate(class_names)}
     prefix = "bert." if head else ""
-    weights = {prefix + pytorch_name(variable_key(v.name)): _pytorch_array(v) for v in encoder.model.weights}
+    weights = {prefix + pytorch_name(variable_key(v.name)): pytorch_array(v) for v in encoder.model.weights}
     with tempfile.TemporaryDirectory() as local:
         encoder.model.save_pretrained(local, safe_serialization=False)  # tf_model.h5
         safetensors.numpy.save_file({**weights, **head}, files.join(local, "model.safetensors"), {"format": "pt"})
@@ -63,6 +63,7 @@ def pytorch_name(key: str) -> str:
     return ".".join([*path, endings.get(last, last)])
 
 
-def _pytorch_array(variable: Any) -> np.ndarray:
+def pytorch_array(variable: Any) -> np.ndarray:
+    """Returns a variable's value as PyTorch lays it out: dense kernels [output, input]."""
     array = variable.numpy()
     return np.ascontiguousarray(array.T) if variable.name.endswith("kernel:0") else array

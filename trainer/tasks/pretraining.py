@@ -282,9 +282,10 @@ class Task(base.Task):
             is_masked = masked.with_flat_values(tf.cast(targets > 0, tf.int32))
             return {**features, "original_ids": masked.with_flat_values(ids), "is_masked": is_masked}
 
-        work = take_targets if self.config.static_masks else vary
-        marks = "stored" if self.config.static_masks else "drawn"
-        return BatchWork(work, {**self.features(), **TARGETS}, functools.partial(self._with_masked_positions, marks=marks))
+        if not self.config.static_masks:
+            return BatchWork(vary, {**self.features(), **TARGETS}, self._with_masked_positions)
+        finish = functools.partial(self._with_masked_positions, most_each=self.config.max_predictions)
+        return BatchWork(take_targets, {**self.features(), **TARGETS}, finish)
 
     def prediction_work(self) -> BatchWork:
         import tensorflow as tf
@@ -296,32 +297,28 @@ class Task(base.Task):
             is_mask = ids.with_flat_values(tf.cast(ids.flat_values == self.tokenizer.mask_id, tf.int32))
             return {**features, "original_ids": ids, "is_masked": is_mask}
 
-        return BatchWork(mark, {**self.features(), **TARGETS}, functools.partial(self._with_masked_positions, marks="own"))
+        finish = functools.partial(self._with_masked_positions, most_each=MASKS_PREDICTED)
+        return BatchWork(mark, {**self.features(), **TARGETS}, finish)
 
-    def _most_masked(self, length: int, examples: int, marks: str) -> int:
-        """Returns a bound on the masked tokens of a packed row, where all batches must have one shape.
+    def _with_masked_positions(self, batch: dict[str, tf.Tensor], is_static: bool, most_each: int = 0) -> dict[str, tf.Tensor]:
+        """Replaces the marks by masked_positions, masked_lm_ids (int32) and masked_lm_weights (float32), [rows, P] each.
 
         Args:
-          length, examples: of a row.
-          marks: what the masks are: "drawn", "stored", or the text's "own".
+          batch: packed, with the marks; what only the masks were drawn by leaves it too.
+          is_static: whether P must be the same for all batches.
+          most_each: masks that an example has at most; 0 where the recipe says.
         """
-        if marks == "own":
-            return min(examples * MASKS_PREDICTED, length)
-        if marks == "stored" and self.config.max_predictions:
-            return min(examples * self.config.max_predictions, length)
-        return self.config.masking_recipe().most_predictions(length, examples)
-
-    def _with_masked_positions(
-        self, batch: dict[str, tf.Tensor], is_static: bool, marks: str = "drawn"
-    ) -> dict[str, tf.Tensor]:
-        """Replaces the marks by masked_positions, masked_lm_ids (int32) and masked_lm_weights (float32), [rows, P] each."""
         import tensorflow as tf
 
+        for name in ("continues_word", "masked_lm_targets"):
+            batch.pop(name, None)
         is_masked, length = batch.pop("is_masked") > 0, tf.shape(batch["input_ids"])[1]
         most = -(-tf.reduce_max(tf.math.count_nonzero(is_masked, axis=1, dtype=tf.int32)) // 4) * 4  # few shapes
         most = tf.clip_by_value(most, 1, length)
         if is_static:
-            most = self._most_masked(batch["input_ids"].shape[1], batch["row_id"].shape[1], marks)
+            row_length, examples = batch["input_ids"].shape[1], batch["row_id"].shape[1]
+            by_recipe = self.config.masking_recipe().most_predictions(row_length, examples)
+            most = min(examples * most_each, row_length) if most_each else by_recipe
         found = tf.sort(tf.where(is_masked, tf.range(length), length))[:, :most]
         batch["masked_lm_weights"] = tf.cast(found < length, tf.float32)
         batch["masked_positions"] = tf.minimum(found, length - 1)
@@ -387,8 +384,7 @@ class Task(base.Task):
         from trainer.models.losses import vocabulary_cross_entropy
 
         losses, correct = vocabulary_cross_entropy(batch["masked_lm_ids"], outputs["masked_lm_logits"])
-        slots = tf.shape(batch["row_id"])[1]
-        example = tf.gather(batch["segment_ids"], batch["masked_positions"], batch_dims=1) - 1
+        slots, example = tf.shape(batch["row_id"])[1], _examples_of_masks(batch)
         member = tf.one_hot(example, slots, axis=1) * batch["masked_lm_weights"][:, None]  # [rows, K, P]
 
         def by_example(values):
@@ -414,7 +410,7 @@ class Task(base.Task):
 
         logits = outputs["masked_lm_logits"][..., : self.tokenizer.vocabulary_size]  # embeddings may have rows to spare
         probabilities, ids = tf.math.top_k(tf.nn.softmax(logits), self.config.predicted_tokens)
-        example = tf.gather(batch["segment_ids"], batch["masked_positions"], batch_dims=1) - 1  # [rows, P]
+        example = _examples_of_masks(batch)  # [rows, P]
         rows, slots = tf.unstack(tf.shape(batch["row_id"]))
         member = tf.one_hot(example, slots, axis=1, dtype=tf.int32)  # [rows, K, P]
         turns = tf.transpose(tf.cumsum(member, axis=2, exclusive=True), [0, 2, 1])  # [rows, P, K]
@@ -431,11 +427,11 @@ class Task(base.Task):
         return {"token_ids": spread(ids), "probabilities": spread(probabilities)}
 
     def decode(self, outputs: base.Outputs) -> base.Predictions:
-        tokens = self.tokenizer.tokens()
+        token_of = self.tokenizer.backend.id_to_token
         predictions = []
         for ids, probabilities in zip(outputs["token_ids"], outputs["probabilities"], strict=True):
             masks = [
-                [{"token": tokens[int(i)], "probability": float(p)} for i, p in zip(row, shares, strict=True)]
+                [{"token": token_of(int(i)), "probability": float(p)} for i, p in zip(row, shares, strict=True)]
                 for row, shares in zip(ids, probabilities, strict=True)
                 if shares[0] > 0  # no mask: its probabilities are 0
             ]
@@ -465,11 +461,16 @@ class Task(base.Task):
         return {"tokens": tf.where(outputs["probabilities"] > 0, tokens, ""), "probabilities": outputs["probabilities"]}
 
     def hugging_face_head(self, model: keras.Model) -> tuple[str, dict[str, np.ndarray]]:
-        head = {}
-        for variable in model.get_layer("cls").weights:
-            *path, last = variable.name.removesuffix(":0").split("/")
-            last = {"kernel": "weight", "gamma": "weight", "beta": "bias"}.get(last, last)
-            value = variable.numpy()
-            is_kernel = variable.name.endswith("kernel:0")
-            head[".".join([*path, last])] = np.ascontiguousarray(value.T) if is_kernel else value
+        from trainer.models.initialization import variable_key
+        from trainer.serving.hugging_face import pytorch_array, pytorch_name
+
+        weights = model.get_layer("cls").weights
+        head = {pytorch_name(variable_key(variable.name)): pytorch_array(variable) for variable in weights}
         return "BertForPreTraining" if self.config.has_pairs else "BertForMaskedLM", head
+
+
+def _examples_of_masks(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Returns which of its row's examples each mask is in: int32 [rows, P], -1 where there is no mask."""
+    import tensorflow as tf
+
+    return tf.gather(batch["segment_ids"], batch["masked_positions"], batch_dims=1) - 1

@@ -11,6 +11,8 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
+from trainer.text.sequences import pair_lengths
+
 SentenceObjective = Literal["nsp", "sop", "none"]
 Segment = list[int]
 
@@ -239,12 +241,9 @@ def truncated_lengths(first: int, second: int, budget: int) -> tuple[int, int]:
     >>> truncated_lengths(10, 3, 8), truncated_lengths(10, 10, 7), truncated_lengths(2, 3, 9)
     ((5, 3), (4, 3), (2, 3))
     """
-    if first + second <= budget:
-        return first, second
-    short = min(first, second)
-    if 2 * short <= budget:
-        return (budget - short, short) if first > second else (short, budget - short)
-    return (budget + 1) // 2, budget // 2
+    if first + second <= budget or 2 * min(first, second) <= budget:
+        return pair_lengths(first, second, budget)
+    return (budget + 1) // 2, budget // 2  # both give way: the odd token is the first one's here
 
 
 def _joined(segments: Sequence[Segment]) -> Segment:
