@@ -21,7 +21,8 @@ class Feature:
 
 
 FeatureSpec = Mapping[str, Feature]
-# A sequence of numbers for each-token features (small ones may come as bytes, which are written fastest), a number for others.
+# A sequence of numbers for each-token features, a number for others. Small numbers may come as bytes, ids as an array of 4-byte
+# unsigned integers: these are written fastest.
 Example = Mapping[str, Any]
 
 TOKENS = {"input_ids": Feature("int32", "token"), "token_type_ids": Feature("int32", "token")}

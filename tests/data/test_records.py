@@ -1,5 +1,7 @@
 """Records: TensorFlow reads them, they hold no padding, and a damaged shard is told."""
 
+import array
+
 import pytest
 import tensorflow as tf
 from hypothesis import given
@@ -28,6 +30,16 @@ def test_tensorflow_reads_what_is_encoded(ids, label, rates, score):
     assert list(feature["label"].int64_list.value) == [label]
     assert list(feature["rates"].float_list.value) == rates
     assert list(feature["score"].float_list.value) == [score]
+
+
+AROUND_VARINT_SIZES = [number + offset for number in (1 << 7, 1 << 14, 1 << 18, 1 << 21, 1 << 28) for offset in (-1, 0, 1)]
+
+
+@given(st.lists(st.sampled_from([0, *AROUND_VARINT_SIZES, (1 << 32) - 1]) | st.integers(0, 1 << 17), max_size=20))
+def test_an_array_is_written_as_a_list(ids):
+    others = {"label": 0, "rates": [], "score": 0.0}
+    from_array = encode_example({"input_ids": array.array("I", ids), **others}, SPEC)
+    assert from_array == encode_example({"input_ids": ids, **others}, SPEC)
 
 
 def test_no_padding_is_stored():

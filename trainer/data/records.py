@@ -4,10 +4,15 @@ Examples are encoded here byte by byte: protobuf does not fix the order of a map
 byte-identical whatever process wrote them. No padding is stored.
 """
 
+from __future__ import annotations
+
+import array
 import functools
 import struct
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from trainer import __version__, files
 from trainer.errors import UserError
@@ -28,6 +33,8 @@ def encode_example(example: Example, spec: FeatureSpec) -> bytes:
             packed = struct.pack(f"<{len(values)}f", *values)
         elif isinstance(values, bytes) and values.isascii():  # each is its own varint
             packed = values
+        elif isinstance(values, array.array):
+            packed = _packed(values)
         else:
             packed = b"".join(map(_VARINTS.__getitem__, values))
         entries += (_before(name, feature.dtype, len(packed)), packed)
@@ -51,6 +58,30 @@ def _before(name: str, dtype: str, size: int) -> bytes:
     feature = _head(2, len(kind) + len(values) + size)
     key = proto_field(1, name.encode())
     return _head(1, len(key) + len(feature) + len(kind) + len(values) + size) + key + feature + kind + values
+
+
+def _packed(values: array.array[int]) -> bytes:
+    """Returns the varints of unsigned integers of 4 bytes: those of `_VARINTS`, by way of a table."""
+    varints, sizes = _varint_table()
+    numbers = np.frombuffer(values, np.uint32)
+    try:
+        return varints.take(numbers).view(np.uint8)[sizes.take(numbers).view(np.bool_)].tobytes()
+    except IndexError:
+        return b"".join(map(_VARINTS.__getitem__, values))
+
+
+@functools.cache
+def _varint_table() -> tuple[np.ndarray, np.ndarray]:
+    """Returns the varints of 0 to 2^18 - 1, in the first bytes of a uint32 each, and which of its bytes these are."""
+    numbers = np.arange(1 << 18)
+    has_more = np.stack([numbers >= 1 << 7, numbers >= 1 << 14], axis=1)
+    content = np.zeros([len(numbers), 4], np.uint8)
+    content[:, :3] = numbers[:, None] >> np.array([0, 7, 14]) & 0x7F
+    content[:, :2] |= has_more.astype(np.uint8) << 7
+    is_there = np.zeros([len(numbers), 4], np.bool_)
+    is_there[:, 0] = True
+    is_there[:, 1:3] = has_more
+    return content.view(np.uint32).ravel(), is_there.view(np.uint32).ravel()
 
 
 class _Varints(dict):
@@ -84,7 +115,7 @@ class Manifest:
         self.folder, self.spec, self.made_from, self.splits = folder, dict(spec), dict(made_from), dict(splits)
 
     @classmethod
-    def load(cls, folder: str) -> "Manifest | None":
+    def load(cls, folder: str) -> Manifest | None:
         """Reads a folder's manifest; None where there is none, so nothing was prepared."""
         path = files.join(folder, MANIFEST)
         if not files.exists(path):

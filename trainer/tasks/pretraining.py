@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import collections
 import dataclasses
 import functools
@@ -18,10 +19,10 @@ from trainer.errors import UserError
 from trainer.features import ROW_ID, TOKENS, Example, Feature, FeatureSpec
 from trainer.tasks import base
 from trainer.text.masks import MaskableTokens, MaskingRecipe, StaticMasker
-from trainer.text.segments import SentenceObjective, SequenceRecipe, TokenizedDocument, TokenSequence, sequences_of
+from trainer.text.segments import Segment, SentenceObjective, SequenceRecipe, TokenizedDocument, TokenSequence, sequences_of
 from trainer.text.sentences import sentence_splitter
 from trainer.text.sequences import single_sequence
-from trainer.text.tokenizer import Tokenizer
+from trainer.text.tokenizer import ID_TYPE, Tokenizer
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -182,7 +183,7 @@ class Task(base.Task):
             config.keep_long_segments,
         )
         split = sentence_splitter(config.language) if config.split_sentences else str.splitlines
-        encode = self._encode_words if config.segmented_words else self.tokenizer.encode
+        encode = self._encode_words if config.segmented_words else self.tokenizer.encode_compactly
         documents, numbers = [], []
         for number, row in enumerate(rows):
             try:
@@ -193,7 +194,7 @@ class Task(base.Task):
             except RowError as error:
                 yield number, error
                 continue
-            segments = [ids for segment in split(text) if (ids := encode(segment))]
+            segments: list[Segment] = [ids for segment in split(text) if (ids := encode(segment))]
             if segments:
                 documents.append(TokenizedDocument((row.path, row.line), segments))
                 numbers.append(number)
@@ -209,22 +210,26 @@ class Task(base.Task):
                     example["language_number"] = self._language_number(rows[number].path, chunk)
                 yield number, example
 
-    def _encode_words(self, text: str) -> list[int]:
+    def _encode_words(self, text: str) -> array.array[int]:
         """Returns the ids of a segmented text; all but the first of a word are marked."""
         words = map(self.tokenizer.encode, text.split())
-        return [number | CONTINUES if place else number for word in words for place, number in enumerate(word)]
+        marked = (number | CONTINUES if place else number for word in words for place, number in enumerate(word))
+        return array.array(ID_TYPE, marked)
 
     def _example(self, sequence: TokenSequence, mask: random.Random) -> dict[str, Any]:
         cls_id, sep_id = self.tokenizer.cls_id, self.tokenizer.sep_id
-        ids = [cls_id, *sequence.first, sep_id]
+        ids = array.array(ID_TYPE, [cls_id])
+        ids.extend(sequence.first)
+        ids.append(sep_id)
         example: dict[str, Any] = {"input_ids": ids}
         if sequence.second is not None:
             types = bytes(len(ids)) + b"\1" * (len(sequence.second) + 1)
             example |= {"token_type_ids": types, "sentence_label": sequence.label}
-            ids += [*sequence.second, sep_id]
+            ids.extend(sequence.second)
+            ids.append(sep_id)
         if self.config.segmented_words:
             example["continues_word"] = bytes(number >= CONTINUES for number in ids)
-            ids[:] = [number & ~CONTINUES for number in ids]
+            example["input_ids"] = ids = array.array(ID_TYPE, [number & ~CONTINUES for number in ids])
         if self.config.static_masks:
             masked, targets = self._static_masker(ids, mask, example.get("continues_word"))
             example |= {"input_ids": masked, "masked_lm_targets": targets}

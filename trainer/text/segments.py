@@ -8,13 +8,13 @@ from the same document, and what cannot be made as asked for is counted, not mis
 import collections
 import dataclasses
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableSequence, Sequence
 from typing import Literal, NamedTuple
 
 from trainer.text.sequences import pair_lengths
 
 SentenceObjective = Literal["nsp", "sop", "none"]
-Segment = list[int]
+Segment = MutableSequence[int]  # ids: in a list, or in an array, where there are many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,12 +133,12 @@ class _Elsewhere:
         """Returns segments in a row, from a random one of a random document on: `wanted` tokens, or to the document's end."""
         number = draw.randrange(len(self._documents) - self._skipped)
         segments = self._documents[number + self._skipped if number >= self._begin else number].segments
-        tokens: Segment = []
-        for segment in segments[draw.randrange(len(segments)) :]:
-            tokens += segment
-            if len(tokens) >= wanted:
-                break
-        return tokens
+        begin = draw.randrange(len(segments))
+        end, length = begin, 0
+        while end < len(segments) and (length < wanted or end == begin):
+            length += len(segments[end])
+            end += 1
+        return _joined(segments[begin:end])
 
 
 def _target_length(recipe: SequenceRecipe, draw: random.Random, counts: collections.Counter) -> int:
@@ -205,13 +205,13 @@ def _halved(segment: Segment, counts: collections.Counter) -> TokenSequence | No
 
 def _full_sentences(segments, recipe, draw, counts) -> Iterator[TokenSequence]:
     target = _target_length(recipe, draw, counts)
-    tokens: Segment = []
+    tokens = segments[0][:0]
     for segment in segments:
         segment = segment[: recipe.budget]  # longer ones were split before, unless their rest is not to be kept
         if tokens and len(tokens) + len(segment) > target:
             yield TokenSequence(tokens, None, 0)
-            tokens, target = [], _target_length(recipe, draw, counts)
-        tokens = tokens + segment
+            tokens, target = segment[:0], _target_length(recipe, draw, counts)
+        tokens += segment
         while len(tokens) > target:
             yield TokenSequence(tokens[:target], None, 0)
             tokens, target = tokens[target:], _target_length(recipe, draw, counts)
@@ -247,7 +247,7 @@ def truncated_lengths(first: int, second: int, budget: int) -> tuple[int, int]:
 
 
 def _joined(segments: Sequence[Segment]) -> Segment:
-    tokens: Segment = []
-    for segment in segments:
+    tokens = segments[0][:] if segments else []
+    for segment in segments[1:]:
         tokens += segment
     return tokens
