@@ -66,7 +66,9 @@ def test_vocabulary_cross_entropy_equals_kerass_with_its_gradient():
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
     _, correct = vocabulary_cross_entropy(labels, logits)
     assert np.array_equal(correct, np.argmax(logits, -1) == labels.numpy())
-    _, shared = vocabulary_cross_entropy(tf.constant([1, 0]), tf.constant([[0.0, 2.0, 2.0, 1.0], [0.0, 2.0, 2.0, 1.0]]))
-    assert shared.numpy().tolist() == [0.5, 0.0]
+    _, first = vocabulary_cross_entropy(tf.constant([1, 2]), tf.constant([[0.0, 2.0, 2.0, 1.0], [0.0, 2.0, 2.0, 1.0]]))
+    assert first.numpy().tolist() == [1.0, 0.0]
+    certain, _ = vocabulary_cross_entropy(tf.constant([0, 1]), tf.constant([[3e38, -3e38], [1e4, 0.0]]))
+    assert certain.numpy().tolist() == [0.0, 1e4]
     low, _ = vocabulary_cross_entropy(labels, tf.cast(logits, tf.bfloat16))
     assert low.dtype == tf.float32 and np.allclose(low, found[0], atol=0.1)

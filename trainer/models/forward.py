@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 from transformers.activations_tf import get_tf_activation
 
-from trainer.runtime.fusion import fused
+from trainer.runtime.fusion import EACH_ELEMENT, OUTPUT, column_sums, fused
 from trainer.runtime.randomness import draw_seed, drop
 
 MASKED = -1e9  # the score of a pair that must not attend
@@ -104,17 +104,17 @@ def _attend(attention, config, hidden, segment_ids, seeds, read_positions):
 def _project_heads(parts, hidden, heads):
     """One product for several of query, key and value: dtype [B, L, H] → for each part, dtype [B, N, L, D]."""
     kernel = tf.concat([part.kernel for part in parts], axis=1)
-    bias = tf.cast(tf.concat([part.bias for part in parts], axis=0), hidden.dtype)
-    projected, shape = _matmul_2d(hidden, kernel) + bias, tf.shape(hidden)
+    bias = tf.concat([part.bias for part in parts], axis=0)
+    projected, shape = dense(hidden, kernel, bias), tf.shape(hidden)
     split = tf.reshape(projected, [shape[0], shape[1], len(parts), heads, hidden.shape[-1] // heads])
     return tf.unstack(tf.transpose(split, [2, 0, 3, 1, 4]), num=len(parts))
 
 
 def _feed_forward(layer, config, hidden, seed):
     """The two dense layers with their residual connection: dtype [B, L, H] → [B, L, F] → [B, L, H]."""
-    dense = layer.intermediate.dense
-    inner = _bias_activation(_matmul_2d(hidden, dense.kernel), dense.bias, activation=config.hidden_act)
-    return _project_and_add(layer.bert_output, config, inner, hidden, seed)
+    inner = layer.intermediate.dense
+    activated = _bias_activation(_matmul_2d(hidden, inner.kernel), inner.bias, activation=config.hidden_act)
+    return _project_and_add(layer.bert_output, config, activated, hidden, seed)
 
 
 def _project_and_add(output, config, inputs, residual, seed):
@@ -138,7 +138,25 @@ def _matmul_2d(inputs, kernel):
     return tf.reshape(flat, [shape[0], shape[1], kernel.shape[1]])
 
 
-@fused
+def dense(inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, transpose_kernel: bool = False) -> tf.Tensor:
+    """A product with a bias: dtype [..., I], float32 [I, O] ([O, I] if transposed) and float32 [O] to dtype [..., O]."""
+    width = bias.shape[0]
+
+    @tf.custom_gradient
+    def apply(flat, kernel, bias):
+        def gradient(upstream):
+            of_inputs = tf.matmul(upstream, kernel, transpose_b=not transpose_kernel)
+            left, right = (upstream, flat) if transpose_kernel else (flat, upstream)
+            return of_inputs, tf.matmul(left, right, transpose_a=True), tf.cast(column_sums(upstream), bias.dtype)
+
+        return tf.matmul(flat, kernel, transpose_b=transpose_kernel) + bias, gradient
+
+    flat = tf.reshape(inputs, [-1, inputs.shape[-1]])
+    outputs = apply(flat, tf.cast(kernel, inputs.dtype), tf.cast(bias, inputs.dtype))
+    return tf.reshape(outputs, tf.concat([tf.shape(inputs)[:-1], [width]], axis=0))
+
+
+@fused(gamma=EACH_ELEMENT, beta=EACH_ELEMENT)
 def _sum_norm_drop(words, positions, types, gamma, beta, seed, *, rate, epsilon, dtype):
     return drop(tf.cast(layer_norm(words + types + positions, gamma, beta, epsilon), dtype), rate, seed)
 
@@ -151,7 +169,7 @@ def _attention_weights(scores, reading_segments, segment_ids, seed, *, scale, ra
     return drop(tf.cast(weights, scores.dtype), rate, seed)
 
 
-@fused
+@fused(bias="projected")
 def _bias_activation(projected, bias, *, activation):
     inputs = tf.cast(projected, tf.float32) + bias
     if activation == "gelu":
@@ -162,7 +180,7 @@ def _bias_activation(projected, bias, *, activation):
     return tf.cast(outputs, projected.dtype)
 
 
-@fused
+@fused(bias="projected", gamma=EACH_ELEMENT, beta=OUTPUT)
 def _bias_drop_add_norm(projected, bias, residual, gamma, beta, seed, *, rate, epsilon):
     output = drop(tf.cast(projected, tf.float32) + bias, rate, seed)
     return tf.cast(layer_norm(output + tf.cast(residual, tf.float32), gamma, beta, epsilon), projected.dtype)
@@ -178,5 +196,5 @@ def layer_norm(values: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: fl
 
 def pool(bert: Any, first: tf.Tensor) -> tf.Tensor:
     """Returns BERT's pooled output of first tokens: dense, tanh; dtype [B, K, H] to the same."""
-    dense = bert.pooler.dense
-    return tf.tanh(_matmul_2d(first, dense.kernel) + tf.cast(dense.bias, first.dtype))
+    layer = bert.pooler.dense
+    return tf.tanh(dense(first, layer.kernel, layer.bias))

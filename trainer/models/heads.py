@@ -5,8 +5,8 @@ import tf_keras as keras
 from transformers.activations_tf import get_tf_activation
 
 from trainer.models.encoder import BertEncoder, Untracked
-from trainer.models.forward import layer_norm
-from trainer.runtime.fusion import fused
+from trainer.models.forward import dense, layer_norm
+from trainer.runtime.fusion import EACH_ELEMENT, OUTPUT, fused
 from trainer.runtime.randomness import dropout
 
 
@@ -81,15 +81,14 @@ class PretrainingHeads(keras.layers.Layer):
         transformed = _activate_and_norm(
             product, self.bias, self.gamma, self.beta, activation=config.hidden_act, epsilon=config.layer_norm_eps
         )
-        embeddings = tf.cast(encoder.bert.embeddings.weight, flat.dtype)
-        logits = tf.matmul(transformed, embeddings, transpose_b=True) + tf.cast(self.output_bias, flat.dtype)
+        logits = dense(transformed, encoder.bert.embeddings.weight, self.output_bias, transpose_kernel=True)
         outputs = {"masked_lm_logits": tf.reshape(logits, [shape[0], shape[1], config.vocab_size])}
         if pooled is not None:
             outputs["sentence_logits"] = tf.matmul(tf.cast(pooled, tf.float32), self.pair_kernel) + self.pair_bias
         return outputs
 
 
-@fused
+@fused(bias="product", gamma=EACH_ELEMENT, beta=OUTPUT)
 def _activate_and_norm(product, bias, gamma, beta, *, activation, epsilon):
     outputs = get_tf_activation(activation)(tf.cast(product, tf.float32) + bias)
     return tf.cast(layer_norm(outputs, gamma, beta, epsilon), product.dtype)

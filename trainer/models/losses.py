@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from trainer.runtime.fusion import fused
+from trainer.runtime.fusion import compiled
 
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, label_smoothing: float = 0.0, focal_gamma: float = 0.0) -> tf.Tensor:
@@ -32,27 +32,44 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, label_smoothing: float =
 
 
 def vocabulary_cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cross entropy over a vocabulary, where the logits are by far the largest tensor: read once forward, once backward.
+    """Cross entropy over a vocabulary, where the logits are by far the largest tensor: few passes over them.
 
     Args:
       labels: int32 [...].
       logits: float32, bfloat16 or float16 [..., vocabulary].
 
     Returns:
-      (losses, 1 where the label has the highest logit, a share of 1 where several have it): float32 [...].
+      (losses, 1 where the label has the highest logit, of equal ones the first, else 0): float32 [...].
     """
-    flat = tf.reshape(logits, [-1, logits.shape[-1]])
-    losses, correct = _row_losses(flat, tf.reshape(labels, [-1]))
-    return tf.reshape(losses, tf.shape(labels)), tf.reshape(correct, tf.shape(labels))
+    flat, flat_labels = tf.reshape(logits, [-1, logits.shape[-1]]), tf.reshape(labels, [-1])
+    guess = tf.argmax(flat, axis=-1, output_type=tf.int32)
+    losses = _row_losses(flat_labels, guess, flat)
+    return tf.reshape(losses, tf.shape(labels)), tf.reshape(tf.cast(guess == flat_labels, tf.float32), tf.shape(labels))
 
 
-@fused
-def _row_losses(logits, labels):
-    logits = tf.cast(logits, tf.float32)
-    highest = tf.stop_gradient(tf.reduce_max(logits, axis=-1))
-    log_total = highest + tf.math.log(tf.reduce_sum(tf.exp(logits - highest[:, None]), axis=-1))
-    # A sum over a comparison, not a gather: it stays inside the loop, and its gradient scatters nothing.
-    is_label = tf.range(logits.shape[-1])[None] == labels[:, None]
-    of_label = tf.reduce_sum(tf.where(is_label, logits, 0.0), axis=-1)
-    highest_count = tf.reduce_sum(tf.cast(logits >= highest[:, None], tf.float32), axis=-1)  # bfloat16 has many ties
-    return log_total - of_label, tf.where(of_label >= highest, 1.0 / highest_count, 0.0)
+def _row_losses(labels, guess, logits):
+    """Cross entropy of each row: int32 [rows], int32 [rows] (where the highest logit is), [rows, vocabulary] to float32 [rows].
+
+    With a gradient of its own: derived from the losses, it would go through the logits for the total once more.
+    """
+
+    @tf.custom_gradient
+    def apply(logits):
+        log_totals = _log_totals(logits, tf.gather(logits, guess, batch_dims=1))
+        of_labels = tf.cast(tf.gather(logits, labels, batch_dims=1), tf.float32)
+        return log_totals - of_labels, lambda upstream: _logit_gradient(logits, log_totals, labels, upstream)
+
+    return apply(logits)
+
+
+@compiled
+def _log_totals(logits, highest):
+    highest = tf.cast(highest, tf.float32)
+    return highest + tf.math.log(tf.reduce_sum(tf.exp(tf.cast(logits, tf.float32) - highest[:, None]), axis=-1))
+
+
+@compiled
+def _logit_gradient(logits, log_totals, labels, upstream):
+    probabilities = tf.exp(tf.cast(logits, tf.float32) - log_totals[:, None])
+    is_label = tf.range(logits.shape[-1])[None] == labels[:, None]  # a comparison stays inside the loop, a scatter would not
+    return tf.cast((probabilities - tf.cast(is_label, tf.float32)) * upstream[:, None], logits.dtype)
