@@ -1,5 +1,8 @@
 """Chunks: by number of rows, or of a corpus by size, with two documents at least in each."""
 
+import json
+from collections import Counter
+
 import pytest
 
 from trainer import chunks
@@ -50,12 +53,10 @@ def test_rejected_rows_stay_in_their_place():
 
 
 def test_totals_survive_being_stored():
-    from collections import Counter
-
     totals, copy = chunks.Totals(), chunks.Totals()
     rejected = [Rejected("f.txt", 3, "why", "?")]
-    totals.add(chunks.Chunk(5, [b"a", b"b"], rejected, 30, 20, {"label": Counter({1: 2})}, Counter(short=1)))
-    copy.add_json(totals.to_json())
+    totals.add(chunks.Totals(5, 2, 30, 20, rejected, {"label": Counter({1: 2})}, Counter(short=1)))
+    copy.add(chunks.Totals.from_json(json.loads(json.dumps(totals.to_json()))))
     assert copy.summary() == totals.summary() and copy.rejected == rejected
     assert totals.summary()["special_cases"] == {"short": 1} and totals.summary()["values"] == {"label": {"1": 2}}
 

@@ -1,5 +1,7 @@
 """Rows in chunks, each turned into records by this process or by several, in order, whatever the number of workers."""
 
+from __future__ import annotations
+
 import collections
 import dataclasses
 import gc
@@ -9,7 +11,7 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from trainer.data.records import encode_example
@@ -27,61 +29,48 @@ NamedChunk = tuple[str, list[NumberedRow]]
 
 
 @dataclasses.dataclass
-class Chunk:
-    """What a worker made of some rows.
+class Totals:
+    """What is told of rows that became examples: of a chunk, a shard, a split.
 
     Attributes:
-      rows: how many there were.
-      records: the serialized examples.
-      rejected: the rows that could not be used.
+      rows, examples: how many there were.
       tokens, longest: of the examples.
+      rejected: the rows that could not be used.
       values: {example-level feature: how often each value stands there}.
       special_cases: {what: how often}.
     """
 
-    rows: int
-    records: list[bytes]
-    rejected: list[Rejected]
-    tokens: int
-    longest: int
-    values: dict[str, collections.Counter]
-    special_cases: collections.Counter
+    rows: int = 0
+    examples: int = 0
+    tokens: int = 0
+    longest: int = 0
+    rejected: list[Rejected] = dataclasses.field(default_factory=list)
+    values: dict[str, collections.Counter] = dataclasses.field(default_factory=dict)
+    special_cases: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
-
-class Totals:
-    """What the manifest says of a split, added up chunk by chunk."""
-
-    def __init__(self):
-        self.rows = self.examples = self.tokens = self.longest = 0
-        self.rejected: list[Rejected] = []
-        self.values: dict[str, collections.Counter] = {}
-        self.special_cases: collections.Counter = collections.Counter()
-
-    def add(self, chunk: Chunk) -> None:
-        """Counts a chunk."""
-        self.rows += chunk.rows
-        self.examples += len(chunk.records)
-        self.tokens += chunk.tokens
-        self.longest = max(self.longest, chunk.longest)
-        self.rejected += chunk.rejected
-        for name, counts in chunk.values.items():
+    def add(self, other: Totals) -> None:
+        """Counts what `other` counted."""
+        self.rows += other.rows
+        self.examples += other.examples
+        self.tokens += other.tokens
+        self.longest = max(self.longest, other.longest)
+        self.rejected += other.rejected
+        for name, counts in other.values.items():
             self.values.setdefault(name, collections.Counter()).update(counts)
-        self.special_cases.update(chunk.special_cases)
+        self.special_cases.update(other.special_cases)
 
     def to_json(self) -> dict[str, Any]:
         """Returns all of it, to be stored."""
         values = {name: list(counts.items()) for name, counts in self.values.items()}
         return {**vars(self), "rejected": [dataclasses.asdict(row) for row in self.rejected], "values": values}
 
-    def add_json(self, stored: dict[str, Any]) -> None:
-        """Adds what `to_json` gave."""
-        for name in ("rows", "examples", "tokens"):
-            setattr(self, name, getattr(self, name) + stored[name])
-        self.longest = max(self.longest, stored["longest"])
-        self.rejected += [Rejected(**row) for row in stored["rejected"]]
-        for name, counts in stored["values"].items():
-            self.values.setdefault(name, collections.Counter()).update(dict(counts))
-        self.special_cases.update(stored["special_cases"])
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Totals:
+        """Returns what `to_json` stored."""
+        rejected = [Rejected(**row) for row in stored["rejected"]]
+        values = {name: collections.Counter(dict(counts)) for name, counts in stored["values"].items()}
+        special_cases = collections.Counter(stored["special_cases"])
+        return cls(**{**stored, "rejected": rejected, "values": values, "special_cases": special_cases})
 
     def summary(self) -> dict[str, Any]:
         """Returns what the manifest says of a split, but for its shards."""
@@ -96,6 +85,14 @@ class Totals:
             "values": values,
         }
         return summary | ({"special_cases": dict(sorted(self.special_cases.items()))} if self.special_cases else {})
+
+
+@dataclasses.dataclass
+class Chunk:
+    """What a worker made of some rows: serialized examples, and what is told of them."""
+
+    records: list[bytes]
+    totals: Totals
 
 
 def named_chunks(split: str, rows: Iterable[Row | Rejected], is_corpus: bool) -> Iterator[NamedChunk]:
@@ -175,24 +172,25 @@ def prepare_chunk(task: Task, name: str, chunk: list[NumberedRow]) -> Chunk:
     """Turns a chunk's rows into records; a function of the task, the name and the rows alone."""
     spec = task.features()
     counted = [name for name, feature in spec.items() if feature.per == "example" and name != "row_id"]
-    values: dict[str, collections.Counter] = {name: collections.Counter() for name in counted}
-    result = Chunk(len(chunk), [], [], 0, 0, values, collections.Counter())
+    records: list[bytes] = []
+    totals = Totals(rows=len(chunk), values={name: collections.Counter() for name in counted})
     rejected = {row_id: row for row_id, row in chunk if isinstance(row, Rejected)}
     usable = [(row_id, row) for row_id, row in chunk if isinstance(row, Row)]
-    for number, example in task.chunk_examples([row for _, row in usable], name, result.special_cases):
+    for number, example in task.chunk_examples([row for _, row in usable], name, totals.special_cases):
         row_id, row = usable[number]
         if isinstance(example, RowError):
             rejected[row_id] = rejected_row(row, example)
             continue
         example = {**example, "row_id": row_id}
         check_example(example, spec, task.fields.max_seq_length)
-        result.records.append(encode_example(example, spec))
-        result.tokens += len(example["input_ids"])
-        result.longest = max(result.longest, len(example["input_ids"]))
+        records.append(encode_example(example, spec))
+        totals.tokens += len(example["input_ids"])
+        totals.longest = max(totals.longest, len(example["input_ids"]))
         for feature in counted:
-            values[feature][example[feature]] += 1
-    result.rejected += [row for _, row in sorted(rejected.items())]
-    return result
+            totals.values[feature][example[feature]] += 1
+    totals.examples = len(records)
+    totals.rejected += [row for _, row in sorted(rejected.items())]
+    return Chunk(records, totals)
 
 
 def rejected_row(row: Row, error: RowError) -> Rejected:

@@ -201,7 +201,7 @@ def _write_rows(writer: ShardWriter, named: Iterator[NamedChunk], task: Task, wo
     try:
         for chunk in prepared_chunks(named, task, workers):
             writer.write(chunk.records)
-            totals.add(chunk)
+            totals.add(chunk.totals)
         return totals, writer.finish()
     except BaseException:
         writer.discard()
@@ -227,7 +227,7 @@ def shard_of(chunks: Iterable[Chunk]) -> tuple[Iterator[bytes], Callable[[], dic
 
     def records() -> Iterator[bytes]:
         for chunk in chunks:
-            totals.add(chunk)
+            totals.add(chunk.totals)
             yield from chunk.records
 
     return records(), totals.to_json
@@ -236,7 +236,7 @@ def shard_of(chunks: Iterable[Chunk]) -> tuple[Iterator[bytes], Callable[[], dic
 def _finished(writer: CorpusShards) -> tuple[Totals, list[dict]]:
     totals = Totals()
     for shard in writer.finished:
-        totals.add_json(shard["totals"])
+        totals.add(Totals.from_json(shard["totals"]))
     return totals, writer.finish()
 
 

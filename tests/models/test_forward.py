@@ -1,5 +1,7 @@
 """The packed forward pass against transformers' TFBertModel: outputs and gradients, on real text and real weights."""
 
+import inspect
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,7 +9,7 @@ import tensorflow as tf
 from tests.conftest import tiny_config
 from trainer.data.packing import pack
 from trainer.features import ROW_ID, TOKENS
-from trainer.models import forward, inference_forward
+from trainer.models import forward, heads, inference_forward
 from trainer.models.encoder import PACKED_INPUTS, BertEncoder
 from trainer.models.initialization import load_encoder_weights, read_bert_config
 from trainer.runtime.randomness import random_scope, step_seed
@@ -136,6 +138,57 @@ def test_lower_precisions_stay_near(encoder, batches, precision, tolerance, modu
     real = batches[4]["segment_ids"].numpy() > 0
     gap = np.abs(full[real] - tf.cast(low, tf.float32).numpy()[real])
     assert np.isfinite(gap).all() and gap.max() < tolerance
+
+
+@pytest.mark.parametrize(
+    "function", [forward._sum_norm_drop, forward._bias_activation, forward._bias_drop_add_norm, heads._activate_and_norm]
+)
+def test_kernels_have_the_gradients_of_the_plain_functions(function):
+    """How each vector is used is declared by hand: the sums of columns hold only where it is true, with dropout too."""
+    generator = np.random.default_rng(3)
+    constants = {"rate": 0.3, "epsilon": 1e-6, "dtype": tf.float32, "activation": "gelu"}
+    parameters = inspect.signature(function).parameters.values()
+    constants = {p.name: constants[p.name] for p in parameters if p.kind == p.KEYWORD_ONLY}
+    sizes = dict.fromkeys(("bias", "gamma", "beta"), [6])
+    inputs = {
+        p.name: tf.constant([1, 2]) if p.name == "seed" else tf.constant(generator.normal(size=sizes.get(p.name, [4, 5, 6])))
+        for p in parameters
+        if p.kind != p.KEYWORD_ONLY
+    }
+    inputs = {name: value if name == "seed" else tf.cast(value, tf.float32) for name, value in inputs.items()}
+    watched = [value for name, value in inputs.items() if name != "seed"]
+    upstream = tf.constant(generator.normal(size=[4, 5, 6]), tf.float32)
+
+    def gradients(function):
+        with tf.GradientTape() as tape:
+            tape.watch(watched)
+            outputs = function(*inputs.values(), **constants)
+        return tape.gradient(outputs, watched, upstream)
+
+    for found, expected in zip(gradients(function), gradients(function.__wrapped__), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_dense_product_has_its_own_gradients(transposed):
+    inputs, kernel, bias = (
+        tf.random.normal([2, 3, 4]),
+        tf.random.normal([5, 4] if transposed else [4, 5]),
+        tf.random.normal([5]),
+    )
+
+    def plain():
+        return tf.einsum("bli,oi->blo" if transposed else "bli,io->blo", inputs, kernel) + bias
+
+    found = []
+    for function in (lambda: forward.dense(inputs, kernel, bias, transpose_kernel=transposed), plain):
+        with tf.GradientTape() as tape:
+            tape.watch([inputs, kernel, bias])
+            outputs = function()
+            value = tf.reduce_sum(tf.sin(outputs))
+        found.append([outputs, *tape.gradient(value, [inputs, kernel, bias])])
+    for mine, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_is_seeded_and_on_in_training_only():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.runtime.fusion import compiled, fused
+from trainer.runtime.fusion import EACH_ELEMENT, OUTPUT, column_sums, compiled, fused
 
 
 @fused
@@ -38,6 +38,34 @@ def test_several_results_and_inputs():
         value = tf.reduce_sum(product) + 10.0 * tf.reduce_sum(total)
     gradients = tape.gradient(value, [left, right])
     assert np.allclose(gradients[0], right + 10.0) and np.allclose(gradients[1], left + 10.0 * np.cos(right))
+
+
+@fused(bias="values", gain=EACH_ELEMENT, shift=OUTPUT)
+def affine(values, bias, gain, shift):
+    return tf.cast(tf.tanh(tf.cast(values, tf.float32) + bias) * gain + shift, values.dtype)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 1e-2)])
+def test_vectors_have_the_gradients_of_the_plain_function(dtype, tolerance):
+    generator = np.random.default_rng(1)
+    values, upstream = (tf.cast(generator.normal(size=[7, 300, 5]), dtype) for _ in range(2))
+    bias, gain, shift = (tf.constant(generator.normal(size=5), tf.float32) for _ in range(3))
+
+    def gradients(function):
+        with tf.GradientTape() as tape:
+            tape.watch([values, bias, gain, shift])
+            outputs = function(values, bias, gain, shift)
+        return tape.gradient(outputs, [values, bias, gain, shift], upstream)
+
+    for found, expected in zip(gradients(affine), gradients(affine.__wrapped__), strict=True):
+        assert found.dtype == expected.dtype and found.shape == expected.shape
+        largest = float(tf.reduce_max(tf.abs(tf.cast(expected, tf.float32))))
+        assert float(tf.reduce_max(tf.abs(tf.cast(found - expected, tf.float32)))) < tolerance * largest
+
+
+def test_column_sums_are_added_up_in_float32():
+    ones = tf.ones([3, 1000, 2], tf.bfloat16)  # added up in bfloat16 they would stay at 256
+    assert column_sums(ones).dtype == tf.float32 and column_sums(ones).numpy().tolist() == [3008.0, 3008.0]  # 3,000, rounded
 
 
 def test_works_inside_graphs_of_unknown_shape_and_traces_once():

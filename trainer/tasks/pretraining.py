@@ -7,7 +7,7 @@ import collections
 import dataclasses
 import functools
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from trainer.models.task_model import TaskModel
 
 MASKS_PREDICTED = 32  # [MASK] tokens of a text to be filled, at most
-TARGETS = {"original_ids": Feature("int32", "token"), "is_masked": Feature("int32", "token")}
 CONTINUES = 1 << 24  # beside a token's id while sequences are made: it belongs to the word of the token before it
 
 
@@ -270,65 +269,20 @@ class Task(base.Task):
         return [{**other, "input_ids": ids}]
 
     def batch_work(self) -> BatchWork:
-        import tensorflow as tf
-
+        from trainer.data.masked_batches import drawn_masks, masked_work, stored_masks
         from trainer.data.masking import Masker
-        from trainer.data.pipeline import BatchWork
 
-        masker = Masker(self.config.masking_recipe(), self.tokenizer, self.config.sequence_seed)
-
-        def vary(features, positions):
-            masked, is_masked = masker(features["input_ids"], positions, features.get("continues_word"))
-            return {**features, "input_ids": masked, "original_ids": features["input_ids"], "is_masked": is_masked}
-
-        def take_targets(features, _):
-            masked, targets = features["input_ids"], features["masked_lm_targets"].flat_values
-            ids = tf.where(targets > 0, targets - 1, masked.flat_values)
-            is_masked = masked.with_flat_values(tf.cast(targets > 0, tf.int32))
-            return {**features, "original_ids": masked.with_flat_values(ids), "is_masked": is_masked}
-
-        if not self.config.static_masks:
-            return BatchWork(vary, {**self.features(), **TARGETS}, self._with_masked_positions)
-        finish = functools.partial(self._with_masked_positions, most_each=self.config.max_predictions)
-        return BatchWork(take_targets, {**self.features(), **TARGETS}, finish)
+        recipe = self.config.masking_recipe()
+        if self.config.static_masks:
+            most = _most_each(self.config.max_predictions) if self.config.max_predictions else recipe.most_predictions
+            return masked_work(stored_masks, self.features(), most)
+        masker = Masker(recipe, self.tokenizer, self.config.sequence_seed)
+        return masked_work(drawn_masks(masker), self.features(), recipe.most_predictions)
 
     def prediction_work(self) -> BatchWork:
-        import tensorflow as tf
+        from trainer.data.masked_batches import masked_work, written_masks
 
-        from trainer.data.pipeline import BatchWork
-
-        def mark(features, _):
-            ids = features["input_ids"]
-            is_mask = ids.with_flat_values(tf.cast(ids.flat_values == self.tokenizer.mask_id, tf.int32))
-            return {**features, "original_ids": ids, "is_masked": is_mask}
-
-        finish = functools.partial(self._with_masked_positions, most_each=MASKS_PREDICTED)
-        return BatchWork(mark, {**self.features(), **TARGETS}, finish)
-
-    def _with_masked_positions(self, batch: dict[str, tf.Tensor], is_static: bool, most_each: int = 0) -> dict[str, tf.Tensor]:
-        """Replaces the marks by masked_positions, masked_lm_ids (int32) and masked_lm_weights (float32), [rows, P] each.
-
-        Args:
-          batch: packed, with the marks; what only the masks were drawn by leaves it too.
-          is_static: whether P must be the same for all batches.
-          most_each: masks that an example has at most; 0 where the recipe says.
-        """
-        import tensorflow as tf
-
-        for name in ("continues_word", "masked_lm_targets"):
-            batch.pop(name, None)
-        is_masked, length = batch.pop("is_masked") > 0, tf.shape(batch["input_ids"])[1]
-        most = -(-tf.reduce_max(tf.math.count_nonzero(is_masked, axis=1, dtype=tf.int32)) // 4) * 4  # few shapes
-        most = tf.clip_by_value(most, 1, length)
-        if is_static:
-            row_length, examples = batch["input_ids"].shape[1], batch["row_id"].shape[1]
-            by_recipe = self.config.masking_recipe().most_predictions(row_length, examples)
-            most = min(examples * most_each, row_length) if most_each else by_recipe
-        found = tf.sort(tf.where(is_masked, tf.range(length), length))[:, :most]
-        batch["masked_lm_weights"] = tf.cast(found < length, tf.float32)
-        batch["masked_positions"] = tf.minimum(found, length - 1)
-        batch["masked_lm_ids"] = tf.gather(batch.pop("original_ids"), batch["masked_positions"], batch_dims=1)
-        return batch
+        return masked_work(written_masks(self.tokenizer.mask_id), self.features(), _most_each(MASKS_PREDICTED))
 
     def copies(self, value_counts: Mapping[str, Mapping[str, int]]) -> Any:
         if not self.config.languages:
@@ -453,9 +407,11 @@ class Task(base.Task):
     def served(self, model: TaskModel, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         import tensorflow as tf
 
+        from trainer.data.masked_batches import with_masked_positions
+
         is_mask = tf.cast(inputs["input_ids"] == self.tokenizer.mask_id, tf.int32)
         marked = {"original_ids": inputs["input_ids"], "is_masked": is_mask, "row_id": inputs["cls_positions"]}
-        batch = self._with_masked_positions({**inputs, **marked}, is_static=False)
+        batch = with_masked_positions({**inputs, **marked})
         return self.predicted(batch, super().served(model, batch))
 
     def serving(self, outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -472,6 +428,11 @@ class Task(base.Task):
         weights = model.get_layer("cls").weights
         head = {pytorch_name(variable_key(variable.name)): pytorch_array(variable) for variable in weights}
         return "BertForPreTraining" if self.config.has_pairs else "BertForMaskedLM", head
+
+
+def _most_each(masks: int) -> Callable[[int, int], int]:
+    """Returns how many masks a row has at most, where each of its examples has at most `masks`."""
+    return lambda cells, examples: min(examples * masks, cells)
 
 
 def _examples_of_masks(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
