@@ -30,7 +30,7 @@ NamedChunk = tuple[str, list[NumberedRow]]
 
 @dataclasses.dataclass
 class Totals:
-    """What is told of rows that became examples: of a chunk, a shard, a split.
+    """Counts of rows and of the examples made of them: of a chunk, a shard, a split.
 
     Attributes:
       rows, examples: how many there were.
@@ -62,7 +62,8 @@ class Totals:
     def to_json(self) -> dict[str, Any]:
         """Returns all of it, to be stored."""
         values = {name: list(counts.items()) for name, counts in self.values.items()}
-        return {**vars(self), "rejected": [dataclasses.asdict(row) for row in self.rejected], "values": values}
+        rejected = [dataclasses.asdict(row) for row in self.rejected]
+        return {**vars(self), "rejected": rejected, "values": values, "special_cases": dict(self.special_cases)}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Totals:

@@ -21,10 +21,11 @@ class Feature:
 
 
 FeatureSpec = Mapping[str, Feature]
-# A sequence of numbers for each-token features, a number for others. Small numbers may come as bytes, ids as an array of 4-byte
-# unsigned integers: these are written fastest.
+# A sequence of numbers for each-token features, a number for others. Small numbers may come as bytes, ids as an array of
+# ID_TYPE: these are written fastest.
 Example = Mapping[str, Any]
 
+ID_TYPE = "I"  # of arrays of ids: unsigned, 4 bytes
 TOKENS = {"input_ids": Feature("int32", "token"), "token_type_ids": Feature("int32", "token")}
 ROW_ID = {"row_id": Feature("int32", "example")}  # which row, in source order, an example came from
 

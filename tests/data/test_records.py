@@ -42,6 +42,13 @@ def test_an_array_is_written_as_a_list(ids):
     assert from_array == encode_example({"input_ids": ids, **others}, SPEC)
 
 
+@pytest.mark.parametrize("kind", "bBhHiqQ")
+def test_arrays_of_other_sizes_are_written_as_lists_too(kind):
+    ids = array.array(kind, [1, 100, 0])
+    others = {"label": 0, "rates": [], "score": 0.0}
+    assert encode_example({"input_ids": ids, **others}, SPEC) == encode_example({"input_ids": list(ids), **others}, SPEC)
+
+
 def test_no_padding_is_stored():
     short = encode_example({"input_ids": [101, 102], "label": 0, "rates": [], "score": 0.0}, SPEC)
     long = encode_example({"input_ids": [101] * 128, "label": 0, "rates": [], "score": 0.0}, SPEC)

@@ -140,9 +140,10 @@ def test_lower_precisions_stay_near(encoder, batches, precision, tolerance, modu
     assert np.isfinite(gap).all() and gap.max() < tolerance
 
 
-@pytest.mark.parametrize(
-    "function", [forward._sum_norm_drop, forward._bias_activation, forward._bias_drop_add_norm, heads._activate_and_norm]
-)
+KERNELS = [value for module in (forward, heads) for value in vars(module).values() if getattr(value, "vectors", None)]
+
+
+@pytest.mark.parametrize("function", KERNELS, ids=lambda function: function.__name__)
 def test_kernels_have_the_gradients_of_the_plain_functions(function):
     """How each vector is used is declared by hand: the sums of columns hold only where it is true, with dropout too."""
     generator = np.random.default_rng(3)

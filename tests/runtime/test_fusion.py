@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.runtime.fusion import EACH_ELEMENT, OUTPUT, column_sums, compiled, fused
+from trainer.runtime import fusion
+from trainer.runtime.fusion import OTHERWISE, OUTPUT, column_sums, compiled, fused
 
 
 @fused
@@ -40,7 +41,7 @@ def test_several_results_and_inputs():
     assert np.allclose(gradients[0], right + 10.0) and np.allclose(gradients[1], left + 10.0 * np.cos(right))
 
 
-@fused(bias="values", gain=EACH_ELEMENT, shift=OUTPUT)
+@fused(bias="values", gain=OTHERWISE, shift=OUTPUT)
 def affine(values, bias, gain, shift):
     return tf.cast(tf.tanh(tf.cast(values, tf.float32) + bias) * gain + shift, values.dtype)
 
@@ -61,6 +62,24 @@ def test_vectors_have_the_gradients_of_the_plain_function(dtype, tolerance):
         assert found.dtype == expected.dtype and found.shape == expected.shape
         largest = float(tf.reduce_max(tf.abs(tf.cast(expected, tf.float32))))
         assert float(tf.reduce_max(tf.abs(tf.cast(found - expected, tf.float32)))) < tolerance * largest
+
+
+def test_a_vector_that_is_no_parameter_is_refused():
+    with pytest.raises(TypeError, match="doubled has no parameter bias, inputs"):
+
+        @fused(bias="inputs")
+        def doubled(values):
+            return 2.0 * values
+
+
+def test_with_an_accelerator_the_kernel_sums_itself(monkeypatch):
+    monkeypatch.setattr(fusion, "has_accelerator", lambda: True)
+    test_vectors_have_the_gradients_of_the_plain_function("float32", 1e-5)
+    assert column_sums(tf.ones([1000, 2], tf.bfloat16)).numpy().tolist() == [1000.0, 1000.0]
+
+
+def test_column_sums_in_float16_may_be_larger_than_it_holds():
+    assert column_sums(tf.fill([1000, 1], tf.constant(100.0, tf.float16))).numpy().tolist() == [100_000.0]
 
 
 def test_column_sums_are_added_up_in_float32():

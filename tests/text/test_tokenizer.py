@@ -55,10 +55,16 @@ def tokenizers_of_all_kinds(tokenizer):
         "\u0301",
         "##\u0301",
     ]
+    with_word = Tokenizer(tokenizer.json).backend  # an added token of letters is found inside of words, too
+    with_word.add_tokens([tokenizers.AddedToken("able", normalized=True)])
+    short = json.loads(tokenizer.json)
+    short["model"]["max_input_chars_per_word"] = 5
     return [
         tokenizer,
         from_vocabulary([*SPECIAL, *letters], lowercase=False),
         from_vocabulary([*SPECIAL, *letters], lowercase=True),
+        Tokenizer(with_word.to_str()),
+        Tokenizer(json.dumps(short)),
     ]
 
 

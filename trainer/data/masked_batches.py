@@ -11,27 +11,28 @@ from trainer.features import Feature, FeatureSpec
 TARGETS = {"original_ids": Feature("int32", "token"), "is_masked": Feature("int32", "token")}
 ONLY_FOR_MASKS = ("continues_word", "masked_lm_targets")  # features that no model reads
 POSITIONS_ROUNDED_TO = 4  # so that batches have few shapes
+Vary = Callable[[Features, tf.Tensor], Features]
 MostMasks = Callable[[int, int], int]  # (cells of a row, examples of a row) → masks of a row
 
 
-def masked_work(vary: Callable[[Features, tf.Tensor], Features], spec: FeatureSpec, most: MostMasks) -> BatchWork:
-    """Returns the work on batches that one of the functions below begins, and `with_masked_positions` ends.
+def masked_work(vary: Vary, spec: FeatureSpec, most_of: MostMasks) -> BatchWork:
+    """Returns the work that marks what is to be predicted, and then tells where it lies in packed rows.
 
     Args:
-      vary: gives "original_ids" and "is_masked".
+      vary: marks: adds "original_ids" and "is_masked", int32 [examples, (tokens)]; one of the functions below.
       spec: of the records.
-      most: masks that a row may have, where all batches must have the same shape.
+      most_of: gives the most masks that a row may have, for batches that must all have the same shape.
     """
 
     def finish(batch: dict[str, tf.Tensor], is_static: bool) -> dict[str, tf.Tensor]:
         cells, examples = batch["input_ids"].shape[1], batch["row_id"].shape[1]
-        return with_masked_positions(batch, most(cells, examples) if is_static else None)
+        return with_masked_positions(batch, most_of(cells, examples) if is_static else None)
 
     return BatchWork(vary, {**spec, **TARGETS}, finish)
 
 
-def drawn_masks(masker: Masker) -> Callable[[Features, tf.Tensor], Features]:
-    """Masks are drawn, others in each epoch."""
+def drawn_masks(masker: Masker) -> Vary:
+    """Returns what draws masks, others in each epoch."""
 
     def vary(features, positions):
         masked, is_masked = masker(features["input_ids"], positions, features.get("continues_word"))
@@ -41,15 +42,15 @@ def drawn_masks(masker: Masker) -> Callable[[Features, tf.Tensor], Features]:
 
 
 def stored_masks(features: Features, _: tf.Tensor) -> Features:
-    """Masks are those of the records: masked_lm_targets, a token's id plus one where it is to be predicted."""
+    """Marks what the records do: masked_lm_targets, a token's id plus one where it is to be predicted, else 0."""
     masked, targets = features["input_ids"], features["masked_lm_targets"].flat_values
     ids = tf.where(targets > 0, targets - 1, masked.flat_values)
     is_masked = masked.with_flat_values(tf.cast(targets > 0, tf.int32))
     return {**features, "original_ids": masked.with_flat_values(ids), "is_masked": is_masked}
 
 
-def written_masks(mask_id: int) -> Callable[[Features, tf.Tensor], Features]:
-    """Masks are the [MASK] tokens of the text."""
+def written_masks(mask_id: int) -> Vary:
+    """Returns what marks the [MASK] tokens that stand in the text."""
 
     def vary(features, _):
         ids = features["input_ids"]
@@ -60,7 +61,7 @@ def written_masks(mask_id: int) -> Callable[[Features, tf.Tensor], Features]:
 
 
 def with_masked_positions(batch: dict[str, tf.Tensor], most: int | None = None) -> dict[str, tf.Tensor]:
-    """Replaces the marks by masked_positions, masked_lm_ids (int32) and masked_lm_weights (float32), [rows, P] each.
+    """Replaces, in place, the marks by masked_positions, masked_lm_ids (int32) and masked_lm_weights (float32), [rows, P] each.
 
     Args:
       batch: packed: "original_ids", "is_masked", int32 [rows, length]; what only the masks were drawn by leaves it too.

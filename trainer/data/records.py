@@ -16,7 +16,7 @@ import numpy as np
 
 from trainer import __version__, files
 from trainer.errors import UserError
-from trainer.features import Example, FeatureSpec, spec_from_json, spec_to_json
+from trainer.features import ID_TYPE, Example, FeatureSpec, spec_from_json, spec_to_json
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -33,7 +33,7 @@ def encode_example(example: Example, spec: FeatureSpec) -> bytes:
             packed = struct.pack(f"<{len(values)}f", *values)
         elif isinstance(values, bytes) and values.isascii():  # each is its own varint
             packed = values
-        elif isinstance(values, array.array):
+        elif isinstance(values, array.array) and values.typecode == ID_TYPE:
             packed = _packed(values)
         else:
             packed = b"".join(map(_VARINTS.__getitem__, values))
@@ -61,7 +61,7 @@ def _before(name: str, dtype: str, size: int) -> bytes:
 
 
 def _packed(values: array.array[int]) -> bytes:
-    """Returns the varints of unsigned integers of 4 bytes: those of `_VARINTS`, by way of a table."""
+    """Returns the varints of unsigned integers of 4 bytes (ID_TYPE): those of `_VARINTS`, by way of a table."""
     varints, sizes = _varint_table()
     numbers = np.frombuffer(values, np.uint32)
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 from transformers.activations_tf import get_tf_activation
 
-from trainer.runtime.fusion import EACH_ELEMENT, OUTPUT, column_sums, fused
+from trainer.runtime.fusion import OTHERWISE, OUTPUT, column_sums, fused
 from trainer.runtime.randomness import draw_seed, drop
 
 MASKED = -1e9  # the score of a pair that must not attend
@@ -139,7 +139,10 @@ def _matmul_2d(inputs, kernel):
 
 
 def dense(inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, transpose_kernel: bool = False) -> tf.Tensor:
-    """A product with a bias: dtype [..., I], float32 [I, O] ([O, I] if transposed) and float32 [O] to dtype [..., O]."""
+    """A product with a bias: dtype [..., I], float32 [I, O] ([O, I] if transposed) and float32 [O] to dtype [..., O].
+
+    For training: its gradient is its own, see `column_sums`.
+    """
     width = bias.shape[0]
 
     @tf.custom_gradient
@@ -156,7 +159,7 @@ def dense(inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, transpose_kerne
     return tf.reshape(outputs, tf.concat([tf.shape(inputs)[:-1], [width]], axis=0))
 
 
-@fused(gamma=EACH_ELEMENT, beta=EACH_ELEMENT)
+@fused(gamma=OTHERWISE, beta=OTHERWISE)
 def _sum_norm_drop(words, positions, types, gamma, beta, seed, *, rate, epsilon, dtype):
     return drop(tf.cast(layer_norm(words + types + positions, gamma, beta, epsilon), dtype), rate, seed)
 
@@ -180,7 +183,7 @@ def _bias_activation(projected, bias, *, activation):
     return tf.cast(outputs, projected.dtype)
 
 
-@fused(bias="projected", gamma=EACH_ELEMENT, beta=OUTPUT)
+@fused(bias="projected", gamma=OTHERWISE, beta=OUTPUT)
 def _bias_drop_add_norm(projected, bias, residual, gamma, beta, seed, *, rate, epsilon):
     output = drop(tf.cast(projected, tf.float32) + bias, rate, seed)
     return tf.cast(layer_norm(output + tf.cast(residual, tf.float32), gamma, beta, epsilon), projected.dtype)
@@ -197,4 +200,4 @@ def layer_norm(values: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: fl
 def pool(bert: Any, first: tf.Tensor) -> tf.Tensor:
     """Returns BERT's pooled output of first tokens: dense, tanh; dtype [B, K, H] to the same."""
     layer = bert.pooler.dense
-    return tf.tanh(dense(first, layer.kernel, layer.bias))
+    return tf.tanh(_matmul_2d(first, layer.kernel) + tf.cast(layer.bias, first.dtype))

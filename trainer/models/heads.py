@@ -6,7 +6,7 @@ from transformers.activations_tf import get_tf_activation
 
 from trainer.models.encoder import BertEncoder, Untracked
 from trainer.models.forward import dense, layer_norm
-from trainer.runtime.fusion import EACH_ELEMENT, OUTPUT, fused
+from trainer.runtime.fusion import OTHERWISE, OUTPUT, fused
 from trainer.runtime.randomness import dropout
 
 
@@ -88,7 +88,7 @@ class PretrainingHeads(keras.layers.Layer):
         return outputs
 
 
-@fused(bias="product", gamma=EACH_ELEMENT, beta=OUTPUT)
+@fused(bias="product", gamma=OTHERWISE, beta=OUTPUT)
 def _activate_and_norm(product, bias, gamma, beta, *, activation, epsilon):
     outputs = get_tf_activation(activation)(tf.cast(product, tf.float32) + bias)
     return tf.cast(layer_norm(outputs, gamma, beta, epsilon), product.dtype)

@@ -53,71 +53,88 @@ def quieten() -> None:
             os.close(saved)
 
 
-EACH_ELEMENT, OUTPUT = "each element", "output"  # what a vector of `fused` is applied to
+OUTPUT, OTHERWISE = "the output", "otherwise"  # how `fused` uses a vector
+
+
+def has_accelerator() -> bool:
+    """Whether there is a GPU or a TPU."""
+    return bool(tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"))
 
 
 def fused(function: Callable[..., Any] | None = None, /, **vectors: str) -> Callable[..., Any]:
-    """Makes a function of tensors one compiled kernel, with the gradient as another.
+    """Makes a function of tensors a compiled kernel, and its gradient another.
 
     The gradient is the function's own, by automatic differentiation. Nothing is kept for it but the inputs: what lies
     between is computed again inside the backward kernel, which costs less than a pass over memory to keep it.
 
-    A vector that is spread over all rows, as a bias is, has the sums of columns as its gradient. XLA goes down each column by
-    itself on a CPU, which takes longer than all else in the kernel (a GELU with its bias: 10 of 13 ms): so these sums are
-    products outside of it, see `column_sums`.
+    A vector that is spread over all rows, as a bias is, has sums of columns as its gradient. On a CPU they are left to
+    `column_sums`: XLA takes longer for them than for all else in the kernel (a GELU with its bias: 10 of 13 ms).
 
     Args:
       function: takes tensors by position, Python numbers by keyword; returns a tensor or several. No variables inside.
       vectors: for each vector along the last axis, by the name of its parameter: the parameter that it is first added to,
-        OUTPUT where it is added to the result last of all, or EACH_ELEMENT where it is used in another way.
+        if that is used nowhere else; OUTPUT where it is added to the result last of all; OTHERWISE else. The first parameter
+        has the shape of the result, which is one tensor.
 
     Returns:
       A function with the same signature. Integer inputs have no gradient.
+
+    Raises:
+      TypeError: a name in `vectors` is no parameter.
     """
     if function is None:
         return functools.partial(fused, **vectors)
     names = list(inspect.signature(function).parameters)
+    unknown = ({*vectors, *vectors.values()} - {OUTPUT, OTHERWISE}) - set(names)
+    if unknown:
+        raise TypeError(f"{function.__name__} has no parameter {', '.join(sorted(unknown))}")
     forward = compiled(function)
 
     @compiled
-    def backward(inputs, upstream, **constants):
+    def backward(inputs, upstream, without_sums, **constants):
         inputs = dict(zip(names, inputs, strict=False))
-        vectors_of_elements = [name for name in inputs if vectors.get(name) == EACH_ELEMENT]
+        places = vectors if without_sums else {}
+        spread = [name for name in inputs if places.get(name) == OTHERWISE]
         shape = tf.shape(inputs[names[0]])
-        inputs |= {name: tf.broadcast_to(inputs[name], shape) for name in vectors_of_elements}
+        inputs |= {name: tf.broadcast_to(inputs[name], shape) for name in spread}
         watched = {
             name: value
             for name, value in inputs.items()
-            if value.dtype.is_floating and vectors.get(name, EACH_ELEMENT) == EACH_ELEMENT
+            if value.dtype.is_floating and places.get(name, OTHERWISE) == OTHERWISE
         }
         with tf.GradientTape() as tape:
             tape.watch(watched)
             outputs = function(*inputs.values(), **constants)
         found = tape.gradient(outputs, watched, list(upstream) if isinstance(outputs, list | tuple) else upstream[0])
-        return found | {name: tf.cast(found[name], upstream[0].dtype) for name in vectors_of_elements}
+        return found | {name: tf.cast(found[name], upstream[0].dtype) for name in spread}
 
     @functools.wraps(function)
     def call(*tensors, **constants):
         @tf.custom_gradient
         def apply(*inputs):
             def gradient(*upstream):
-                found = backward(inputs, upstream, **constants)
-                found[OUTPUT] = upstream[0]
-                for name, place in vectors.items():
-                    found[name] = column_sums(found[name if place == EACH_ELEMENT else place])
+                without_sums = not has_accelerator()
+                found = backward(inputs, upstream, without_sums, **constants)
+                for name, place in vectors.items() if without_sums else ():
+                    elements = upstream[0] if place == OUTPUT else found[name if place == OTHERWISE else place]
+                    found[name] = column_sums(elements)
                 return [found.get(name) for name, _ in zip(names, inputs, strict=False)]
 
             return forward(*inputs, **constants), gradient
 
         return apply(*tensors)
 
+    call.vectors = vectors  # type: ignore[attr-defined]  # for a test that tries each declaration
     return call
 
 
 def column_sums(values: tf.Tensor) -> tf.Tensor:
     """Returns the sums over all but the last axis, added up in float32: dtype [..., width] to float32 [width].
 
-    As a product with ones, at which the matrix library is as fast as memory. Rounded to the dtype, as products of weights are.
+    On a CPU as a product with ones, which the matrix library does as fast as memory is read; its result is rounded to the
+    dtype, as the gradients of matrices are.
     """
     flat = tf.reshape(values, [-1, tf.shape(values)[-1]])
+    if has_accelerator() or values.dtype == tf.float16:  # whose largest number sums may exceed
+        return tf.reduce_sum(tf.cast(flat, tf.float32), axis=0)
     return tf.cast(tf.matmul(tf.ones([1, tf.shape(flat)[0]], flat.dtype), flat)[0], tf.float32)

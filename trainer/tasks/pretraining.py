@@ -16,13 +16,13 @@ from trainer.config import check
 from trainer.data import google_records
 from trainer.data.sources import Row, RowError
 from trainer.errors import UserError
-from trainer.features import ROW_ID, TOKENS, Example, Feature, FeatureSpec
+from trainer.features import ID_TYPE, ROW_ID, TOKENS, Example, Feature, FeatureSpec
 from trainer.tasks import base
 from trainer.text.masks import MaskableTokens, MaskingRecipe, StaticMasker
 from trainer.text.segments import Segment, SentenceObjective, SequenceRecipe, TokenizedDocument, TokenSequence, sequences_of
 from trainer.text.sentences import sentence_splitter
 from trainer.text.sequences import single_sequence
-from trainer.text.tokenizer import ID_TYPE, Tokenizer
+from trainer.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import tensorflow as tf

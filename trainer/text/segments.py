@@ -205,7 +205,7 @@ def _halved(segment: Segment, counts: collections.Counter) -> TokenSequence | No
 
 def _full_sentences(segments, recipe, draw, counts) -> Iterator[TokenSequence]:
     target = _target_length(recipe, draw, counts)
-    tokens = segments[0][:0]
+    tokens = segments[0][:0] if segments else []
     for segment in segments:
         segment = segment[: recipe.budget]  # longer ones were split before, unless their rest is not to be kept
         if tokens and len(tokens) + len(segment) > target:

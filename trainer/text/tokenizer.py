@@ -13,10 +13,10 @@ import tokenizers
 
 from trainer import files
 from trainer.errors import UserError
+from trainer.features import ID_TYPE
 
 COMMON_MARKS = ",.()\"'-:;"  # ASCII punctuation: always a word of its own to BERT
 MAX_WORDS, LONGEST_WORD_KEPT = 1 << 18, 32  # with their ids about 50 MB; longer "words" are texts without spaces
-ID_TYPE = "I"  # of arrays of ids: 4 bytes
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
 
@@ -135,7 +135,7 @@ class _IdsOfWords(dict):
 
     Args:
       backend: gives the ids.
-      lowercase: whether it lower-cases; None where its words are not BERT's, and nothing is known of them beforehand.
+      lowercase: whether it lower-cases, where WordPiece alone may do plain words; None: all go through the whole tokenizer.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, lowercase: bool | None):
@@ -144,7 +144,7 @@ class _IdsOfWords(dict):
 
     def __missing__(self, word: str) -> bytes:
         if self._lowercase is not None and word.isascii() and word.isalnum():
-            # Nothing but its case is normalized, and it stays in one: WordPiece alone takes a third of the time
+            # Only its case is normalized and nothing splits it: WordPiece is all there is to do, in a third of the time.
             ids = [piece.id for piece in self._pieces(word.lower() if self._lowercase else word)]
         else:
             ids = self._encode(word, add_special_tokens=False).ids
