@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+import report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,18 +53,16 @@ def run_ours(case: Case, train: str, test: str, seed: int, sets: list[str]) -> f
     """Trains our recipe; returns the accuracy at the last step."""
     with tempfile.TemporaryDirectory() as workdir:
         keys = [f"data.train={train}", f"data.validation={test}", "data.test=null", f"train.seed={seed}", *sets]
-        command = [sys.executable, "-m", "trainer", "train", f"--config={case.config}", f"--workdir={workdir}"]
-        subprocess.run([*command, *[f"--set={key}" for key in keys]], cwd=ROOT, check=True)
-        lines = [json.loads(line) for line in Path(workdir, "metrics.jsonl").read_text().splitlines()]
-        return [line["accuracy"] for line in lines if line["kind"] == "validation"][-1]
+        return report.train(case.config, Path(workdir), keys)[-1]["accuracy"]
 
 
 def run_pytorch(case: Case, train: str, test: str, seed: int, python: str, encoder: str) -> float:
     """Trains the peer in its own environment; returns the accuracy after the last epoch."""
     with tempfile.NamedTemporaryFile() as output:
-        command = [python, str(ROOT / "benchmarks/peers/pytorch_classification.py"), f"--train={train}", f"--test={test}"]
+        script = str(report.ROOT / "benchmarks/peers/pytorch_classification.py")
+        command = [python, script, f"--train={train}", f"--test={test}"]
         command += [f"--text_column={case.text_column}", f"--label_column={case.label_column}", f"--encoder={encoder}"]
-        subprocess.run([*command, f"--seed={seed}", f"--output={output.name}", *case.peer], cwd=ROOT, check=True)
+        subprocess.run([*command, f"--seed={seed}", f"--output={output.name}", *case.peer], cwd=report.ROOT, check=True)
         return json.loads(Path(output.name).read_text())["accuracy"]
 
 
@@ -81,9 +79,9 @@ def main() -> None:
     options = parser.parse_args()
 
     case = CASES[options.case]
-    folder = ROOT if case.train.startswith("configs/") else Path(options.data).resolve()
+    folder = report.ROOT if case.train.startswith("configs/") else Path(options.data).resolve()
     train, test = str(folder / case.train), str(folder / case.test)
-    results = ROOT / "benchmarks/results"
+    results = report.RESULTS
     results.mkdir(exist_ok=True)
     accuracies = []
     for seed in options.seeds:

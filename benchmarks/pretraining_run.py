@@ -8,15 +8,13 @@ Results: benchmarks/results/pretraining_run.json, .md and .png. Two cores take a
 """
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import report
-from wikitext import articles
+from wikitext import plain_text
 
 CONFIG = "configs/pretraining/enwik8-mini.yaml"
 FINE_TUNING = {
@@ -32,13 +30,9 @@ FINE_TUNING = {
 }
 
 
-def train(config: str | None, workdir: Path, keys: dict[str, object]) -> list[dict[str, float]]:
-    """Trains, or goes on; returns the lines of the run's validations."""
-    arguments = [f"--config={config}"] if config else []
-    arguments += [f"--workdir={workdir}", *[f"--set={key}={value}" for key, value in keys.items()]]
-    subprocess.run([sys.executable, "-m", "trainer", "train", *arguments], cwd=report.ROOT, check=True)
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == "validation"]
+def given(keys: dict[str, object]) -> list[str]:
+    """Returns keys as --set takes them."""
+    return [f"{key}={value}" for key, value in keys.items()]
 
 
 def plot(validations: list[dict[str, float]], path: Path) -> None:
@@ -64,14 +58,14 @@ def main() -> None:
     held_out = workdir / "wikitext-valid.txt"
     if not held_out.exists():  # written once: a run that goes on must find the same text
         text = (data / "wikitext-2/valid.txt").read_text(encoding="utf8")
-        held_out.write_text("\n\n".join("\n".join(article) for article in articles(text)) + "\n", encoding="utf8")
+        held_out.write_text(plain_text(text), encoding="utf8")
     vocabulary = data / "vocab/bert-base-uncased-vocab.txt"
     corpus = {
         "data.train": data / "enwik8_clean.txt.gz",
         "data.validation": held_out,
         "encoder.vocabulary_path": vocabulary,
     }
-    validations = train(CONFIG, workdir, corpus)
+    validations = report.train(CONFIG, workdir, given(corpus))
     plot(validations, report.RESULTS / "pretraining_run.png")
 
     starts = {
@@ -83,7 +77,8 @@ def main() -> None:
     for seed in options.seeds:
         for name, start in starts.items():
             with tempfile.TemporaryDirectory() as folder:
-                found = train(None, Path(folder), {**FINE_TUNING, **files, **start, "train.seed": seed})
+                keys = {**FINE_TUNING, **files, **start, "train.seed": seed}
+                found = report.train(None, Path(folder), given(keys))
             scores[name].append(found[-1]["accuracy"])
             print(f"SST-2, seed {seed}, {name}: {scores[name][-1]:.4f}", flush=True)
     kept = {

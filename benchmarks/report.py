@@ -32,6 +32,15 @@ def versions(python: str, packages: Iterable[str]) -> dict[str, str]:
     return json.loads(subprocess.run([python, "-c", code, *packages], capture_output=True, text=True, check=True).stdout)
 
 
+def train(config: str | None, workdir: Path, keys: Iterable[str]) -> list[dict[str, Any]]:
+    """Trains, or goes on, with its log to be seen; returns the lines of the run's validations."""
+    arguments = [f"--config={config}"] if config else []
+    arguments += [f"--workdir={workdir}", *[f"--set={key}" for key in keys]]
+    subprocess.run([sys.executable, "-m", "trainer", "train", *arguments], cwd=ROOT, check=True)
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == "validation"]
+
+
 def run_trainer(arguments: Sequence[str]) -> tuple[float, float]:
     """Runs a command of ours to its end; returns its seconds and the most megabytes of memory it held."""
     command = [sys.executable, "-m", "trainer", *arguments]

@@ -23,6 +23,11 @@ def articles(text: str) -> list[list[str]]:
     return [article for article in found if article]
 
 
+def plain_text(text: str) -> str:
+    """Returns the articles with a blank line between them."""
+    return "\n\n".join("\n".join(article) for article in articles(text)) + "\n"
+
+
 def detokenized(line: str) -> str:
     """Returns a line as it is written outside of WikiText.
 
@@ -36,4 +41,4 @@ def detokenized(line: str) -> str:
 
 if __name__ == "__main__":
     source, target = sys.argv[1:]
-    Path(target).write_text("\n\n".join("\n".join(article) for article in articles(Path(source).read_text())) + "\n")
+    Path(target).write_text(plain_text(Path(source).read_text(encoding="utf8")), encoding="utf8")

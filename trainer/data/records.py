@@ -7,9 +7,10 @@ byte-identical whatever process wrote them. No padding is stored.
 from __future__ import annotations
 
 import array
+import contextlib
 import functools
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,14 +30,7 @@ def encode_example(example: Example, spec: FeatureSpec) -> bytes:
     for name in sorted(spec):
         feature = spec[name]
         values = example[name] if feature.per == "token" else (example[name],)
-        if feature.dtype == "float32":
-            packed = struct.pack(f"<{len(values)}f", *values)
-        elif isinstance(values, bytes) and values.isascii():  # each is its own varint
-            packed = values
-        elif isinstance(values, array.array) and values.typecode == ID_TYPE:
-            packed = _packed(values)
-        else:
-            packed = b"".join(map(_VARINTS.__getitem__, values))
+        packed = struct.pack(f"<{len(values)}f", *values) if feature.dtype == "float32" else _varints(values)
         entries += (_before(name, feature.dtype, len(packed)), packed)
     return proto_field(1, b"".join(entries))
 
@@ -60,14 +54,16 @@ def _before(name: str, dtype: str, size: int) -> bytes:
     return _head(1, len(key) + len(feature) + len(kind) + len(values) + size) + key + feature + kind + values
 
 
-def _packed(values: array.array[int]) -> bytes:
-    """Returns the varints of unsigned integers of 4 bytes (ID_TYPE): those of `_VARINTS`, by way of a table."""
-    varints, sizes = _varint_table()
-    numbers = np.frombuffer(values, np.uint32)
-    try:
-        return varints.take(numbers).view(np.uint8)[sizes.take(numbers).view(np.bool_)].tobytes()
-    except IndexError:
-        return b"".join(map(_VARINTS.__getitem__, values))
+def _varints(values: Sequence[int]) -> bytes:
+    """Returns the varints of integers, one after the other."""
+    if isinstance(values, bytes) and values.isascii():  # each is its own
+        return values
+    if isinstance(values, array.array) and values.typecode == ID_TYPE:
+        varints, sizes = _varint_table()
+        numbers = np.frombuffer(values, np.uint32)
+        with contextlib.suppress(IndexError):  # one is beyond the table
+            return varints.take(numbers).view(np.uint8)[sizes.take(numbers).view(np.bool_)].tobytes()
+    return b"".join(map(_VARINTS.__getitem__, values))
 
 
 @functools.cache

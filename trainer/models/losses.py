@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from trainer.runtime.fusion import compiled, has_accelerator
+from trainer.runtime.distribution import has_accelerator
+from trainer.runtime.fusion import compiled
 
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, label_smoothing: float = 0.0, focal_gamma: float = 0.0) -> tf.Tensor:
@@ -42,13 +43,16 @@ def vocabulary_cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.T
       (losses, 1 where the label has the highest logit, of equal ones the first, as argmax has it, else 0): float32 [...].
     """
     flat, flat_labels = tf.reshape(logits, [-1, logits.shape[-1]]), tf.reshape(labels, [-1])
-    guess = (compiled(_first_highest) if has_accelerator() else _first_highest)(flat)  # XLA's is slow on CPUs, Eigen's on GPUs
+    guess = (_first_highest_by_xla if has_accelerator() else _first_highest)(flat)
     losses = _row_losses(flat_labels, guess, flat)
     return tf.reshape(losses, tf.shape(labels)), tf.reshape(tf.cast(guess == flat_labels, tf.float32), tf.shape(labels))
 
 
 def _first_highest(logits):
     return tf.argmax(logits, axis=-1, output_type=tf.int32)
+
+
+_first_highest_by_xla = compiled(_first_highest)  # slow on CPUs, as TensorFlow's own is on GPUs
 
 
 def _row_losses(labels, guess, logits):

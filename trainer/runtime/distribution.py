@@ -14,6 +14,11 @@ from trainer.errors import UserError
 TPU_DEVICE_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 
 
+def has_accelerator() -> bool:
+    """Whether there is a GPU or a TPU."""
+    return bool(tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"))
+
+
 @dataclasses.dataclass(frozen=True)
 class Placement:
     """The chosen devices.

@@ -14,6 +14,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from trainer.runtime.distribution import has_accelerator
+
 SET_LOG_LEVEL, LOG_FATAL_ONLY = "_ZN4absl12lts_2025012714SetMinLogLevelENS0_18LogSeverityAtLeastE", 3  # as in TensorFlow 2.20
 
 
@@ -56,11 +58,6 @@ def quieten() -> None:
 OUTPUT, OTHERWISE = "the output", "otherwise"  # how `fused` uses a vector
 
 
-def has_accelerator() -> bool:
-    """Whether there is a GPU or a TPU."""
-    return bool(tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"))
-
-
 def fused(function: Callable[..., Any] | None = None, /, **vectors: str) -> Callable[..., Any]:
     """Makes a function of tensors a compiled kernel, and its gradient another.
 
@@ -89,33 +86,16 @@ def fused(function: Callable[..., Any] | None = None, /, **vectors: str) -> Call
     if unknown:
         raise TypeError(f"{function.__name__} has no parameter {', '.join(sorted(unknown))}")
     forward = compiled(function)
-
-    @compiled
-    def backward(inputs, upstream, without_sums, **constants):
-        inputs = dict(zip(names, inputs, strict=False))
-        places = vectors if without_sums else {}
-        spread = [name for name in inputs if places.get(name) == OTHERWISE]
-        shape = tf.shape(inputs[names[0]])
-        inputs |= {name: tf.broadcast_to(inputs[name], shape) for name in spread}
-        watched = {
-            name: value
-            for name, value in inputs.items()
-            if value.dtype.is_floating and places.get(name, OTHERWISE) == OTHERWISE
-        }
-        with tf.GradientTape() as tape:
-            tape.watch(watched)
-            outputs = function(*inputs.values(), **constants)
-        found = tape.gradient(outputs, watched, list(upstream) if isinstance(outputs, list | tuple) else upstream[0])
-        return found | {name: tf.cast(found[name], upstream[0].dtype) for name in spread}
+    summing, elementwise = _gradient_kernel(function, names, {}), _gradient_kernel(function, names, vectors)
 
     @functools.wraps(function)
     def call(*tensors, **constants):
         @tf.custom_gradient
         def apply(*inputs):
             def gradient(*upstream):
-                without_sums = not has_accelerator()
-                found = backward(inputs, upstream, without_sums, **constants)
-                for name, place in vectors.items() if without_sums else ():
+                backward, left_out = (summing, {}) if has_accelerator() else (elementwise, vectors)
+                found = backward(inputs, upstream, **constants)
+                for name, place in left_out.items():
                     elements = upstream[0] if place == OUTPUT else found[name if place == OTHERWISE else place]
                     found[name] = column_sums(elements)
                 return [found.get(name) for name, _ in zip(names, inputs, strict=False)]
@@ -126,6 +106,29 @@ def fused(function: Callable[..., Any] | None = None, /, **vectors: str) -> Call
 
     call.vectors = vectors  # type: ignore[attr-defined]  # for a test that tries each declaration
     return call
+
+
+def _gradient_kernel(function, names, vectors):
+    """Returns the compiled gradient of `function`, {name: gradient}, but for the sums over columns of `vectors`.
+
+    A vector used OTHERWISE has the gradient of each element there, in the result's dtype; of the others there is nothing.
+    """
+    spread = [name for name in names if vectors.get(name) == OTHERWISE]
+
+    @compiled
+    def backward(inputs, upstream, **constants):
+        inputs = dict(zip(names, inputs, strict=False))
+        shape = tf.shape(inputs[names[0]])
+        inputs |= {name: tf.broadcast_to(inputs[name], shape) for name in spread}
+        sought = [name for name in inputs if vectors.get(name, OTHERWISE) == OTHERWISE]
+        watched = {name: inputs[name] for name in sought if inputs[name].dtype.is_floating}
+        with tf.GradientTape() as tape:
+            tape.watch(watched)
+            outputs = function(*inputs.values(), **constants)
+        found = tape.gradient(outputs, watched, list(upstream) if isinstance(outputs, list | tuple) else upstream[0])
+        return found | {name: tf.cast(found[name], upstream[0].dtype) for name in spread}
+
+    return backward
 
 
 def column_sums(values: tf.Tensor) -> tf.Tensor:

@@ -134,11 +134,7 @@ class _Elsewhere:
         number = draw.randrange(len(self._documents) - self._skipped)
         segments = self._documents[number + self._skipped if number >= self._begin else number].segments
         begin = draw.randrange(len(segments))
-        end, length = begin, 0
-        while end < len(segments) and (length < wanted or end == begin):
-            length += len(segments[end])
-            end += 1
-        return _joined(segments[begin:end])
+        return _joined(segments[begin : _end_of(segments, begin, wanted)])
 
 
 def _target_length(recipe: SequenceRecipe, draw: random.Random, counts: collections.Counter) -> int:
@@ -160,11 +156,7 @@ def _pairs(
     target = _target_length(recipe, draw, counts)
     start = 0
     while start < len(segments):
-        # As many segments as reach the target
-        end, length = start, 0
-        while end < len(segments) and length < target:
-            length += len(segments[end])
-            end += 1
+        end = _end_of(segments, start, target)
         cut = draw.randint(start + 1, end - 1) if end - start > 1 else end  # the first part is segments[start:cut]
         first = _joined(segments[start:cut])
         rest = _joined(segments[cut:end])
@@ -244,6 +236,15 @@ def truncated_lengths(first: int, second: int, budget: int) -> tuple[int, int]:
     if first + second <= budget or 2 * min(first, second) <= budget:
         return pair_lengths(first, second, budget)
     return (budget + 1) // 2, budget // 2  # both give way: the odd token is the first one's here
+
+
+def _end_of(segments: Sequence[Segment], begin: int, wanted: int) -> int:
+    """Returns behind which segment those from `begin` on reach `wanted` tokens; they are one at least."""
+    length, end = len(segments[begin]), begin + 1
+    while end < len(segments) and length < wanted:
+        length += len(segments[end])
+        end += 1
+    return end
 
 
 def _joined(segments: Sequence[Segment]) -> Segment:
