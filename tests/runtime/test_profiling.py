@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import tensorflow as tf
 
-from trainer.runtime import profiling
+from trainer.runtime import distribution, profiling
 from trainer.runtime.distribution import Placement
 
 ALONE = Placement(tf.distribute.get_strategy(), "default", "")
@@ -20,7 +20,7 @@ def test_the_peak_counts_machines_and_accelerators_but_not_logical_devices(monke
     mirrored = Placement(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), "mirrored", "")
     assert profiling.peak_flops("float32", mirrored) == 1.0
     assert profiling.peak_flops("float32", dataclasses.replace(mirrored, workers=3)) == 3.0
-    monkeypatch.setattr(profiling, "_fastest_device", lambda: "/device:GPU:0")
+    monkeypatch.setattr(distribution, "fastest_device", lambda: "/device:GPU:0")
     assert profiling.peak_flops("float32", mirrored) == 2.0
 
 

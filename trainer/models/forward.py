@@ -133,9 +133,7 @@ def _project_and_add(output, config, inputs, residual, seed):
 
 def _matmul_2d(inputs, kernel):
     """[B, L, I] times float32 [I, O] as one product of B·L rows, which is a single call to the matrix library."""
-    shape = tf.shape(inputs)
-    flat = tf.matmul(tf.reshape(inputs, [-1, kernel.shape[0]]), tf.cast(kernel, inputs.dtype))
-    return tf.reshape(flat, [shape[0], shape[1], kernel.shape[1]])
+    return _by_rows(lambda flat: tf.matmul(flat, tf.cast(kernel, flat.dtype)), inputs, kernel.shape[1])
 
 
 def dense(inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, transpose_kernel: bool = False) -> tf.Tensor:
@@ -154,8 +152,13 @@ def dense(inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, transpose_kerne
 
         return tf.matmul(flat, kernel, transpose_b=transpose_kernel) + bias, gradient
 
-    flat = tf.reshape(inputs, [-1, inputs.shape[-1]])
-    outputs = apply(flat, tf.cast(kernel, inputs.dtype), tf.cast(bias, inputs.dtype))
+    kernel, bias = tf.cast(kernel, inputs.dtype), tf.cast(bias, inputs.dtype)
+    return _by_rows(lambda flat: apply(flat, kernel, bias), inputs, width)
+
+
+def _by_rows(function, inputs, width):
+    """Applies a function of rows, [n, I] → [n, width], to [..., I]."""
+    outputs = function(tf.reshape(inputs, [-1, inputs.shape[-1]]))
     return tf.reshape(outputs, tf.concat([tf.shape(inputs)[:-1], [width]], axis=0))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from trainer.runtime.distribution import Placement
+from trainer.runtime.distribution import Placement, fastest_device, has_accelerator
 
 
 def peak_flops(precision: str, placement: Placement) -> float:
@@ -24,20 +24,19 @@ def peak_flops(precision: str, placement: Placement) -> float:
     Args:
       precision: "float32", "bfloat16" or "float16".
     """
-    has_accelerator = "CPU" not in _fastest_device()
-    size = 8192 if has_accelerator else 2048
+    size = 8192 if has_accelerator() else 2048
     try:
         seconds = _seconds_of_product(size, precision)
     except tf.errors.ResourceExhaustedError:
         return float("inf")
-    return 2.0 * size**3 / seconds * (placement.replicas if has_accelerator else placement.workers)
+    return 2.0 * size**3 / seconds * (placement.replicas if has_accelerator() else placement.workers)
 
 
 def _seconds_of_product(size: int, precision: str, enough_seconds: float = 1.0) -> float:
     """Returns the median of 3 to 15 products, the fewer the slower they are."""
     product = tf.function(lambda left: tf.reduce_max(tf.abs(left @ left)), autograph=False)
     seconds: list[float] = []
-    with tf.device(_fastest_device()):
+    with tf.device(fastest_device()):
         matrix = tf.cast(tf.random.stateless_normal([size, size], [1, 2]), precision)
         product(matrix).numpy()
         while len(seconds) < 3 or (len(seconds) < 15 and sum(seconds) < enough_seconds):
@@ -45,11 +44,6 @@ def _seconds_of_product(size: int, precision: str, enough_seconds: float = 1.0) 
             product(matrix).numpy()
             seconds.append(time.perf_counter() - begun)
     return statistics.median(seconds)
-
-
-def _fastest_device() -> str:
-    kinds = ("TPU", "GPU", "CPU")
-    return next(devices[0].name for devices in map(tf.config.list_logical_devices, kinds) if devices)
 
 
 def peak_memory_bytes() -> int:
