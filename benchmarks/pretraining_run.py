@@ -1,54 +1,117 @@
-"""A real pre-training run in two phases (configs/pretraining/enwik8-mini*.yaml), then SST-2 from it and from random weights.
+"""A real pre-training run, and what it is good for: SST-2 from it and from random weights.
 
     python benchmarks/pretraining_run.py --data=../shared/data --workdir=workdir/enwik8-mini
 
-The run goes on where it was interrupted. WikiText-2's validation text is held out. Then SST-2 is fine-tuned with three seeds
-from the run's encoder and from random weights of the same sizes, with the same settings; a score is that of the last step.
+Phases: enwik8 with 32 tokens, then with 128 (configs/pretraining/enwik8-mini*.yaml), WikiText-2's validation text held out;
+then, as with text of one's own domain, SST-2's training sentences without labels (configs/pretraining/sst2-adapted.yaml).
+SST-2 is fine-tuned from random weights, from the second phase and from the third, with 2,000 labels and with all, each start
+with the same settings; a score is that of the last step. The run goes on where it was interrupted.
 Results: benchmarks/results/pretraining_run.json, .md and .png. Two cores take about two hours.
 """
 
 import argparse
+import csv
+import random
 import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import report
 from wikitext import plain_text
 
-PHASES = {"32 tokens": "configs/pretraining/enwik8-mini.yaml", "128 tokens": "configs/pretraining/enwik8-mini-phase2.yaml"}
+PHASES = {
+    "enwik8, 32 tokens": "configs/pretraining/enwik8-mini.yaml",
+    "enwik8, 128 tokens": "configs/pretraining/enwik8-mini-phase2.yaml",
+    "SST-2's text": "configs/pretraining/sst2-adapted.yaml",
+}
 FINE_TUNING = {
     "data.text_columns": "[sentence]",
     "data.label_column": "label",
     "data.max_seq_length": 64,
-    "train.batch_size": 32,
-    "train.epochs": 3,
     "task.pooling": "mean",
-    "train.learning_rate": "1e-4",
+    "train.batch_size": 32,
     "train.precision": "bfloat16",
     "encoder.dropout_rate": 0.1,
     "encoder.attention_dropout_rate": 0.1,
 }
+BUDGETS = {  # labels: how to train with them
+    2000: {"train.epochs": 8, "train.learning_rate": "3e-4"},
+    67349: {"train.epochs": 2, "train.learning_rate": "1e-4"},
+}
 
 
-def given(keys: dict[str, object]) -> list[str]:
+def given(keys: dict[str, Any]) -> list[str]:
     """Returns keys as --set takes them."""
     return [f"{key}={value}" for key, value in keys.items()]
 
 
-def plot(validations: dict[str, list[dict[str, float]]], path: Path) -> None:
+def write_once(path: Path, text: str) -> Path:
+    """Writes a file that is not there yet: a run that goes on must find the same text, of the same date."""
+    if not path.exists():
+        path.write_text(text, encoding="utf8")
+    return path
+
+
+def sst2_sentences(data: Path, split: str) -> list[str]:
+    """Returns the sentences of a split, in the file's order."""
+    with open(data / f"glue/SST-2/{split}.tsv", encoding="utf8", newline="") as file:
+        return [row["sentence"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+
+
+def pretrain(data: Path, workdir: Path) -> dict[str, list[dict[str, Any]]]:
+    """Runs the phases, each in a folder of its own, each from the one before; returns their validations."""
+    wiki = write_once(workdir / "wikitext-valid.txt", plain_text((data / "wikitext-2/valid.txt").read_text(encoding="utf8")))
+    enwik8 = {"data.train": data / "enwik8_clean.txt.gz", "data.validation": wiki}
+    written = {
+        split: write_once(workdir / f"sst2-{split}.txt", "".join(f"{text}\n\n" for text in sst2_sentences(data, split)))
+        for split in ("train", "dev")
+    }
+    texts = [enwik8, enwik8, {"data.train": written["train"], "data.validation": written["dev"]}]
+    start: dict[str, Any] = {"encoder.vocabulary_path": data / "vocab/bert-base-uncased-vocab.txt"}
+    found = {}
+    for number, ((phase, config), text) in enumerate(zip(PHASES.items(), texts, strict=True), start=1):
+        folder = workdir / f"phase-{number}"
+        found[phase] = report.train(config, folder, given(text | start))
+        start = {"encoder.init_from": folder}
+    return found
+
+
+def plot(validations: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Draws each phase's held-out loss and accuracy over the steps of all."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3), layout="constrained")
     for axis, name in zip(axes, ("masked_lm_loss", "masked_lm_accuracy"), strict=True):
         before = 0
         for phase, lines in validations.items():
             axis.plot([before + line["step"] for line in lines], [line[name] for line in lines], marker=".", label=phase)
             before += lines[-1]["step"]
-        axis.set(xlabel="step", title=f"{name}, WikiText-2 validation")
-        axis.legend()
+        axis.set(xlabel="step", title=f"{name}, held out")
+    axes[0].legend()
     figure.savefig(path, dpi=120)
+
+
+def fine_tune(
+    data: Path, workdir: Path, starts: dict[str, dict[str, Any]], seeds: list[int]
+) -> dict[int, dict[str, list[float]]]:
+    """Returns {labels: {start: the accuracy of each seed on the dev set}}."""
+    header, *rows = (data / "glue/SST-2/train.tsv").read_text(encoding="utf8").splitlines()
+    random.Random(1).shuffle(rows)
+    scores: dict[int, dict[str, list[float]]] = {}
+    for labels, settings in BUDGETS.items():
+        train = write_once(workdir / f"sst2-{labels}.tsv", "".join(f"{line}\n" for line in [header, *rows[:labels]]))
+        files = {"data.train": train, "data.validation": data / "glue/SST-2/dev.tsv"}
+        scores[labels] = {name: [] for name in starts}
+        for seed in seeds:
+            for name, start in starts.items():
+                with tempfile.TemporaryDirectory() as scratch:
+                    keys = FINE_TUNING | settings | files | start | {"train.seed": seed}
+                    found = report.train(None, Path(scratch), given(keys))
+                scores[labels][name].append(found[-1]["accuracy"])
+                print(f"SST-2, {labels:,} labels, seed {seed}, {name}: {scores[labels][name][-1]:.4f}", flush=True)
+    return scores
 
 
 def main() -> None:
@@ -60,33 +123,15 @@ def main() -> None:
     options = parser.parse_args()
     data, workdir = options.data.resolve(), options.workdir.resolve()
     workdir.mkdir(parents=True, exist_ok=True)
-    held_out = workdir / "wikitext-valid.txt"
-    if not held_out.exists():  # written once: a run that goes on must find the same text
-        text = (data / "wikitext-2/valid.txt").read_text(encoding="utf8")
-        held_out.write_text(plain_text(text), encoding="utf8")
-    vocabulary = data / "vocab/bert-base-uncased-vocab.txt"
-    corpus = {"data.train": data / "enwik8_clean.txt.gz", "data.validation": held_out}
-    start: dict[str, object] = {"encoder.vocabulary_path": vocabulary}
-    validations = {}
-    for phase, config in PHASES.items():
-        folder = workdir / phase.replace(" ", "-")
-        validations[phase] = report.train(config, folder, given(corpus | start))
-        start = {"encoder.init_from": folder}
+    validations = pretrain(data, workdir)
     plot(validations, report.RESULTS / "pretraining_run.png")
-
-    starts = {
-        "pre-trained": start,
+    vocabulary = data / "vocab/bert-base-uncased-vocab.txt"
+    starts: dict[str, dict[str, Any]] = {
         "random": {"encoder.config_path": "configs/models/bert-mini.json", "encoder.vocabulary_path": vocabulary},
+        "enwik8": {"encoder.init_from": workdir / "phase-2"},
+        "enwik8, then SST-2's text": {"encoder.init_from": workdir / "phase-3"},
     }
-    files = {"data.train": data / "glue/SST-2/train.tsv", "data.validation": data / "glue/SST-2/dev.tsv"}
-    scores: dict[str, list[float]] = {name: [] for name in starts}
-    for seed in options.seeds:
-        for name, encoder in starts.items():
-            with tempfile.TemporaryDirectory() as scratch:
-                keys = {**FINE_TUNING, **files, **encoder, "train.seed": seed}
-                found = report.train(None, Path(scratch), given(keys))
-            scores[name].append(found[-1]["accuracy"])
-            print(f"SST-2, seed {seed}, {name}: {scores[name][-1]:.4f}", flush=True)
+    scores = fine_tune(data, workdir, starts, options.seeds)
     kept = {
         "machine": report.machine(),
         "versions": report.versions(sys.executable, ("tensorflow", "transformers", "tokenizers")),
@@ -99,11 +144,14 @@ def main() -> None:
         for phase, lines in validations.items()
         for line in lines
     ]
-    fine = [[name, report.spread(found, 4), str(len(found))] for name, found in scores.items()]
-    gain = statistics.median(scores["pre-trained"]) - statistics.median(scores["random"])
+    fine = [
+        [f"{labels:,}", name, report.spread(found, 4), f"{statistics.median(found) - statistics.median(of['random']):+.4f}"]
+        for labels, of in scores.items()
+        for name, found in of.items()
+    ]
     markdown = report.table(["phase", "step", *names], curve) + "\n"
-    markdown += report.table(["SST-2 from", "accuracy on dev, median (range)", "seeds"], fine)
-    report.keep("pretraining_run", kept, markdown + f"\nGain: {gain:+.4f}\n")
+    markdown += report.table(["labels", "SST-2 from", "accuracy on dev, median (range)", "gain"], fine)
+    report.keep("pretraining_run", kept, markdown)
 
 
 if __name__ == "__main__":
