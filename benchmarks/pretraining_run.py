@@ -38,7 +38,7 @@ FINE_TUNING = {
 }
 BUDGETS = {  # labels: how to train with them
     2000: {"train.epochs": 8, "train.learning_rate": "3e-4"},
-    67349: {"train.epochs": 2, "train.learning_rate": "1e-4"},
+    67349: {"train.epochs": 1, "train.learning_rate": "3e-4"},
 }
 
 
