@@ -88,7 +88,7 @@ class DataConfig:
     length_buckets: bool = False
     """With max_examples_per_row=1: batches of examples of like length, each padded to its longest."""
     records_dir: str | None = None
-    """Where records go; null: <workdir>/records."""
+    """Where records go; null: <workdir>/records. Where no rows are named: prepared records, used as they are."""
     shards: int = 0
     """TFRecord shards of a split; 0: one for every 1,024 examples, up to 16. Of a corpus: about so many; 0: by its size."""
     workers: int = 0
@@ -121,10 +121,18 @@ class DataConfig:
         """Returns how to read sources, those that end in .txt as `txt_as`."""
         return SourceFormat(self.format, self.column_names, self.quoting, self.delimiter or "", txt_as)
 
+    @property
+    def is_prepared(self) -> bool:
+        """Whether records are all that is named: they are used as they are, wherever their rows may be."""
+        return self.records_dir is not None and not self.sources()
+
     def require_train(self) -> None:
-        """Raises UserError where no training rows are named."""
-        if self.train is None:
-            raise UserError("data.train is not given: name the training rows, as --set data.train=my.csv")
+        """Raises UserError where neither training rows nor records alone are named."""
+        if self.train is None and not self.is_prepared:
+            raise UserError(
+                "data.train is not given: name the training rows, as --set data.train=my.csv, or no rows but "
+                "data.records_dir, a folder of prepared records"
+            )
 
     def sources(self) -> dict[str, str]:
         """Returns {split: source} of the splits that are given."""

@@ -18,7 +18,7 @@ from trainer.data.records import FORMAT_VERSION, MAX_BYTES_HASHED_ON_OPEN, Manif
 from trainer.data.shards import CorpusShards, ShardWriter, progress_path
 from trainer.data.sources import Rejected, Row
 from trainer.errors import UserError
-from trainer.experiment import Experiment
+from trainer.experiment import DataConfig, Experiment
 from trainer.tasks import task_module
 from trainer.tasks.base import Task
 from trainer.text.tokenizer import Tokenizer
@@ -32,6 +32,7 @@ UNPACKED_TIMES = 3  # what text takes more than its .gz, about
 TFDS_TEMPLATE = "{SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}"  # the name that shards.shard_name gives
 TFDS_FEATURES = "tensorflow_datasets.core.features"
 DECIDING_DATA_KEYS = ("text_columns", "label_column", "format", "column_names", "delimiter", "quoting", "max_seq_length")
+KEYS_OF_ROWS = ("data.train", "data.validation", "data.test", "file ")  # of what records are made from: where the rows were
 
 log = logging.getLogger(__name__)
 # (experiment, split, folder, task, chunks of a shard) → the entries of `CorpusShards.finished`
@@ -39,10 +40,19 @@ CorpusRunner = Callable[[Experiment, str, str, Task, int], list[dict[str, Any]]]
 
 
 def learned(experiment: Experiment) -> Experiment:
-    """Returns the experiment with its task config completed from the training rows (class names)."""
+    """Returns the experiment with its task config completed from the training rows (class names), or from prepared records.
+
+    Raises:
+      UserError: the rows do not allow it; or there are no records where no rows are named.
+    """
+    task_class = task_module(experiment.task.name).Task
+    if experiment.data.is_prepared:
+        stored = prepared_manifest(experiment.data).learned
+        empty = [field for field in task_class.learned_fields if not getattr(experiment.task, field)]
+        found = {field: tuple(stored.get(field, ())) for field in empty}
+        return dataclasses.replace(experiment, task=dataclasses.replace(experiment.task, **found))
     if experiment.data.train is None:
         return experiment
-    task_class = task_module(experiment.task.name).Task
     rows = (row for row in experiment.rows("train") if isinstance(row, Row))
     try:
         learned_config = task_class.learn(experiment.task, experiment.fields(), rows)
@@ -56,26 +66,50 @@ def records_dir(experiment: Experiment, workdir: str) -> str:
     return experiment.data.records_dir or files.join(workdir, "records")
 
 
+def prepared_manifest(data: DataConfig) -> Manifest:
+    """Returns the manifest of data.records_dir, which is all that is named.
+
+    Raises:
+      UserError: nothing was prepared there.
+    """
+    manifest = Manifest.load(data.records_dir or "")
+    if manifest is None:
+        raise UserError(
+            f"data.records_dir: {data.records_dir} holds no prepared records, and data.train names no rows to prepare them "
+            "from; run prepare there first, or name the rows"
+        )
+    return manifest
+
+
 def ensure_records(
     experiment: Experiment, workdir: str, tokenizer: Tokenizer, run_corpus: CorpusRunner | None = None
 ) -> Manifest:
     """Returns the manifest of records that fit the experiment, preparing them first (see `prepare`) if missing or stale.
 
     Raises:
-      UserError: no sources, too many rejected rows, or a damaged shard.
+      UserError: no sources, too many rejected rows, or a damaged shard; no rows are named, and the records do not fit.
     """
     folder = records_dir(experiment, workdir)
     task = experiment.build_task(tokenizer)
     wanted = _made_from(experiment, task)
-    manifest = Manifest.load(folder)
+    is_prepared = experiment.data.is_prepared
+    manifest = prepared_manifest(experiment.data) if is_prepared else Manifest.load(folder)
     if manifest is not None:
+        if is_prepared:
+            wanted |= {key: value for key, value in manifest.made_from.items() if key.startswith(KEYS_OF_ROWS)}
         reasons = manifest.stale_because(wanted)
+        told = "\n  ".join(reasons)
         if not reasons:
             for split in manifest.splits:
                 manifest.check(split)
-            log.info("records: %s, up to date", folder)
+            log.info("records: %s, %s", folder, "as they are (no rows are named)" if is_prepared else "up to date")
             return manifest
-        log.info("records: %s are stale, preparing again:\n  %s", folder, "\n  ".join(reasons))
+        if is_prepared:
+            raise UserError(
+                f"data.records_dir: the records in {folder} are not what the config asks for, and data.train names no rows to "
+                f"prepare them from again:\n  {told}"
+            )
+        log.info("records: %s are stale, preparing again:\n  %s", folder, told)
     return prepare(experiment, folder, task, wanted, run_corpus)
 
 
@@ -129,7 +163,8 @@ def prepare(
             rejected += [{"split": split, **dataclasses.asdict(row)} for row in refused]
             files.write_text(rejected_path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rejected))
             _check_rejected(split, summary, refused, data.max_rejected_rate, rejected_path)
-        manifest = Manifest(folder, task.features(), made_from, splits)
+        known = {field: plain(getattr(task.config, field)) for field in task.learned_fields}
+        manifest = Manifest(folder, task.features(), made_from, splits, known)
         _write_tfds_metadata(manifest)
         manifest.save()
         if task.is_corpus:

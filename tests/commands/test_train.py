@@ -276,3 +276,29 @@ def test_everything_on_a_remote_file_system(cli, config_file, tmp_path):
     assert cli("train", f"--config={config_file}", f"--workdir={workdir}")[0] == 0
     status, out, _ = cli("evaluate", f"--workdir={workdir}")
     assert status == 0 and f"all scores: {workdir}/evaluation/validation.json" in out
+
+
+def test_records_alone_train_where_their_rows_are_not(cli, config_file, tmp_path):
+    assert cli("prepare", f"--config={config_file}", f"--set=data.records_dir={tmp_path}/records")[0] == 0
+    assert cli("train", f"--config={config_file}", f"--workdir={tmp_path}/usual")[0] == 0
+    for name in ("train.csv", "validation.csv"):
+        (tmp_path / name).rename(tmp_path / f"away-{name}")
+    alone = ["--set=data.train=null", "--set=data.validation=null", f"--set=data.records_dir={tmp_path}/records"]
+    command = ["train", f"--config={config_file}", f"--workdir={tmp_path}/alone", *alone]
+    status, _, log = cli(*command)
+    assert status == 0 and f"records: {tmp_path}/records, as they are (no rows are named)" in log
+    assert_equal(weights(tmp_path / "alone", 12), weights(tmp_path / "usual", 12))
+    status, out, _ = cli("evaluate", f"--workdir={tmp_path}/alone", "--split=validation")
+    assert status == 0 and "examples: 32" in out, "the class names came with the records"
+    status, _, error = cli("evaluate", f"--workdir={tmp_path}/alone", "--split=test")
+    assert status == 1 and "'test' is not one of this run's train, validation" in error
+
+    status, _, error = cli(*command[:2], f"--workdir={tmp_path}/other", *alone, "--set=data.max_seq_length=32")
+    assert status == 1 and "data.train names no rows to prepare them from again:\n  data.max_seq_length was 64, is 32" in error
+    status, _, error = cli(*command[:2], f"--workdir={tmp_path}/other", *alone, f"--set=data.records_dir={tmp_path}/nothing")
+    assert status == 1 and f"data.records_dir: {tmp_path}/nothing holds no prepared records, and data.train names no" in error
+    only = [f"--set=data.validation={tmp_path}/away-validation.csv", f"--set=data.records_dir={tmp_path}/only"]
+    names = "--set=task.class_names=[negative, positive]"
+    assert cli("prepare", f"--config={config_file}", "--set=data.train=null", *only, names)[0] == 0
+    status, _, error = cli(*command[:2], f"--workdir={tmp_path}/other", *alone, only[1])
+    assert status == 1 and f"{tmp_path}/only holds records of validation only, none to train on" in error

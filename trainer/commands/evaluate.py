@@ -22,9 +22,10 @@ def run(options: Options) -> None:
     placement = distribution.choose(kind, runtime.tpu, runtime.cpu_devices, runtime.tpu_connect_seconds, join_cluster=False)
     with placement.strategy.scope():
         restored = assembly.restore(workdir, options.set)
-    sources = restored.experiment.data.sources()
-    if split not in sources:
-        raise UserError(f"--split: {split!r} is not one of this run's {', '.join(sources)}{suggestion(split, sources)}")
+    data = restored.experiment.data
+    known = preparation.prepared_manifest(data).splits if data.is_prepared else data.sources()
+    if split not in known:
+        raise UserError(f"--split: {split!r} is not one of this run's {', '.join(known)}{suggestion(split, known)}")
     log.info("%s\nmodel of step %s", placement.reason, f"{restored.step:,}")
 
     manifest = _records(restored, workdir, split, is_changed=bool(options.set))

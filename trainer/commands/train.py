@@ -138,6 +138,8 @@ def _records(resolved: Experiment, workdir: str, tokenizer: Tokenizer, placement
     manifest = Manifest.load(folder)
     if manifest is None:
         raise UserError(f"no records in {folder}; several workers need a data.records_dir that all of them see")
+    if "train" not in manifest.splits:
+        raise UserError(f"data.records_dir: {folder} holds records of {', '.join(manifest.splits)} only, none to train on")
     if manifest.splits["train"]["examples"] == 0:
         raise UserError("data.train: every row was rejected; there is nothing to train on")
     return manifest

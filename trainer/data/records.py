@@ -105,10 +105,19 @@ class Manifest:
       spec: the features of every record.
       made_from: {what: value}, everything that decides the records; another value makes them stale.
       splits: {split: {"shards": [...], "examples": int, "rows": int, "rejected": int, "tokens": int, "values": {...}}}.
+      learned: {field: value} of the task's config, what the rows told (class names).
     """
 
-    def __init__(self, folder: str, spec: FeatureSpec, made_from: Mapping[str, Any], splits: Mapping[str, Any]):
+    def __init__(
+        self,
+        folder: str,
+        spec: FeatureSpec,
+        made_from: Mapping[str, Any],
+        splits: Mapping[str, Any],
+        learned: Mapping[str, Any] | None = None,
+    ):
         self.folder, self.spec, self.made_from, self.splits = folder, dict(spec), dict(made_from), dict(splits)
+        self.learned = dict(learned or {})
 
     @classmethod
     def load(cls, folder: str) -> Manifest | None:
@@ -117,7 +126,7 @@ class Manifest:
         if not files.exists(path):
             return None
         stored = files.read_json(path)
-        return cls(folder, spec_from_json(stored["features"]), stored["made_from"], stored["splits"])
+        return cls(folder, spec_from_json(stored["features"]), stored["made_from"], stored["splits"], stored.get("learned"))
 
     def save(self) -> None:
         """Writes the manifest; from this moment the records are there."""
@@ -128,6 +137,7 @@ class Manifest:
                 "tool": f"bert-trainer {__version__}",
                 "features": spec_to_json(self.spec),
                 "made_from": self.made_from,
+                "learned": self.learned,
                 "splits": self.splits,
             },
         )

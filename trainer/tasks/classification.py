@@ -78,6 +78,7 @@ class Task(base.Task):
 
     config: Config
     best_score = "accuracy"
+    learned_fields = ("class_names",)
 
     @classmethod
     def learn(cls, config: Config, fields: base.TextFields, rows: Iterable[Row]) -> Config:

@@ -112,6 +112,7 @@ class Task(base.Task):
     config: Config
     best_score = "masked_lm_accuracy"
     txt_as, is_corpus, loads_head = "documents", True, True
+    learned_fields = ("languages",)
 
     def __init__(self, config: Config, fields: base.TextFields, tokenizer: Tokenizer):
         if len(fields.text_columns) != 1:
