@@ -25,13 +25,13 @@ from speed import BATCHES, markdown
 BATCH, LENGTH, STEPS = 32, 128, 8
 TUNED = ["--precision=bfloat16", "--padding=longest", "--fused_optimizer", "--attention=eager"]
 SIDES = {
-    "ours": ("our_mlm_steps.py", []),
-    "ours-all-positions": ("our_mlm_steps.py", ["--all_positions"]),
-    "ours-all-positions-padded": ("our_mlm_steps.py", ["--all_positions", "--padded"]),
-    "tfbert-defaults": ("tfbert_mlm_steps.py", []),
-    "tfbert-bf16": ("tfbert_mlm_steps.py", ["--precision=bfloat16", "--padding=longest"]),
-    "pytorch-defaults": ("pytorch_mlm_steps.py", []),
-    "pytorch-bf16-grouped": ("pytorch_mlm_steps.py", [*TUNED, "--grouped"]),
+    "ours": ("our_steps.py", []),
+    "ours-all-positions": ("our_steps.py", ["--all_positions"]),
+    "ours-all-positions-padded": ("our_steps.py", ["--all_positions", "--padded"]),
+    "tfbert-defaults": ("tfbert_steps.py", []),
+    "tfbert-bf16": ("tfbert_steps.py", ["--precision=bfloat16", "--padding=longest"]),
+    "pytorch-defaults": ("pytorch_steps.py", []),
+    "pytorch-bf16-grouped": ("pytorch_steps.py", [*TUNED, "--grouped"]),
 }
 CASES = ("full", "lines")
 

@@ -1,4 +1,7 @@
-"""This project as a side of `benchmarks/speed.py`: its input pipeline, its model, its train step."""
+"""This project as a side of `benchmarks/speed.py` and `pretraining_speed.py`: its input pipeline, its model, its train step.
+
+The task is classification; or, where the case has masked tokens ("targets"), pre-training on those alone.
+"""
 
 import argparse
 import sys
@@ -11,12 +14,16 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import trainer  # noqa: F401  sets Keras 2 before TensorFlow is imported
 from trainer.runtime.compile_cache import keep_compiled_kernels
 
+MOST_PER_ROW = 16  # examples; data.max_examples_per_row's default
+
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", required=True)
     parser.add_argument("--encoder", required=True)
     parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--padded", action="store_true", help="one example a row, padded to the longest there may be")
+    parser.add_argument("--all_positions", action="store_true", help="logits at all tokens, of which few are predicted")
     options = parser.parse_args()
 
     keep_compiled_kernels()  # as the command line does
@@ -25,33 +32,32 @@ def main():
     from trainer.data import records
     from trainer.data.pipeline import Packing, packed_batches
     from trainer.feeding import rounded_length
-    from trainer.tasks.base import TextFields
-    from trainer.tasks.classification import Config, Task
-    from trainer.text.tokenizer import load_tokenizer
+    from trainer.runtime.fusion import quieten
 
+    quieten()
     case = protocol.load_case(options.case)
-    size, row_length = case["batch_size"], rounded_length(max(map(len, case["examples"])), case["max_length"])
-    names = tuple(map(str, range(case["classes"])))
-    per_row = max(row_length // min(map(len, case["examples"])), 1)
-    task = Task(
-        Config(class_names=names, pooling="pooler"),
-        TextFields(("text",), "label", row_length, per_row),
-        load_tokenizer(options.encoder),
-    )
+    size, longest = case["batch_size"], max(map(len, case["examples"]))
+    row_length = case["max_length"] if options.padded else rounded_length(longest, case["max_length"])
+    packing = Packing(row_length, 1 if options.padded else MOST_PER_ROW)
+    task = load_task(case, options, packing)
     model = load_model(task, case, options)
+    work = task.batch_work()
+    if options.all_positions:
+        work = with_all_positions(work)
 
+    name, values = ("label", case["labels"]) if "labels" in case else ("masked_lm_targets", case["targets"])
     serialized = [
-        records.encode_example({"input_ids": ids, "label": label, "row_id": number}, task.features())
-        for number, (ids, label) in enumerate(zip(case["examples"], case["labels"], strict=True))
+        records.encode_example({"input_ids": ids, name: value, "row_id": number}, task.features())
+        for number, (ids, value) in enumerate(zip(case["examples"], values, strict=True))
     ]
-    packing = Packing(row_length, per_row)
     stored = tf.data.Dataset.from_tensor_slices(serialized)
-    first = next(iter(packed_batches(stored, task.features(), size, packing)))
-    losses, weights = task.loss(first, model.outputs_for(first))[0]["label"], task.loss_weights(first)["label"]
+    first = next(iter(packed_batches(stored, task.features(), size, packing, work=work)))
+    (part,) = task.loss_weights(first)
+    losses, weights = task.loss(first, model.outputs_for(first))[0][part], task.loss_weights(first)[part]
     first_loss = float(tf.reduce_sum(losses * weights) / tf.reduce_sum(weights))
 
     shuffled = stored.shuffle(len(serialized), seed=1).repeat()
-    batches = iter(packed_batches(shuffled, task.features(), size, packing))
+    batches = iter(packed_batches(shuffled, task.features(), size, packing, work=work))
     train_step = tf.function(model.train_step, reduce_retracing=True)
 
     def next_batch():
@@ -62,22 +68,54 @@ def main():
     protocol.serve(first_loss, next_batch, lambda batch: train_step(batch)["loss"].numpy())
 
 
+def load_task(case, options, packing):
+    """Returns the case's task."""
+    from trainer.tasks import classification, pretraining
+    from trainer.tasks.base import TextFields
+    from trainer.text.tokenizer import load_tokenizer
+
+    fields = TextFields(("text",), "label", packing.row_length, packing.max_examples_per_row)
+    tokenizer = load_tokenizer(options.encoder)
+    if "targets" in case:
+        return pretraining.Task(pretraining.Config(sentence_objective="none", static_masks=True), fields, tokenizer)
+    names = tuple(map(str, range(case["classes"])))
+    return classification.Task(classification.Config(class_names=names, pooling="pooler"), fields, tokenizer)
+
+
 def load_model(task, case, options):
-    """Returns the model, ready to train, with the encoder's weights and the case's head."""
+    """Returns the model, ready to train, with the folder's weights and the case's head."""
     from trainer.models.encoder import BertEncoder
     from trainer.models.initialization import load_encoder_weights, read_bert_config
     from trainer.models.optimizers import AdamW
 
     encoder = BertEncoder(read_bert_config(options.encoder), options.precision)
     model = task.build_model(encoder)
-    load_encoder_weights(encoder, options.encoder)
-    head = model.get_layer("head").trainable_variables
-    head[0].assign(case["head"]["kernel"])
-    head[1].assign(case["head"]["bias"])
+    of_head = [variable for variable in model.weights if variable.name.startswith("cls/")]
+    load_encoder_weights(encoder, options.encoder, head=of_head)
+    if "head" in case:
+        kernel, bias = model.get_layer("head").trainable_variables
+        kernel.assign(case["head"]["kernel"])
+        bias.assign(case["head"]["bias"])
     model.prepare_training(task, seed=1)
     model.compile(optimizer=AdamW(1e-6))
     model.optimizer.build(model.trainable_variables)
     return model
+
+
+def with_all_positions(work):
+    """Returns the work of batches whose every token is one to compute logits for."""
+    import tensorflow as tf
+
+    from trainer.data.pipeline import BatchWork
+
+    def finish(batch, _):
+        shape = tf.shape(batch["input_ids"])
+        batch["masked_lm_weights"] = tf.cast(batch.pop("is_masked"), tf.float32)
+        batch["masked_positions"] = tf.broadcast_to(tf.range(shape[1]), shape)
+        batch["masked_lm_ids"] = batch.pop("original_ids")
+        return batch
+
+    return BatchWork(work.vary, work.spec, finish)
 
 
 if __name__ == "__main__":

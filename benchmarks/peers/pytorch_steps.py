@@ -1,4 +1,7 @@
-"""PyTorch's BertForSequenceClassification as a side of `benchmarks/speed.py`, at its defaults or at its best settings."""
+"""PyTorch as a side of `benchmarks/speed.py` and `pretraining_speed.py`, at its defaults or at its best settings.
+
+It is BertForSequenceClassification; or, where the case has masked tokens ("targets"), BertForMaskedLM.
+"""
 
 import argparse
 import random
@@ -6,7 +9,7 @@ import random
 import protocol
 import torch
 from pytorch_classification import length_grouped_batches, parameter_groups
-from transformers import BertForSequenceClassification
+from transformers import BertForMaskedLM, BertForSequenceClassification
 
 
 def main():
@@ -23,12 +26,7 @@ def main():
 
     case = protocol.load_case(options.case)
     torch.manual_seed(1)
-    model = BertForSequenceClassification.from_pretrained(
-        options.encoder, num_labels=case["classes"], attn_implementation=options.attention
-    )
-    with torch.no_grad():
-        model.classifier.weight.copy_(torch.tensor(case["head"]["kernel"]).T)
-        model.classifier.bias.copy_(torch.tensor(case["head"]["bias"]))
+    model = load_model(options.encoder, case, options.attention)
     examples, size = case["examples"], case["batch_size"]
 
     def tensors(rows):
@@ -38,7 +36,16 @@ def main():
         for i, row in enumerate(rows):
             ids[i, : len(examples[row])] = torch.tensor(examples[row])
             mask[i, : len(examples[row])] = 1
-        return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([case["labels"][row] for row in rows])}
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels(rows, width)}
+
+    def labels(rows, width):
+        if "labels" in case:
+            return torch.tensor([case["labels"][row] for row in rows])
+        found = torch.full([len(rows), width], -100)  # no target
+        for i, row in enumerate(rows):
+            targets = torch.tensor(case["targets"][row])
+            found[i, : len(targets)] = torch.where(targets > 0, targets - 1, -100)
+        return found
 
     model.eval()
     with torch.no_grad():
@@ -68,6 +75,17 @@ def main():
         return batch, int(batch["attention_mask"].sum()), len(rows), batch["input_ids"].numel()
 
     protocol.serve(first_loss, next_batch, step)
+
+
+def load_model(folder, case, attention):
+    """Returns the model with the folder's weights and the case's head."""
+    if "targets" in case:
+        return BertForMaskedLM.from_pretrained(folder, attn_implementation=attention)
+    model = BertForSequenceClassification.from_pretrained(folder, num_labels=case["classes"], attn_implementation=attention)
+    with torch.no_grad():
+        model.classifier.weight.copy_(torch.tensor(case["head"]["kernel"]).T)
+        model.classifier.bias.copy_(torch.tensor(case["head"]["bias"]))
+    return model
 
 
 if __name__ == "__main__":

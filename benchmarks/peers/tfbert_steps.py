@@ -1,4 +1,7 @@
-"""Hugging Face's TFBertForSequenceClassification as a side of `benchmarks/speed.py`; it runs in this project's environment."""
+"""Hugging Face's TensorFlow BERT as a side of `benchmarks/speed.py` and `pretraining_speed.py`; it runs in our environment.
+
+It is TFBertForSequenceClassification; or, where the case has masked tokens ("targets"), TFBertForMaskedLM.
+"""
 
 import argparse
 import os
@@ -32,20 +35,29 @@ def main():
 
     def tensors(rows):
         width = case["max_length"] if options.padding == "max" else max(len(examples[row]) for row in rows)
-        ids = [examples[row] + [0] * (width - len(examples[row])) for row in rows]
-        mask = [[1] * len(examples[row]) + [0] * (width - len(examples[row])) for row in rows]
-        return {"input_ids": tf.constant(ids), "attention_mask": tf.constant(mask)}, tf.constant(
-            [case["labels"][row] for row in rows]
-        )
 
-    def loss_of(inputs, labels, training):
+        def padded(values):
+            return tf.constant([value + [0] * (width - len(value)) for value in values])
+
+        inputs = {
+            "input_ids": padded([examples[row] for row in rows]),
+            "attention_mask": padded([[1] * len(examples[row]) for row in rows]),
+        }
+        if "labels" in case:
+            return inputs, tf.constant([case["labels"][row] + 1 for row in rows])
+        return inputs, padded([case["targets"][row] for row in rows])
+
+    def loss_of(inputs, targets, training):
+        """Targets are classes or tokens plus one; 0 is none."""
         logits = tf.cast(model(**inputs, training=training).logits, tf.float32)
-        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(targets - 1, 0), logits)
+        weights = tf.cast(targets > 0, tf.float32)
+        return tf.reduce_sum(losses * weights) / tf.reduce_sum(weights)
 
     @tf.function(jit_compile=options.jit, reduce_retracing=not options.jit)
-    def train_step(inputs, labels):
+    def train_step(inputs, targets):
         with tf.GradientTape() as tape:
-            loss = loss_of(inputs, labels, training=True)
+            loss = loss_of(inputs, targets, training=True)
         gradients, _ = tf.clip_by_global_norm(tape.gradient(loss, model.trainable_variables), 1.0)
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
         return loss
@@ -64,14 +76,20 @@ def main():
 
 
 def load_model(folder, case):
-    """Returns the model with the encoder's weights and the case's head."""
+    """Returns the model with the folder's weights and the case's head."""
     from safetensors.numpy import load_file
-    from transformers import BertConfig, TFBertForSequenceClassification
+    from transformers import BertConfig, TFBertForMaskedLM, TFBertForSequenceClassification
     from transformers.modeling_tf_pytorch_utils import load_pytorch_state_dict_in_tf2_model
 
+    state = load_file(f"{folder}/model.safetensors")
+    if "targets" in case:
+        model = TFBertForMaskedLM(BertConfig.from_pretrained(folder))
+        model(model.dummy_inputs)
+        load_pytorch_state_dict_in_tf2_model(model, state, allow_missing_keys=True)
+        return model
     model = TFBertForSequenceClassification(BertConfig.from_pretrained(folder, num_labels=case["classes"]))
     model(model.dummy_inputs)
-    state = {f"bert.{name}": value for name, value in load_file(f"{folder}/model.safetensors").items()}
+    state = {f"bert.{name}": value for name, value in state.items()}
     load_pytorch_state_dict_in_tf2_model(model, state, allow_missing_keys=True)
     model.classifier.kernel.assign(case["head"]["kernel"])
     model.classifier.bias.assign(case["head"]["bias"])
