@@ -122,15 +122,20 @@ class DataConfig:
         return SourceFormat(self.format, self.column_names, self.quoting, self.delimiter or "", txt_as)
 
     @property
-    def is_prepared(self) -> bool:
+    def names_records_only(self) -> bool:
         """Whether records are all that is named: they are used as they are, wherever their rows may be."""
-        return self.records_dir is not None and not self.sources()
+        return bool(self.records_dir) and not self.sources()
+
+    def require_rows(self) -> None:
+        """Raises UserError where no rows are named."""
+        if not self.sources():
+            raise UserError("data.train is not given: name the training rows, as --set data.train=my.csv")
 
     def require_train(self) -> None:
-        """Raises UserError where neither training rows nor records alone are named."""
-        if self.train is None and not self.is_prepared:
+        """Raises UserError where neither training rows nor records only are named."""
+        if self.train is None and not self.names_records_only:
             raise UserError(
-                "data.train is not given: name the training rows, as --set data.train=my.csv, or no rows but "
+                "data.train is not given: name the training rows, as --set data.train=my.csv; or no rows at all but "
                 "data.records_dir, a folder of prepared records"
             )
 
@@ -337,6 +342,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+ROWS_KEYS = ("data.train", "data.validation", "data.test")
 FREE_KEYS = (
     "runtime.",
     "data.workers",
@@ -348,6 +354,12 @@ FREE_KEYS = (
 
 
 def resume_differences(saved: Experiment, asked: Experiment) -> dict[str, tuple]:
-    """Returns {key: (saved, asked)} of the keys that change what a resumed run computes (devices and logs may change)."""
+    """Returns {key: (saved, asked)} of the keys that change what a resumed run computes (devices and logs may change).
+
+    Rows may be named in one and records only in the other; whether these are the same is for `train` to see.
+    """
     changed = config.differences(saved.sections(), asked.sections())
-    return {key: values for key, values in changed.items() if not key.startswith(FREE_KEYS)}
+    free: tuple[str, ...] = FREE_KEYS
+    if saved.data.names_records_only or asked.data.names_records_only:
+        free += ROWS_KEYS
+    return {key: values for key, values in changed.items() if not key.startswith(free)}

@@ -18,7 +18,7 @@ from trainer.data.records import FORMAT_VERSION, MAX_BYTES_HASHED_ON_OPEN, Manif
 from trainer.data.shards import CorpusShards, ShardWriter, progress_path
 from trainer.data.sources import Rejected, Row
 from trainer.errors import UserError
-from trainer.experiment import DataConfig, Experiment
+from trainer.experiment import ROWS_KEYS, DataConfig, Experiment
 from trainer.tasks import task_module
 from trainer.tasks.base import Task
 from trainer.text.tokenizer import Tokenizer
@@ -32,7 +32,6 @@ UNPACKED_TIMES = 3  # what text takes more than its .gz, about
 TFDS_TEMPLATE = "{SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}"  # the name that shards.shard_name gives
 TFDS_FEATURES = "tensorflow_datasets.core.features"
 DECIDING_DATA_KEYS = ("text_columns", "label_column", "format", "column_names", "delimiter", "quoting", "max_seq_length")
-KEYS_OF_ROWS = ("data.train", "data.validation", "data.test", "file ")  # of what records are made from: where the rows were
 
 log = logging.getLogger(__name__)
 # (experiment, split, folder, task, chunks of a shard) → the entries of `CorpusShards.finished`
@@ -40,25 +39,36 @@ CorpusRunner = Callable[[Experiment, str, str, Task, int], list[dict[str, Any]]]
 
 
 def learned(experiment: Experiment) -> Experiment:
-    """Returns the experiment with its task config completed from the training rows (class names), or from prepared records.
+    """Returns the experiment with its task config completed (class names): from the training rows, or by records only.
 
     Raises:
-      UserError: the rows do not allow it; or there are no records where no rows are named.
+      UserError: the rows do not allow it, or the records do not tell.
     """
-    task_class = task_module(experiment.task.name).Task
-    if experiment.data.is_prepared:
-        stored = prepared_manifest(experiment.data).learned
-        empty = [field for field in task_class.learned_fields if not getattr(experiment.task, field)]
-        found = {field: tuple(stored.get(field, ())) for field in empty}
-        return dataclasses.replace(experiment, task=dataclasses.replace(experiment.task, **found))
-    if experiment.data.train is None:
+    task, data = experiment.task, experiment.data
+    task_class = task_module(task.name).Task
+    fields = task_class.to_learn(task)
+    if not fields or (data.train is None and not data.names_records_only):
         return experiment
-    rows = (row for row in experiment.rows("train") if isinstance(row, Row))
     try:
-        learned_config = task_class.learn(experiment.task, experiment.fields(), rows)
+        if data.names_records_only:
+            completed = dataclasses.replace(task, **_told_by_records(data, fields))
+        else:
+            rows = (row for row in experiment.rows("train") if isinstance(row, Row))
+            completed = task_class.learn(task, experiment.fields(), rows)
     except FieldError as error:  # what was learned contradicts what was given
         raise UserError(f"task.{error.field}: {error}") from None
-    return dataclasses.replace(experiment, task=learned_config)
+    return dataclasses.replace(experiment, task=completed)
+
+
+def _told_by_records(data: DataConfig, fields: Iterable[str]) -> dict[str, tuple]:
+    stored = manifest_alone(data).task
+    for field in fields:
+        if not stored.get(field):
+            raise UserError(
+                f"data.records_dir: the records in {data.records_dir} do not tell task.{field}, and no rows are named to learn "
+                "it from; run prepare with this config where the rows are"
+            )
+    return {field: tuple(stored[field]) for field in fields}
 
 
 def records_dir(experiment: Experiment, workdir: str) -> str:
@@ -66,17 +76,17 @@ def records_dir(experiment: Experiment, workdir: str) -> str:
     return experiment.data.records_dir or files.join(workdir, "records")
 
 
-def prepared_manifest(data: DataConfig) -> Manifest:
-    """Returns the manifest of data.records_dir, which is all that is named.
+def manifest_alone(data: DataConfig) -> Manifest:
+    """Returns the manifest of data.records_dir, where no rows are named.
 
     Raises:
-      UserError: nothing was prepared there.
+      UserError: there is none.
     """
     manifest = Manifest.load(data.records_dir or "")
     if manifest is None:
         raise UserError(
-            f"data.records_dir: {data.records_dir} holds no prepared records, and data.train names no rows to prepare them "
-            "from; run prepare there first, or name the rows"
+            f"data.records_dir: {data.records_dir} holds no prepared records that this machine sees, and no rows are named to "
+            "prepare them from; run prepare there first, with data.train"
         )
     return manifest
 
@@ -92,25 +102,44 @@ def ensure_records(
     folder = records_dir(experiment, workdir)
     task = experiment.build_task(tokenizer)
     wanted = _made_from(experiment, task)
-    is_prepared = experiment.data.is_prepared
-    manifest = prepared_manifest(experiment.data) if is_prepared else Manifest.load(folder)
+    if experiment.data.names_records_only:
+        return _as_they_are(manifest_alone(experiment.data), wanted)
+    manifest = Manifest.load(folder)
     if manifest is not None:
-        if is_prepared:
-            wanted |= {key: value for key, value in manifest.made_from.items() if key.startswith(KEYS_OF_ROWS)}
         reasons = manifest.stale_because(wanted)
-        told = "\n  ".join(reasons)
         if not reasons:
-            for split in manifest.splits:
-                manifest.check(split)
-            log.info("records: %s, %s", folder, "as they are (no rows are named)" if is_prepared else "up to date")
-            return manifest
-        if is_prepared:
-            raise UserError(
-                f"data.records_dir: the records in {folder} are not what the config asks for, and data.train names no rows to "
-                f"prepare them from again:\n  {told}"
-            )
-        log.info("records: %s are stale, preparing again:\n  %s", folder, told)
+            return _checked(manifest, "up to date")
+        log.info("records: %s are stale, preparing again:\n  %s", folder, "\n  ".join(reasons))
     return prepare(experiment, folder, task, wanted, run_corpus)
+
+
+def _as_they_are(manifest: Manifest, wanted: dict[str, Any]) -> Manifest:
+    """Returns records whose rows nobody names, if all else that decides them is as wanted."""
+    rows = {key: value for key, value in manifest.made_from.items() if key.startswith((*ROWS_KEYS, "file "))}
+    reasons = manifest.stale_because(wanted | rows)
+    if reasons:
+        told = "\n  ".join(reasons)
+        raise UserError(
+            f"data.records_dir: the records in {manifest.folder} are not what the config asks for, and no rows are named to "
+            f"prepare them from again:\n  {told}\nset these keys back, or run prepare with this config where the rows are"
+        )
+    return _checked(manifest, "as they are (no rows are named)")
+
+
+def _checked(manifest: Manifest, how: str) -> Manifest:
+    for split in manifest.splits:
+        manifest.check(split)
+    log.info("records: %s, %s", manifest.folder, how)
+    return manifest
+
+
+def require_training_examples(manifest: Manifest) -> None:
+    """Raises UserError where records hold nothing to train on."""
+    if "train" not in manifest.splits:
+        splits = ", ".join(manifest.splits)
+        raise UserError(f"data.records_dir: {manifest.folder} holds records of {splits} only, none to train on")
+    if manifest.splits["train"]["examples"] == 0:
+        raise UserError("data.train: every row was rejected; there is nothing to train on")
 
 
 def _made_from(experiment: Experiment, task: Task) -> dict[str, Any]:
@@ -150,8 +179,7 @@ def prepare(
       UserError: no sources, no rows, or more rejected rows than data.max_rejected_rate allows.
     """
     data = experiment.data
-    if not data.sources():
-        data.require_train()
+    data.require_rows()
     files.make_dirs(folder)
     files.remove_tree(files.join(folder, "manifest.json"))
     rejected_path = files.join(folder, REJECTED_FILE)
@@ -163,8 +191,7 @@ def prepare(
             rejected += [{"split": split, **dataclasses.asdict(row)} for row in refused]
             files.write_text(rejected_path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rejected))
             _check_rejected(split, summary, refused, data.max_rejected_rate, rejected_path)
-        known = {field: plain(getattr(task.config, field)) for field in task.learned_fields}
-        manifest = Manifest(folder, task.features(), made_from, splits, known)
+        manifest = Manifest(folder, task.features(), made_from, splits, plain(task.config))
         _write_tfds_metadata(manifest)
         manifest.save()
         if task.is_corpus:

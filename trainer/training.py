@@ -160,7 +160,7 @@ class TrainingRhythm(keras.callbacks.Callback):
 
     def _save(self) -> None:
         if self._run.placement.is_chief:
-            self._run.store.save(self._step, self._run.variables, {})
+            self._run.store.save(self._step, self._run.variables, {"train_records": self._run.manifest.fingerprint("train")})
         self._saved = self._step
 
     def finish(self) -> int:

@@ -51,5 +51,9 @@ def test_wrong_calls_are_told(cli, config_file):
     assert status == 1 and "--input_only measures the pipeline alone: it goes with neither --synthetic nor --profile" in error
     status, _, error = cli("benchmark", f"--config={config_file}", "--set=data.train=null")
     assert status == 1 and "data.train is not given" in error
+    validation = [f"--set=data.records_dir={config_file.parent}/one", "--set=data.train=null"]
+    assert cli("prepare", f"--config={config_file}", *validation, "--set=task.class_names=[negative, positive]")[0] == 0
+    status, _, error = cli("benchmark", f"--config={config_file}", *validation, "--set=data.validation=null")
+    assert status == 1 and "holds records of validation only, none to train on" in error
     status, _, error = cli("benchmark", "--steps=0")
     assert status == 2 and "steps" in error

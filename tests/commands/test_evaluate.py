@@ -42,3 +42,18 @@ def test_another_test_set_may_be_named(cli, run_copy, tmp_path):
     (tmp_path / "mine.csv").write_text("text,label\ngood thing,positive\nbad thing,negative\n")
     status, out, _ = cli("evaluate", f"--workdir={run_copy}", "--split=test", f"--set=data.test={tmp_path}/mine.csv")
     assert status == 0 and "examples: 2" in out
+
+
+def test_records_alone_are_scored_wherever_they_are(cli, config_file, tmp_path):
+    run, alone = f"--workdir={tmp_path}/run", ["--set=data.train=null", "--set=data.validation=null"]
+    assert cli("prepare", f"--config={config_file}", f"--set=data.records_dir={tmp_path}/records")[0] == 0
+    assert cli("train", f"--config={config_file}", run, *alone, f"--set=data.records_dir={tmp_path}/records")[0] == 0
+    status, out, _ = cli("evaluate", run, "--split=validation")
+    assert status == 0 and "examples: 32" in out
+    (tmp_path / "records").rename(tmp_path / "moved")
+    moved = cli("evaluate", run, "--split=validation", f"--set=data.records_dir={tmp_path}/moved")
+    assert moved[:2] == (0, out)
+    status, _, error = cli("evaluate", run, "--split=test", f"--set=data.records_dir={tmp_path}/moved")
+    assert status == 1 and "'test' is not one of this run's train, validation" in error
+    status, _, log = cli("export", run)
+    assert status == 0 and "compared without rows of the run: none are named" in log

@@ -58,3 +58,6 @@ def test_where_records_go_must_be_said(cli, config_file, tmp_path):
     assert (tmp_path / "records/manifest.json").exists()
     status, _, error = prepare(cli, config_file, tmp_path, "data.train=null", "data.validation=null")
     assert status == 1 and "data.train is not given" in error
+    status, _, error = cli("prepare", f"--config={config_file}", f"--set=data.records_dir={tmp_path}/records",
+                           "--set=data.train=null", "--set=data.validation=null")  # fmt: skip
+    assert status == 1 and "data.train is not given" in error, "there is nothing to prepare"

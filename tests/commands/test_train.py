@@ -278,27 +278,57 @@ def test_everything_on_a_remote_file_system(cli, config_file, tmp_path):
     assert status == 0 and f"all scores: {workdir}/evaluation/validation.json" in out
 
 
-def test_records_alone_train_where_their_rows_are_not(cli, config_file, tmp_path):
+@pytest.fixture
+def records_alone(cli, config_file, tmp_path):
+    """Flags that name no rows but records, whose rows are away then."""
     assert cli("prepare", f"--config={config_file}", f"--set=data.records_dir={tmp_path}/records")[0] == 0
-    assert cli("train", f"--config={config_file}", f"--workdir={tmp_path}/usual")[0] == 0
     for name in ("train.csv", "validation.csv"):
         (tmp_path / name).rename(tmp_path / f"away-{name}")
-    alone = ["--set=data.train=null", "--set=data.validation=null", f"--set=data.records_dir={tmp_path}/records"]
-    command = ["train", f"--config={config_file}", f"--workdir={tmp_path}/alone", *alone]
-    status, _, log = cli(*command)
-    assert status == 0 and f"records: {tmp_path}/records, as they are (no rows are named)" in log
-    assert_equal(weights(tmp_path / "alone", 12), weights(tmp_path / "usual", 12))
-    status, out, _ = cli("evaluate", f"--workdir={tmp_path}/alone", "--split=validation")
-    assert status == 0 and "examples: 32" in out, "the class names came with the records"
-    status, _, error = cli("evaluate", f"--workdir={tmp_path}/alone", "--split=test")
-    assert status == 1 and "'test' is not one of this run's train, validation" in error
+    return ["--set=data.train=null", "--set=data.validation=null", f"--set=data.records_dir={tmp_path}/records"]
 
-    status, _, error = cli(*command[:2], f"--workdir={tmp_path}/other", *alone, "--set=data.max_seq_length=32")
-    assert status == 1 and "data.train names no rows to prepare them from again:\n  data.max_seq_length was 64, is 32" in error
-    status, _, error = cli(*command[:2], f"--workdir={tmp_path}/other", *alone, f"--set=data.records_dir={tmp_path}/nothing")
-    assert status == 1 and f"data.records_dir: {tmp_path}/nothing holds no prepared records, and data.train names no" in error
-    only = [f"--set=data.validation={tmp_path}/away-validation.csv", f"--set=data.records_dir={tmp_path}/only"]
+
+def test_records_alone_train_as_their_rows_do(cli, config_file, tmp_path):
+    usual = ["train", f"--config={config_file}", f"--workdir={tmp_path}/usual"]
+    with StopAfter(7):
+        assert cli(*usual)[0] == 143
+    (tmp_path / "train.csv").rename(tmp_path / "away.csv")
+    alone = [f"--set=data.records_dir={tmp_path}/usual/records", "--set=data.train=null", "--set=data.validation=null"]
+    status, _, log = cli(*usual, *alone)
+    assert status == 0 and "resumed from step 7 of 12" in log, "the rows may go away while a run is interrupted"
+    assert f"records: {tmp_path}/usual/records, as they are (no rows are named)" in log
+    assert cli("train", f"--config={config_file}", f"--workdir={tmp_path}/alone", *alone)[0] == 0
+    assert_equal(weights(tmp_path / "alone", 12), weights(tmp_path / "usual", 12))
+
+
+def test_records_alone_that_do_not_fit_are_refused(cli, config_file, tmp_path, records_alone):
+    def refusal(*sets):
+        status, _, error = cli("train", f"--config={config_file}", f"--workdir={tmp_path}/run", *records_alone, *sets)
+        assert status == 1
+        return error
+
+    error = refusal("--set=data.max_seq_length=32")
+    assert (
+        "no rows are named to prepare them from again:\n  data.max_seq_length was 64, is 32\nset these keys back, or" in error
+    )
+    assert "task.class_weights: 'negativ' is not one of" in refusal("--set=task.class_weights={negativ: 2.0}")
+    nothing = f"--set=data.records_dir={tmp_path}/nothing"
+    assert f"data.records_dir: {tmp_path}/nothing holds no prepared records that this machine sees" in refusal(nothing)
+    one = [f"--set=data.validation={tmp_path}/away-validation.csv", f"--set=data.records_dir={tmp_path}/one"]
     names = "--set=task.class_names=[negative, positive]"
-    assert cli("prepare", f"--config={config_file}", "--set=data.train=null", *only, names)[0] == 0
-    status, _, error = cli(*command[:2], f"--workdir={tmp_path}/other", *alone, only[1])
-    assert status == 1 and f"{tmp_path}/only holds records of validation only, none to train on" in error
+    assert cli("prepare", f"--config={config_file}", "--set=data.train=null", *one, names)[0] == 0
+    assert f"{tmp_path}/one holds records of validation only, none to train on" in refusal(one[1])
+    manifest = tmp_path / "records/manifest.json"
+    stored = json.loads(manifest.read_text())
+    del stored["task"]  # as an earlier version wrote it
+    manifest.write_text(json.dumps(stored))
+    assert f"the records in {tmp_path}/records do not tell task.class_names, and no rows are named" in refusal()
+
+
+def test_a_run_goes_on_with_its_own_records_only(cli, config_file, tmp_path):
+    command = ["train", f"--config={config_file}", f"--workdir={tmp_path}/run"]
+    with StopAfter(7):
+        assert cli(*command)[0] == 143
+    with open(tmp_path / "train.csv", "a") as file:
+        file.write("one more,positive\n")
+    status, _, error = cli(*command)
+    assert status == 1 and f"{tmp_path}/run was trained on other records than those in {tmp_path}/run/records" in error

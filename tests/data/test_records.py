@@ -63,7 +63,7 @@ def write_split(folder, shards=3, records=7):
 
 def manifest_of(folder):
     stored = write_split(folder).finish()
-    manifest = Manifest(str(folder), SPEC, {"data.max_seq_length": 64}, {"train": {"shards": stored, "examples": 7}})
+    manifest = Manifest(str(folder), SPEC, {"data.max_seq_length": 64}, {"train": {"shards": stored, "examples": 7}}, {})
     manifest.save()
     return manifest
 

@@ -49,15 +49,16 @@ def rows_of(*labels):
     return [Row({"text": "x", "label": label}, "f.csv", i + 2) for i, label in enumerate(labels)]
 
 
-def learn(*labels, **config):
-    return Task.learn(Config(**config), TextFields(("text",), "label", 16, 4), rows_of(*labels)).class_names
+def learn(*labels):
+    return Task.learn(Config(), TextFields(("text",), "label", 16, 4), rows_of(*labels)).class_names
 
 
 def test_class_names_are_learned_in_a_stable_order():
     assert learn("b", "a", "b", "", None) == ("a", "b")
     assert learn("10", "9", "-1") == ("-1", "9", "10")
     assert learn(1, 0, "1") == ("0", "1")
-    assert learn("x", class_names=("z", "y")) == ("z", "y"), "names that are given stay"
+    assert Task.to_learn(Config()) == ("class_names",)
+    assert Task.to_learn(Config(class_names=("z", "y"))) == (), "names that are given stay"
 
 
 def test_labels_that_cannot_be_learned_from(monkeypatch):

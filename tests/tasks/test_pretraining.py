@@ -20,6 +20,7 @@ from trainer import assembly, experiment, preparation
 from trainer.data.pipeline import Packing, packed_batches, read_records, serialized_examples
 from trainer.data.records import Manifest
 from trainer.data.sources import Row
+from trainer.errors import UserError
 from trainer.runtime.checkpoints import read_variables
 from trainer.tasks import pretraining
 from trainer.tasks.base import TextFields
@@ -281,6 +282,15 @@ def test_languages_are_drawn_by_their_exponent(cli, tmp_path, tokenizer):
     assert cli("prepare", *flags, f"--workdir={tmp_path}/run")[0] == 0
     saved = preparation.learned(experiment.load("configs/tiny/pretraining.yaml", [flag[6:] for flag in flags[1:]]))
     assert [Path(path).name for path in saved.task.languages] == ["de.txt", "en.txt"]
+
+    def from_records(folder):
+        sets = [keys[0], f"data.records_dir={folder}/records", "data.train=null", "data.validation=null"]
+        return preparation.learned(experiment.load("configs/tiny/pretraining.yaml", sets))
+
+    assert from_records(tmp_path / "run").task.languages == saved.task.languages
+    assert cli("prepare", *given(tmp_path, *keys[1:]), f"--workdir={tmp_path}/as-it-is")[0] == 0
+    with pytest.raises(UserError, match="as-it-is/records do not tell task.languages, and no rows are named to learn it from"):
+        from_records(tmp_path / "as-it-is")
     counts = Manifest.load(str(tmp_path / "run/records")).splits["train"]["values"]
     task = saved.build_task(tokenizer)
     copies, numbers = task.copies(counts), counts["language_number"]

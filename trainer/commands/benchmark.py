@@ -47,6 +47,7 @@ def _measure(resolved: Experiment, options: Options, folder: str, placement: Pla
     tokenizer = find_tokenizer(resolved)
     bert_config = assembly.bert_config_of(resolved, tokenizer)
     manifest = preparation.ensure_records(resolved, folder, tokenizer)
+    preparation.require_training_examples(manifest)
     with placement.strategy.scope():
         assembled = assembly.build(resolved, tokenizer, bert_config)
         task = assembled.task.for_training(manifest.splits["train"]["values"])

@@ -23,7 +23,7 @@ def run(options: Options) -> None:
     with placement.strategy.scope():
         restored = assembly.restore(workdir, options.set)
     data = restored.experiment.data
-    known = preparation.prepared_manifest(data).splits if data.is_prepared else data.sources()
+    known = preparation.manifest_alone(data).splits if data.names_records_only else data.sources()
     if split not in known:
         raise UserError(f"--split: {split!r} is not one of this run's {', '.join(known)}{suggestion(split, known)}")
     log.info("%s\nmodel of step %s", placement.reason, f"{restored.step:,}")
@@ -42,6 +42,8 @@ def run(options: Options) -> None:
 
 def _records(restored: assembly.Restored, workdir: str, split: str, is_changed: bool) -> Manifest:
     """Returns the run's own records of the split; with --set, or where they are gone, records made for this command."""
+    if restored.experiment.data.names_records_only:
+        return preparation.ensure_records(restored.experiment, workdir, restored.tokenizer)
     manifest = Manifest.load(preparation.records_dir(restored.experiment, workdir))
     if manifest is not None and split in manifest.splits and not is_changed:
         manifest.check(split)

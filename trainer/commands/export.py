@@ -63,6 +63,8 @@ def _texts_to_compare(restored: assembly.Restored) -> list[list[str]]:
     """Returns for each input its texts: some of the run's own rows, and the hard ones."""
     data, task = restored.experiment.data, restored.assembled.task
     found: list[list[str]] = []
+    if not data.sources():
+        log.info("compared without rows of the run: none are named")
     for split in data.sources():
         try:
             usable = (row for row in itertools.islice(restored.experiment.rows(split), 200) if isinstance(row, Row))

@@ -20,6 +20,7 @@ def run(options: Options) -> None:
     workdir = options.workdir or asked.data.records_dir
     if workdir is None:
         raise UserError("prepare needs --workdir, or data.records_dir in the config: where do the records go?")
+    asked.data.require_rows()
     resolved = preparation.learned(asked)
     tokenizer = find_tokenizer(resolved)
     manifest = preparation.ensure_records(resolved, workdir, tokenizer, _corpus_runner(options, resolved))

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import shutil
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -100,6 +101,7 @@ def _train(resolved: Experiment, workdir: str, placement: distribution.Placement
             store.forget_best()
     first_step = state["step"] if state else 0
     if state:
+        _check_same_records(state, manifest, workdir)
         log.info("resumed from step %s of %s", f"{first_step:,}", f"{total_steps:,}")
     if placement.is_chief:
         _save_identity(workdir, tokenizer, bert_config)
@@ -138,11 +140,18 @@ def _records(resolved: Experiment, workdir: str, tokenizer: Tokenizer, placement
     manifest = Manifest.load(folder)
     if manifest is None:
         raise UserError(f"no records in {folder}; several workers need a data.records_dir that all of them see")
-    if "train" not in manifest.splits:
-        raise UserError(f"data.records_dir: {folder} holds records of {', '.join(manifest.splits)} only, none to train on")
-    if manifest.splits["train"]["examples"] == 0:
-        raise UserError("data.train: every row was rejected; there is nothing to train on")
+    preparation.require_training_examples(manifest)
     return manifest
+
+
+def _check_same_records(state: dict[str, Any], manifest: Manifest, workdir: str) -> None:
+    """Raises UserError where a run would go on with other records than it began with."""
+    now = manifest.fingerprint("train")
+    if state.get("train_records", now) != now:
+        raise UserError(
+            f"--workdir: the run in {workdir} was trained on other records than those in {manifest.folder}: the rows of "
+            "data.train have changed since, or data.records_dir is another one; put them back, or choose another --workdir"
+        )
 
 
 def _save_identity(workdir: str, tokenizer: Tokenizer, bert_config: BertConfig) -> None:

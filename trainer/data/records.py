@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import contextlib
 import functools
+import hashlib
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -105,7 +106,7 @@ class Manifest:
       spec: the features of every record.
       made_from: {what: value}, everything that decides the records; another value makes them stale.
       splits: {split: {"shards": [...], "examples": int, "rows": int, "rejected": int, "tokens": int, "values": {...}}}.
-      learned: {field: value} of the task's config, what the rows told (class names).
+      task: {field: value}, the task's config when the records were made.
     """
 
     def __init__(
@@ -114,10 +115,10 @@ class Manifest:
         spec: FeatureSpec,
         made_from: Mapping[str, Any],
         splits: Mapping[str, Any],
-        learned: Mapping[str, Any] | None = None,
+        task: Mapping[str, Any],
     ):
         self.folder, self.spec, self.made_from, self.splits = folder, dict(spec), dict(made_from), dict(splits)
-        self.learned = dict(learned or {})
+        self.task = dict(task)
 
     @classmethod
     def load(cls, folder: str) -> Manifest | None:
@@ -126,7 +127,7 @@ class Manifest:
         if not files.exists(path):
             return None
         stored = files.read_json(path)
-        return cls(folder, spec_from_json(stored["features"]), stored["made_from"], stored["splits"], stored.get("learned"))
+        return cls(folder, spec_from_json(stored["features"]), stored["made_from"], stored["splits"], stored.get("task", {}))
 
     def save(self) -> None:
         """Writes the manifest; from this moment the records are there."""
@@ -137,7 +138,7 @@ class Manifest:
                 "tool": f"bert-trainer {__version__}",
                 "features": spec_to_json(self.spec),
                 "made_from": self.made_from,
-                "learned": self.learned,
+                "task": self.task,
                 "splits": self.splits,
             },
         )
@@ -150,6 +151,10 @@ class Manifest:
             if before != now:
                 reasons.append(f"{key} was {_brief(before)}, is {_brief(now)}")
         return reasons
+
+    def fingerprint(self, split: str) -> str:
+        """Returns what tells a split's records from others: a hash of its shards' hashes."""
+        return hashlib.sha256("".join(shard["sha256"] for shard in self.splits[split]["shards"]).encode()).hexdigest()[:16]
 
     def paths(self, split: str) -> list[str]:
         """Returns the paths of a split's shards, in order."""

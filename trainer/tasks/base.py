@@ -97,7 +97,6 @@ class Task(abc.ABC):
     best_score: ClassVar[str]  # the score that chooses the best checkpoint; higher is better
     txt_as: ClassVar[str] = "txt"  # how training text in .txt files is read: see data.sources.SourceFormat
     loads_head: ClassVar[bool] = False  # whether encoder.init_from gives the head its weights too, where it has them
-    learned_fields: ClassVar[tuple[str, ...]] = ()  # of the config, those that `learn` completes
     is_corpus: ClassVar[bool] = False  # rows are documents: prepared in chunks by size, in shards that outlive a kill
 
     def __init__(self, config: Any, fields: TextFields, tokenizer: Tokenizer):
@@ -109,8 +108,13 @@ class Task(abc.ABC):
         return ()
 
     @classmethod
+    def to_learn(cls, config: Any) -> tuple[str, ...]:
+        """Returns the fields of the config that the training rows must tell; by default none."""
+        return ()
+
+    @classmethod
     def learn(cls, config: Any, fields: TextFields, rows: Iterable[Row]) -> Any:
-        """Returns the config completed by what the training rows tell (class names); by default unchanged."""
+        """Returns the config with the fields of `to_learn` (class names) as the training rows tell them."""
         return config
 
     @abc.abstractmethod

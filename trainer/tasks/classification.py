@@ -78,12 +78,13 @@ class Task(base.Task):
 
     config: Config
     best_score = "accuracy"
-    learned_fields = ("class_names",)
+
+    @classmethod
+    def to_learn(cls, config: Config) -> tuple[str, ...]:
+        return () if config.class_names else ("class_names",)
 
     @classmethod
     def learn(cls, config: Config, fields: base.TextFields, rows: Iterable[Row]) -> Config:
-        if config.class_names:
-            return config
         found: set[str] = set()
         column = fields.label_column
         for row in rows:

@@ -112,7 +112,6 @@ class Task(base.Task):
     config: Config
     best_score = "masked_lm_accuracy"
     txt_as, is_corpus, loads_head = "documents", True, True
-    learned_fields = ("languages",)
 
     def __init__(self, config: Config, fields: base.TextFields, tokenizer: Tokenizer):
         if len(fields.text_columns) != 1:
@@ -125,9 +124,11 @@ class Task(base.Task):
         return ("masked_lm_loss", "masked_lm_accuracy", *pairs)
 
     @classmethod
+    def to_learn(cls, config: Config) -> tuple[str, ...]:
+        return ("languages",) if config.sampling_exponent != 1 and not config.languages else ()
+
+    @classmethod
     def learn(cls, config: Config, fields: base.TextFields, rows: Iterable[Row]) -> Config:
-        if config.sampling_exponent == 1 or config.languages:
-            return config
         paths = sorted({row.path for row in rows})
         if len(paths) < 2:
             raise UserError(
