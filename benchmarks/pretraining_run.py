@@ -23,6 +23,7 @@ PHASES = {
     "enwik8": "configs/pretraining/enwik8-mini.yaml",
     "SST-2's text": "configs/pretraining/sst2-adapted.yaml",
 }
+VOCABULARY = "vocab/bert-base-uncased-vocab.txt"  # below --data
 FINE_TUNING = {
     "data.text_columns": "[sentence]",
     "data.label_column": "label",
@@ -34,7 +35,6 @@ FINE_TUNING = {
     "encoder.attention_dropout_rate": 0.1,
     "runtime.keep_checkpoints": 1,
 }
-TAB = "\t"
 BUDGETS: dict[int | None, dict[str, Any]] = {  # labels, or all: how to train with them
     2000: {"train.epochs": 8, "train.learning_rate": "3e-4"},
     None: {"train.epochs": 1, "train.learning_rate": "3e-4"},
@@ -58,7 +58,8 @@ def write_once(path: Path, text: str) -> Path:
 
 def documents(lines: list[str]) -> str:
     """Returns the sentences of SST-2's lines, each a document."""
-    return "".join(f"{line.partition(TAB)[0].strip()}\n\n" for line in lines)
+    sentences = (line.split("\t")[0].strip() for line in lines)
+    return "".join(f"{sentence}\n\n" for sentence in sentences)
 
 
 def pretrain(data: Path, workdir: Path) -> dict[str, list[dict[str, Any]]]:
@@ -71,7 +72,7 @@ def pretrain(data: Path, workdir: Path) -> dict[str, list[dict[str, Any]]]:
         "data.train": write_once(workdir / "sst2-sentences.txt", documents(rest)),
         "data.validation": write_once(workdir / "sst2-held-out.txt", documents(held_out)),
     }
-    start: dict[str, Any] = {"encoder.vocabulary_path": data / "vocab/bert-base-uncased-vocab.txt"}
+    start: dict[str, Any] = {"encoder.vocabulary_path": data / VOCABULARY}
     found = {}
     for number, ((phase, config), text) in enumerate(zip(PHASES.items(), (enwik8, sst2), strict=True), start=1):
         folder = workdir / f"phase-{number}"
@@ -132,9 +133,8 @@ def main() -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     validations = pretrain(data, workdir)
     plot(validations, report.RESULTS / "pretraining_run.png")
-    vocabulary = data / "vocab/bert-base-uncased-vocab.txt"
     starts: dict[str, dict[str, Any]] = {
-        "random": {"encoder.config_path": "configs/models/bert-mini.json", "encoder.vocabulary_path": vocabulary},
+        "random": {"encoder.config_path": "configs/models/bert-mini.json", "encoder.vocabulary_path": data / VOCABULARY},
         "enwik8": {"encoder.init_from": workdir / "phase-1"},
         "enwik8, then SST-2's text": {"encoder.init_from": workdir / "phase-2"},
     }

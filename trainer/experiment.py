@@ -359,7 +359,6 @@ def resume_differences(saved: Experiment, asked: Experiment) -> dict[str, tuple]
     Rows may be named in one and records only in the other; whether these are the same is for `train` to see.
     """
     changed = config.differences(saved.sections(), asked.sections())
-    free: tuple[str, ...] = FREE_KEYS
-    if saved.data.names_records_only or asked.data.names_records_only:
-        free += ROWS_KEYS
+    is_without_rows = saved.data.names_records_only or asked.data.names_records_only
+    free = (*FREE_KEYS, *(ROWS_KEYS if is_without_rows else ()))
     return {key: values for key, values in changed.items() if not key.startswith(free)}

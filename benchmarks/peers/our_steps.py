@@ -14,8 +14,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import trainer  # noqa: F401  sets Keras 2 before TensorFlow is imported
 from trainer.runtime.compile_cache import keep_compiled_kernels
 
-MOST_PER_ROW = 16  # examples; data.max_examples_per_row's default
-
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -31,6 +29,7 @@ def main():
 
     from trainer.data import records
     from trainer.data.pipeline import Packing, packed_batches
+    from trainer.experiment import DataConfig
     from trainer.feeding import rounded_length
     from trainer.runtime.fusion import quieten
 
@@ -38,7 +37,7 @@ def main():
     case = protocol.load_case(options.case)
     size, longest = case["batch_size"], max(map(len, case["examples"]))
     row_length = case["max_length"] if options.padded else rounded_length(longest, case["max_length"])
-    packing = Packing(row_length, 1 if options.padded else MOST_PER_ROW)
+    packing = Packing(row_length, 1 if options.padded else DataConfig.max_examples_per_row)
     task = load_task(case, options, packing)
     model = load_model(task, case, options)
     work = task.batch_work()
@@ -52,8 +51,8 @@ def main():
     ]
     stored = tf.data.Dataset.from_tensor_slices(serialized)
     first = next(iter(packed_batches(stored, task.features(), size, packing, work=work)))
-    (part,) = task.loss_weights(first)
-    losses, weights = task.loss(first, model.outputs_for(first))[0][part], task.loss_weights(first)[part]
+    ((part, weights),) = task.loss_weights(first).items()
+    losses = task.loss(first, model.outputs_for(first))[0][part]
     first_loss = float(tf.reduce_sum(losses * weights) / tf.reduce_sum(weights))
 
     shuffled = stored.shuffle(len(serialized), seed=1).repeat()

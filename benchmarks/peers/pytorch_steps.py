@@ -36,16 +36,7 @@ def main():
         for i, row in enumerate(rows):
             ids[i, : len(examples[row])] = torch.tensor(examples[row])
             mask[i, : len(examples[row])] = 1
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels(rows, width)}
-
-    def labels(rows, width):
-        if "labels" in case:
-            return torch.tensor([case["labels"][row] for row in rows])
-        found = torch.full([len(rows), width], -100)  # no target
-        for i, row in enumerate(rows):
-            targets = torch.tensor(case["targets"][row])
-            found[i, : len(targets)] = torch.where(targets > 0, targets - 1, -100)
-        return found
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels_of(case, rows, width)}
 
     model.eval()
     with torch.no_grad():
@@ -75,6 +66,17 @@ def main():
         return batch, int(batch["attention_mask"].sum()), len(rows), batch["input_ids"].numel()
 
     protocol.serve(first_loss, next_batch, step)
+
+
+def labels_of(case, rows, width):
+    """Returns classes, int64 [rows], or tokens to predict, int64 [rows, width], -100 where there is none."""
+    if "labels" in case:
+        return torch.tensor([case["labels"][row] for row in rows])
+    found = torch.full([len(rows), width], -100)
+    for i, row in enumerate(rows):
+        targets = torch.tensor(case["targets"][row])
+        found[i, : len(targets)] = torch.where(targets > 0, targets - 1, -100)
+    return found
 
 
 def load_model(folder, case, attention):
