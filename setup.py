@@ -9,6 +9,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["trainer", "trainer.*"]),
+    package_data={"trainer": ["native/*"]},  # compiled where it runs, for its processor
     install_requires=[
         "absl-py",
         "google-crc32c",

@@ -59,6 +59,10 @@ SIDES = {
     "ours-float32": ("our_steps.py", ["--precision=float32"]),
     "pytorch-defaults": ("pytorch_steps.py", []),
     "pytorch-bf16-dynamic": ("pytorch_steps.py", [*TUNED, "--attention=eager"]),
+    "pytorch-f32-grouped": (
+        "pytorch_steps.py",
+        ["--padding=longest", "--fused_optimizer", "--attention=eager", "--grouped"],
+    ),
     "pytorch-bf16-grouped": ("pytorch_steps.py", [*TUNED, "--attention=eager", "--grouped"]),
     "pytorch-bf16-grouped-sdpa": ("pytorch_steps.py", [*TUNED, "--attention=sdpa", "--grouped"]),
     "pytorch-bf16-grouped-compile": ("pytorch_steps.py", [*TUNED, "--attention=sdpa", "--grouped", "--compile"]),

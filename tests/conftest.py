@@ -12,9 +12,10 @@ import pytest
 
 import trainer  # noqa: F401  sets Keras 2 before TensorFlow is imported
 
-# Commands that are run as processes share what they compiled.
-os.environ["BERT_TRAINER_CACHE"] = tempfile.mkdtemp(prefix="bert-trainer-tests-")
-atexit.register(shutil.rmtree, os.environ["BERT_TRAINER_CACHE"], ignore_errors=True)
+# All processes of one test run share what they compiled.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["BERT_TRAINER_CACHE"] = tempfile.mkdtemp(prefix="bert-trainer-tests-")
+    atexit.register(shutil.rmtree, os.environ["BERT_TRAINER_CACHE"], ignore_errors=True)
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
@@ -40,6 +41,17 @@ def minilm_folder() -> Path:
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     return minilm_folder()
+
+
+@pytest.fixture(scope="session")
+def native():
+    """Our own operations; skips where they cannot be had."""
+    from trainer.runtime.native import kernels
+
+    found = kernels()
+    if found.operations is None:
+        pytest.skip(f"no operations of our own: {found.reason}")
+    return found.operations
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ from trainer import experiment as experiments
 from trainer import files
 from trainer.data.records import Manifest, mean_tokens
 from trainer.errors import UserError
-from trainer.experiment import Experiment
+from trainer.experiment import Experiment, Precision, TrainConfig
+from trainer.models import native_forward
 from trainer.models.encoder import BertEncoder, check_fits
 from trainer.models.extension import extension
 from trainer.models.initialization import load_encoder_weights, read_bert_config
@@ -19,10 +20,11 @@ from trainer.models.optimizers import OPTIMIZERS, AdamW, layerwise_rates
 from trainer.models.schedules import WarmupDecay
 from trainer.models.task_model import TaskModel
 from trainer.run_tokenizer import encoder_folder, tokenizer_folder, tokenizer_of
-from trainer.runtime import distribution
+from trainer.runtime import distribution, native
 from trainer.runtime.checkpoints import CheckpointStore
 from trainer.runtime.distribution import Placement
 from trainer.runtime.fusion import quieten
+from trainer.runtime.precision import choose as choose_precision
 from trainer.tasks.base import Task
 from trainer.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -149,37 +151,85 @@ def build_optimizer(experiment: Experiment, encoder: BertEncoder, total_steps: i
     return keras.mixed_precision.LossScaleOptimizer(optimizer) if train.precision == "float16" else optimizer
 
 
+def with_precision(experiment: Experiment, placement: Placement, begun_with: Precision | None = None) -> Experiment:
+    """Returns the experiment with `train.precision: auto` replaced by what is best on these devices; logs it.
+
+    Args:
+      begun_with: the precision of the run that is gone on with, if there is one.
+    """
+    if experiment.train.precision != "auto":
+        return experiment
+    precision: Precision
+    precision, why = (begun_with, "as the run began") if begun_with else choose_precision(placement)
+    log.info("precision: %s (auto: %s)", precision, why)
+    return dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, precision=precision))
+
+
 def compile_model(
-    experiment: Experiment, model: TaskModel, task: Task, optimizer: keras.optimizers.Optimizer, placement: Placement
+    experiment: Experiment, assembled: Assembled, task: Task, optimizer: keras.optimizers.Optimizer, placement: Placement
 ) -> None:
     """Makes a model ready for `fit` as the config says; `task` gives the objective."""
-    train = experiment.train
-    is_whole, how = step_compilation(train.jit_compile, placement)
-    log.info("step: %s", how)
-    model.prepare_training(task, train.seed, train.accumulation_steps)
-    model.compile(
+    train, encoder = experiment.train, assembled.encoder
+    step = step_kernels(train, encoder.bert_config, placement)
+    log.info("step: %s", step.line)
+    encoder.native = inner_optimizer(optimizer).native = step.native
+    assembled.model.prepare_training(task, train.seed, train.accumulation_steps)
+    assembled.model.compile(
         optimizer=optimizer,
-        jit_compile=is_whole and placement.kind != "tpu",
+        jit_compile=step.whole and placement.kind != "tpu",
         steps_per_execution=train.steps_per_execution,
     )
 
 
-def step_compilation(asked: bool | None, placement: Placement) -> tuple[bool, str]:
-    """Returns whether the step is compiled as one program, and a line for the log that says so and why.
+@dataclasses.dataclass(frozen=True)
+class StepKernels:
+    """What a training step is computed by.
 
-    Args:
-      asked: `train.jit_compile`.
-      placement: the devices.
+    Attributes:
+      whole: XLA compiles the step as one program.
+      native: the layers and AdamW are operations of our own.
+      line: says so and why, for the log.
+    """
+
+    whole: bool
+    native: bool
+    line: str
+
+
+def step_kernels(train: TrainConfig, bert_config: BertConfig, placement: Placement) -> StepKernels:
+    """Chooses by the config, the devices and what is measured on them.
+
+    Raises:
+      UserError: `train.kernels: native` cannot be had here.
     """
     if placement.kind == "tpu":
-        return True, "compiled whole by XLA (a TPU)"
+        return StepKernels(True, False, "compiled whole by XLA (a TPU)")
     device = "GPU" if placement.has_gpu else "CPU"
-    why = f"auto: a {device}" if asked is None else f"train.jit_compile={str(asked).lower()}"
+    why = f"auto: a {device}" if train.jit_compile is None else f"train.jit_compile={str(train.jit_compile).lower()}"
     # Several replicas add up their gradients inside of the step, which no compiled program of MirroredStrategy's can.
-    if asked or (asked is None and placement.has_gpu and placement.replicas == 1):
-        return True, f"compiled whole by XLA ({why})"
-    library = "the GPU's library" if placement.has_gpu else "oneDNN"
-    return False, f"matrix products by {library}, what lies between compiled by XLA ({why})"
+    if train.jit_compile or (train.jit_compile is None and placement.has_gpu and placement.replicas == 1):
+        if train.kernels == "native":
+            raise UserError(f"train.kernels=native, but XLA compiles the whole step ({why}); set train.jit_compile=false")
+        return StepKernels(True, False, f"compiled whole by XLA ({why})")
+    if placement.has_gpu:
+        return StepKernels(False, False, f"matrix products by the GPU's library, what lies between compiled by XLA ({why})")
+    native, reason = (False, "train.kernels=xla") if train.kernels == "xla" else native_layers(bert_config, train.precision)
+    if native or (train.kernels == "native" and native is None):
+        return StepKernels(False, True, f"layers and AdamW by operations of our own ({reason})")
+    if train.kernels == "native":
+        raise UserError(f"train.kernels=native: {reason}; train.kernels=auto takes XLA's kernels instead")
+    return StepKernels(False, False, f"matrix products by oneDNN, what lies between compiled by XLA ({why}; {reason})")
+
+
+def native_layers(bert_config: BertConfig, precision: str) -> tuple[bool | None, str]:
+    """Returns whether our own operations are to run the layers, and why: None where they could, but are slower here."""
+    problem = native_forward.unfit(bert_config, precision)
+    if problem:
+        return False, problem
+    dtype = tf.as_dtype(precision)
+    times = native.product_seconds(dtype, with_ours=False) / native.product_seconds(dtype, with_ours=True)
+    told = f"our {precision} products are {times:.2f} x as fast as oneDNN's here"
+    return (True if times > native_forward.FAST_ENOUGH else None), told
 
 
 def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> AdamW:
@@ -222,6 +272,10 @@ def restore(workdir: str, overrides: tuple[str, ...] = ()) -> Restored:
       UserError: no run there, no checkpoint yet, or a damaged one.
     """
     experiment = experiments.load_workdir(workdir, overrides)
+    if experiment.train.precision == "auto":
+        raise UserError(
+            "train.precision=auto is for train and benchmark; name float32, bfloat16 or float16, or leave it out: the run's own"
+        )
     if not files.exists(files.join(workdir, ENCODER_CONFIG)):
         raise UserError(f"--workdir: {workdir} has no trained model yet; run train first")
     tokenizer = load_tokenizer(tokenizer_folder(workdir))

@@ -16,6 +16,7 @@ from trainer.text.tokenizer import Tokenizer
 
 CONFIG_FILE = "config.yaml"
 VERSIONS_FILE = "versions.json"
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,10 +182,14 @@ class TrainConfig:
     """Micro-batches that make one step; the result is the large batch's."""
     ema_decay_rate: float = 0.0
     """Over 0 (0.999 is usual): an average of the weights is kept, evaluated and exported."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of matrix products; weights, LayerNorm and the loss stay float32, and softmax in training. float16 scales the loss."""
+    precision: Precision = "float32"
+    """Of matrix products; weights, LayerNorm and the loss stay float32, and softmax in training. float16 scales the loss. auto:
+    bfloat16 where its products are faster here (measured on a CPU), else float32; a run keeps what it began with."""
     jit_compile: bool | None = None
     """Compile the step whole with XLA (always so on TPU); null: what is fastest, on GPUs the whole step, on a CPU its parts."""
+    kernels: Literal["auto", "native", "xla"] = "auto"
+    """Of the layers and AdamW on a CPU: operations of this project, which a C++ compiler makes for the processor, or XLA's
+    between products of TensorFlow's library; auto: the former, where they can be had and their products are as fast."""
     recompute_activations: bool = False
     """Keep each layer's input only and compute the layer again in the backward pass: less memory, about a third slower."""
     steps_per_execution: int = 1
@@ -349,6 +354,7 @@ FREE_KEYS = (
     "data.records_dir",
     "train.steps_per_execution",
     "train.jit_compile",
+    "train.kernels",
     "train.recompute_activations",
 )
 

@@ -20,6 +20,7 @@ def main():
     parser.add_argument("--case", required=True)
     parser.add_argument("--encoder", required=True)
     parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--kernels", default="auto")
     parser.add_argument("--padded", action="store_true", help="one example a row, padded to the longest there may be")
     parser.add_argument("--all_positions", action="store_true", help="logits at all tokens, of which few are predicted")
     options = parser.parse_args()
@@ -83,9 +84,12 @@ def load_task(case, options, packing):
 
 def load_model(task, case, options):
     """Returns the model, ready to train, with the folder's weights and the case's head."""
+    from trainer import assembly
+    from trainer.experiment import TrainConfig
     from trainer.models.encoder import BertEncoder
     from trainer.models.initialization import load_encoder_weights, read_bert_config
     from trainer.models.optimizers import AdamW
+    from trainer.runtime import distribution
 
     encoder = BertEncoder(read_bert_config(options.encoder), options.precision)
     model = task.build_model(encoder)
@@ -95,8 +99,14 @@ def load_model(task, case, options):
         kernel, bias = model.get_layer("head").trainable_variables
         kernel.assign(case["head"]["kernel"])
         bias.assign(case["head"]["bias"])
+    placement = distribution.choose("default")
+    step = assembly.step_kernels(
+        TrainConfig(precision=options.precision, kernels=options.kernels), encoder.bert_config, placement
+    )
+    print(step.line, file=sys.stderr)
     model.prepare_training(task, seed=1)
     model.compile(optimizer=AdamW(1e-6))
+    encoder.native = model.optimizer.native = step.native
     model.optimizer.build(model.trainable_variables)
     return model
 

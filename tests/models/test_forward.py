@@ -93,11 +93,15 @@ def largest_gap(left, right) -> float:
     return float(max(gaps))
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("way", ["inference", "training", "native"])
 @pytest.mark.parametrize("reads_first", [False, True], ids=["all tokens", "first tokens"])
 @pytest.mark.parametrize("k", [1, 4], ids=["unpacked", "packed"])
-def test_equals_tfbertmodel(encoder, batches, k, reads_first, training):
-    """Training fuses kernels and evaluation does not; without dropout both are TFBertModel's function."""
+def test_equals_tfbertmodel(encoder, batches, k, reads_first, way, request, monkeypatch):
+    """Training has fused kernels or operations of our own, evaluation neither; without dropout all are TFBertModel's function."""
+    if way == "native":
+        request.getfixturevalue("native")
+        monkeypatch.setattr(encoder, "native", True)
+    training = way != "inference"
     if k > 1:
         assert batches[k]["input_ids"].shape[0] < batches[1]["input_ids"].shape[0], "the batch must really be packed"
     sequence, pooled, gradients = ours(encoder, batches[k], reads_first, training)

@@ -26,7 +26,7 @@ def features_of(numbers, tokenizer, reviews):
     return {"input_ids": ragged, "label": tf.constant(labels), "row_id": tf.constant(list(numbers))}
 
 
-def build(tokenizer, strategy=None, accumulation_steps=1, precision="float32", **task):
+def build(tokenizer, strategy=None, accumulation_steps=1, precision="float32", native=False, **task):
     from trainer.models.encoder import BertEncoder
 
     strategy = strategy or tf.distribute.get_strategy()
@@ -35,6 +35,7 @@ def build(tokenizer, strategy=None, accumulation_steps=1, precision="float32", *
         config = Config(class_names=("negative", "positive"), head_dropout_rate=0.0, **task)
         owner = Task(config, TextFields(("text",), "label", LENGTH, 4), tokenizer)
         encoder = BertEncoder(tiny_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), precision)
+        encoder.native = native
         model = owner.build_model(encoder)
         # Plain gradient descent shows differences that Adam's normalization would hide.
         optimizer = keras.optimizers.SGD(1.0)
@@ -79,6 +80,24 @@ def test_packed_equals_unpacked(tokenizer, whole, expected):
     logs, weights = step(build(tokenizer), whole[4])
     assert logs["loss"] == pytest.approx(expected[0]["loss"], abs=1e-6)
     assert logs["examples"] == expected[0]["examples"] == 12 and logs["tokens"] == expected[0]["tokens"]
+    assert_close(weights, expected[1])
+
+
+@pytest.mark.parametrize("k", [1, 4], ids=["unpacked", "packed"])
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_our_own_operations_give_the_same_step(native, tokenizer, whole, k, pooling):
+    expected = step(build(tokenizer, pooling=pooling), whole[k])
+    logs, weights = step(build(tokenizer, native=True, pooling=pooling), whole[k])
+    assert logs["loss"] == pytest.approx(expected[0]["loss"], abs=1e-6)
+    assert_close(weights, expected[1])
+
+
+def test_replicas_and_micro_batches_of_our_own_operations(native, tokenizer, reviews, whole, expected):
+    _, weights = step(build(tokenizer, native=True, accumulation_steps=3), whole[4])
+    assert_close(weights, expected[1])
+    strategy = distribution.choose("mirrored", cpu_devices=2).strategy
+    halves = [pack(features_of(part, tokenizer, reviews), SPEC, LENGTH, 4, static_rows=12) for part in (range(9), range(9, 12))]
+    _, weights = step(build(tokenizer, strategy, native=True), *halves)
     assert_close(weights, expected[1])
 
 
@@ -150,11 +169,14 @@ def test_frozen_and_unused_weights_stay(tokenizer, whole):
 
 
 @pytest.mark.slow
-def test_loss_curve_is_tfbertmodels_over_200_steps(minilm, tokenizer, reviews):
-    """Ours: packed, fused, AdamW in compiled programs. The reference: TFBertModel on padded batches, the rule written out."""
+@pytest.mark.parametrize("is_native", [False, True], ids=["compiled", "native"])
+def test_loss_curve_is_tfbertmodels_over_200_steps(minilm, tokenizer, reviews, is_native, request):
+    """Ours: packed, fused, AdamW at once. The reference: TFBertModel on padded batches, the rule written out."""
     from trainer.models.encoder import BertEncoder
     from trainer.models.initialization import load_encoder_weights, read_bert_config
 
+    if is_native:
+        request.getfixturevalue("native")
     config = read_bert_config(str(minilm))
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     owner = Task(
@@ -171,6 +193,7 @@ def test_loss_curve_is_tfbertmodels_over_200_steps(minilm, tokenizer, reviews):
         if is_ours:
             model.prepare_training(owner, seed=1)
             model.compile(optimizer=AdamW(RATE, weight_decay=DECAY))
+            encoder.native = model.optimizer.native = is_native
             model.optimizer.build(model.trainable_variables)
             step = tf.function(lambda batch, model=model: model.train_step(batch)["loss"], reduce_retracing=True)
         else:

@@ -33,7 +33,8 @@ def run(options: Options) -> None:
     placement = assembly.place(asked)
     with contextlib.ExitStack() as stack:
         folder = options.workdir or stack.enter_context(tempfile.TemporaryDirectory())
-        figures = _measure(preparation.learned(asked), options, folder, placement)
+        resolved = assembly.with_precision(preparation.learned(asked), placement)
+        figures = _measure(resolved, options, folder, placement)
     print("\n".join(_lines(figures)))
     if options.workdir:
         path = files.join(options.workdir, "benchmark.json")
@@ -59,7 +60,7 @@ def _measure(resolved: Experiment, options: Options, folder: str, placement: Pla
         optimizer = assembly.build_optimizer(resolved, assembled.encoder, total_steps=10_000)
         assembly.initialize_encoder(resolved, assembled)
         optimizer.build(assembled.model.trainable_variables)
-        assembly.compile_model(resolved, assembled.model, task, optimizer, placement)
+        assembly.compile_model(resolved, assembled, task, optimizer, placement)
         step = assembled.model.make_train_function()
     if options.synthetic:
         batches = _Again(next(batches))

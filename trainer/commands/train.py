@@ -35,7 +35,7 @@ def run(options: Options) -> int:
     index = distribution.worker_index()
     with WorkdirLock(workdir if index == 0 else files.join(workdir, f"worker-{index}")):
         placement = assembly.place(asked)
-        resolved = _resolve(asked, workdir)
+        resolved = _resolve(asked, workdir, placement)
         if placement.is_chief:
             # The TPU is this command's: evaluate may run elsewhere, when the TPU is long gone.
             runtime = dataclasses.replace(resolved.runtime, tpu=None)
@@ -53,16 +53,19 @@ def _asked(options: Options, workdir: str) -> Experiment:
     return experiment.load(path, options.set, options.tpu)
 
 
-def _resolve(asked: Experiment, workdir: str) -> Experiment:
-    """Completes the config from the data, and compares it with the run that the workdir holds.
+def _resolve(asked: Experiment, workdir: str, placement: distribution.Placement) -> Experiment:
+    """Completes the config from the data and the devices, and compares it with the run that the workdir holds.
 
     Raises:
       UserError: the workdir's run was another one; the keys that differ are named.
     """
     resolved = preparation.learned(asked)
     path = files.join(workdir, experiment.CONFIG_FILE)
-    if files.exists(path) and assembly.store_of(workdir, resolved).has_latest():
-        changed = experiment.resume_differences(experiment.load(path), resolved)
+    goes_on = files.exists(path) and assembly.store_of(workdir, resolved).has_latest()
+    saved = experiment.load(path) if goes_on else None
+    resolved = assembly.with_precision(resolved, placement, begun_with=saved.train.precision if saved else None)
+    if saved:
+        changed = experiment.resume_differences(saved, resolved)
         if changed:
             lines = [f"  {key}: {before!r} in the workdir, {now!r} now" for key, (before, now) in changed.items()]
             raise UserError(
@@ -113,7 +116,7 @@ def _train(resolved: Experiment, workdir: str, placement: distribution.Placement
     # Fit
     _log_header(resolved, placement, assembled, manifest, total_steps)
     model = assembled.model
-    assembly.compile_model(resolved, model, task, optimizer, placement)
+    assembly.compile_model(resolved, assembled, task, optimizer, placement)
     remaining = total_steps - first_step
     if remaining <= 0:
         log.info("the run is complete: step %s of %s", f"{first_step:,}", f"{total_steps:,}")

@@ -17,6 +17,9 @@ class BertEncoder(keras.layers.Layer):
       precision: "float32", "bfloat16" or "float16": the type of the matrix products; weights stay float32.
       recompute: compute each layer again in the backward pass, to hold less memory.
 
+    Attributes:
+      native: whether training runs the layers by operations of our own, see `native_forward`; False until it is set.
+
     Call:
       inputs: {name: int32 [batch, length]} for each of PACKED_INPUTS.
       read_positions: int32 [batch, K], where the head reads these tokens only; it saves most of the last layer.
@@ -29,6 +32,7 @@ class BertEncoder(keras.layers.Layer):
         super().__init__(name=name, dtype="float32")
         self.bert_config = bert_config
         self.compute, self.recompute = tf.as_dtype(precision), recompute
+        self.native = False
         self.model = TFBertModel(bert_config, name="tf_bert_model")
         self.model.build_in_name_scope()  # names as from_pretrained gives them: tf_model.h5 is matched by name
 
@@ -40,7 +44,8 @@ class BertEncoder(keras.layers.Layer):
     def call(self, inputs: dict[str, tf.Tensor], read_positions: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
         ids = {name: inputs[name] for name in PACKED_INPUTS}
         if training:
-            return forward.encode(self.bert, **ids, dtype=self.compute, read_positions=read_positions, recompute=self.recompute)
+            choices = {"recompute": self.recompute, "native": self.native}
+            return forward.encode(self.bert, **ids, dtype=self.compute, read_positions=read_positions, **choices)
         return inference_forward.encode(self.bert, **ids, dtype=self.compute, read_positions=read_positions)
 
     def freeze(self, layers: int) -> list[str]:

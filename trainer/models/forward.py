@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 from transformers.activations_tf import get_tf_activation
 
+from trainer.models import native_forward
 from trainer.runtime.fusion import OTHERWISE, OUTPUT, column_sums, fused
 from trainer.runtime.randomness import draw_seed, drop
 
@@ -25,6 +26,7 @@ def encode(
     dtype: tf.DType,
     read_positions: tf.Tensor | None = None,
     recompute: bool = False,
+    native: bool = False,
 ) -> tf.Tensor:
     """Runs embeddings and all layers of a TFBertMainLayer's variables, with the dropout of its config.
 
@@ -38,12 +40,15 @@ def encode(
         computes keys and values for all tokens and everything else for these only.
       recompute: keep only each layer's input for the backward pass, and compute the layer again there (Chen et al. 2016,
         arXiv:1604.06174): a third more computing, a fraction of the memory.
+      native: the layers by operations of our own, see `native_forward`.
 
     Returns:
       dtype [B, L, H], or [B, P, H] of the tokens that are read.
     """
     config = bert.config
     hidden = _embed(bert.embeddings, config, input_ids, token_type_ids, position_ids, dtype)  # [B, L, H]
+    if native:
+        return native_forward.run_layers(bert, hidden, segment_ids, read_positions, recompute)
     *lower, last = bert.encoder.layer
     for layer in lower:
         hidden = _layer(layer, config, hidden, segment_ids, None, recompute)

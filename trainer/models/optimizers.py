@@ -7,6 +7,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from trainer.runtime.fusion import compiled
+from trainer.runtime.native import kernels
 
 Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices
 
@@ -21,7 +22,13 @@ class AdamW(keras.optimizers.Optimizer):
       max_gradient_norm: gradients are scaled so that their norm over all variables is at most this; 0 for none.
       rate_of: gives each variable's multiple of the learning rate, for layer-wise decay.
       ema_decay_rate: over 0, an exponential moving average of the weights is kept.
+
+    Attributes:
+      native: whether the update is one operation of our own (trainer/native/adamw.h), a single pass over memory; False until
+        it is set, and without effect where `has_native` is false.
     """
+
+    has_native = True
 
     def __init__(
         self,
@@ -41,6 +48,7 @@ class AdamW(keras.optimizers.Optimizer):
         self.max_gradient_norm = max_gradient_norm
         self.ema_decay_rate = ema_decay_rate
         self._rate_of = rate_of or (lambda variable: 1.0)
+        self.native = False
 
     def build(self, variables: Sequence[tf.Variable]) -> None:
         """Creates the moments (and averages) of the variables."""
@@ -71,6 +79,9 @@ class AdamW(keras.optimizers.Optimizer):
         rates = [self._rate_of(variable) for variable in variables]
 
         def update(_, gradients, variables, first, second, averages):
+            if self.native and self.has_native:
+                self._update_at_once(gradients, variables, first, second, averages, rates)
+                return
             self._update_moments(gradients, self._clipping_factor(gradients), first, second)
             self._update_weights(variables, first, second, rates)
             if averages:
@@ -78,6 +89,30 @@ class AdamW(keras.optimizers.Optimizer):
 
         distribution.extended.update(variables[0], update, args=(gradients, variables, *slots, averages), group=False)
         self.iterations.assign_add(1)
+
+    def _update_at_once(self, gradients, variables, first, second, averages, rates):
+        """All that the programs below do, in one operation."""
+        order = sorted(range(len(gradients)), key=lambda i: isinstance(gradients[i], tf.IndexedSlices))  # dense ones first
+        gradients, variables, first, second, rates = (
+            [values[i] for i in order] for values in (gradients, variables, first, second, rates)
+        )
+        averages = [averages[i] for i in order] if averages else []
+        listed = [gradient for gradient in gradients if isinstance(gradient, tf.IndexedSlices)]
+        correction, epsilon = self._corrections()
+        handles = [[variable.handle for variable in kind] for kind in (variables, first, second, averages)]
+        kernels().operations.adam_w_update(
+            tf.stack([self.learning_rate, correction, epsilon]),
+            *handles,
+            [gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient for gradient in gradients],
+            [tf.cast(gradient.indices, tf.int32) for gradient in listed],
+            dense=len(gradients) - len(listed),
+            beta_1=self.beta_1,
+            beta_2=self.beta_2,
+            average_rate=1.0 - self.ema_decay_rate,
+            max_gradient_norm=self.max_gradient_norm,
+            decay_rates=[self.decay_rate if variable.shape.rank > 1 else 0.0 for variable in variables],
+            multiples=rates,
+        )
 
     def _clipping_factor(self, gradients):
         if not self.max_gradient_norm:
@@ -113,13 +148,16 @@ class AdamW(keras.optimizers.Optimizer):
             v.assign(decayed_v)
 
     def _update_weights(self, variables, first, second, rates):
-        step = tf.cast(self.iterations + 1, tf.float32)
-        correction_1, correction_2 = (1.0 - tf.pow(tf.constant(beta), step) for beta in (self.beta_1, self.beta_2))
-        # m / c1 / (sqrt(v / c2) + epsilon), with the corrections taken out of the loop over all weights.
-        root = tf.sqrt(correction_2)
-        moved = self._moved(variables, first, second, self.learning_rate, root / correction_1, self.epsilon * root, rates)
+        moved = self._moved(variables, first, second, self.learning_rate, *self._corrections(), rates)
         for variable, value in zip(variables, moved, strict=True):
             variable.assign(value)
+
+    def _corrections(self):
+        """Returns a and e of m·a / (√v + e), which is m / c1 / (√(v / c2) + epsilon): the corrections out of the loop."""
+        step = tf.cast(self.iterations + 1, tf.float32)
+        correction_1, correction_2 = (1.0 - tf.pow(tf.constant(beta), step) for beta in (self.beta_1, self.beta_2))
+        root = tf.sqrt(correction_2)
+        return root / correction_1, self.epsilon * root
 
     @compiled
     def _moved(self, variables, first, second, learning_rate, correction, epsilon, rates):
@@ -164,6 +202,8 @@ class Lamb(AdamW):
     Source: You et al. 2020 (arXiv:1904.00962), algorithm 2, φ the identity. Biases and LayerNorm, which take no decay, keep
     Adam's step, as in google-research/albert's lamb_optimizer.py. Arguments as AdamW's.
     """
+
+    has_native = False  # a step's length needs the norms of the whole matrix first
 
     def _trust_ratio(self, variable, direction):
         if variable.shape.rank < 2:

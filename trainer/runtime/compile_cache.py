@@ -27,16 +27,11 @@ def keep_compiled_kernels() -> str | None:
     if FLAG in given or (given and not given.startswith("-")):  # named already, or in a file of flags
         return None
     try:
-        root = os.environ.get(SETTING)
-        if root == "":
-            return None
         # Without this package TensorFlow is tensorflow-tpu, and a TPU's compiler keeps its own.
         version = importlib.metadata.version("tensorflow")
-        folder = (
-            Path(root or Path.home() / ".cache/bert-trainer").expanduser() / "kernels" / f"tensorflow-{version}-{_machine()}"
-        )
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        folder = cache_folder(f"kernels/tensorflow-{version}-{machine()}")
+        if folder is None:
+            return None
         _forget_oldest(folder)
         is_full = shutil.disk_usage(folder).free < FREE_BYTES
     except (OSError, RuntimeError, importlib.metadata.PackageNotFoundError):  # RuntimeError: there is no home
@@ -45,6 +40,21 @@ def keep_compiled_kernels() -> str | None:
         return None
     os.environ[FLAGS] = f'{given} {FLAG}="{folder}" {CPU_ONLY}'.strip()
     return str(folder)
+
+
+def cache_folder(name: str) -> Path | None:
+    """Returns a folder, made if it was not there, in which files can be kept between processes; None: that is switched off.
+
+    Raises:
+      OSError, RuntimeError: none can be made there, or there is no home.
+    """
+    root = os.environ.get(SETTING)
+    if root == "":
+        return None
+    folder = Path(root or Path.home() / ".cache/bert-trainer").expanduser() / name
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
+    return folder
 
 
 def _forget_oldest(folder: Path) -> None:
@@ -56,7 +66,7 @@ def _forget_oldest(folder: Path) -> None:
             path.unlink()
 
 
-def _machine() -> str:
+def machine() -> str:
     """Returns a name for all machines whose programs are the same: instructions, cores that share the work, options."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,0 +1,117 @@
+"""Layers by our own operations against the layers that TensorFlow computes: values and gradients, dropout included.
+
+`test_forward.py` holds them to TFBertModel, `test_task_model.py` the whole step.
+"""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import tiny_config
+from trainer.models import forward, native_forward
+from trainer.models.encoder import BertEncoder
+from trainer.runtime.native import Kernels
+
+LENGTH = 70
+# Two segments and padding; one segment that fills the row; many, the last of one token.
+SEGMENTS = [[1] * 33 + [2] * 20 + [0] * 17, [1] * LENGTH, [1] * 5 + [2] * 12 + [3] * 40 + [4] + [0] * 12]
+READ = [[0, 33, 33], [69, 0, 0], [57, 17, 0]]  # a token may be read twice
+
+
+def layer_of(rate, hidden=96, heads=3, inner=200):
+    tf.random.set_seed(1)
+    config = tiny_config(
+        hidden_size=hidden, num_attention_heads=heads, intermediate_size=inner, num_hidden_layers=1,
+        hidden_dropout_prob=rate, attention_probs_dropout_prob=rate,
+    )  # fmt: skip
+    layer = BertEncoder(config).bert.encoder.layer[0]
+    for weight in layer.weights:  # biases, gammas and betas that do something
+        weight.assign(weight + tf.random.stateless_normal(weight.shape, [2, len(weight.shape)], stddev=0.1))
+    return layer, config
+
+
+def gradients_of(function, inputs, mask):
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        output = function(*inputs)
+        direction = tf.cos(tf.reshape(tf.range(tf.size(output), dtype=tf.float32), tf.shape(output))) * mask
+        value = tf.reduce_sum(tf.cast(output, tf.float32) * direction)
+    return tf.cast(output, tf.float32) * mask, tape.gradient(value, inputs)
+
+
+def both(layer, config, dtype, reads):
+    """Returns (output, gradients) by TensorFlow's operations and by ours, of what somebody reads."""
+    segments, seeds = tf.constant(SEGMENTS), tf.constant([[11, 22], [33, 44], [55, 66]])
+    read = tf.constant(READ) if reads else None
+    mask = 1.0 if reads else tf.cast(segments > 0, tf.float32)[..., None]
+    hidden = tf.cast(tf.random.stateless_normal([3, LENGTH, config.hidden_size], [5, 6]), dtype)
+    weights = [tf.convert_to_tensor(weight) for weight in native_forward._weights(layer)]
+
+    def theirs(hidden):
+        attended = forward._attend(layer.attention, config, hidden, segments, [seeds[0], seeds[1]], read)
+        return forward._feed_forward(layer, config, attended, seeds[2])
+
+    with tf.GradientTape() as tape:
+        tape.watch(hidden)
+        output = theirs(hidden)
+        direction = tf.cos(tf.reshape(tf.range(tf.size(output), dtype=tf.float32), tf.shape(output))) * mask
+        value = tf.reduce_sum(tf.cast(output, tf.float32) * direction)
+    expected = tape.gradient(value, [hidden, *native_forward._weights(layer)])
+    ours = gradients_of(
+        lambda hidden, *weights: native_forward.apply_layer(hidden, segments, read, seeds, list(weights), config),
+        [hidden, *weights], mask,
+    )  # fmt: skip
+    return (tf.cast(output, tf.float32) * mask, expected), ours
+
+
+@pytest.mark.parametrize("reads", [False, True], ids=["all tokens", "some tokens"])
+@pytest.mark.parametrize("rate", [0.0, 0.3], ids=["plain", "dropout"])
+@pytest.mark.parametrize("sizes", [(96, 3, 200), (60, 5, 33)], ids=["round sizes", "odd sizes"])
+def test_values_and_gradients_are_tensorflows(native, sizes, rate, reads):
+    (expected, expected_gradients), (output, gradients) = both(*layer_of(rate, *sizes), tf.float32, reads)
+    assert np.abs(output - expected).max() < 1e-5
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        assert np.abs(ours - theirs).max() <= 1e-5 * max(1.0, np.abs(theirs).max()), ours.shape
+
+
+@pytest.mark.parametrize("reads", [False, True], ids=["all tokens", "some tokens"])
+def test_bfloat16_differs_by_its_rounding_only(native, reads):
+    layer, config = layer_of(0.1)
+    (_, _), (exact, exact_gradients) = both(layer, config, tf.float32, reads)
+    (theirs, their_gradients), (ours, our_gradients) = both(layer, config, tf.bfloat16, reads)
+    gaps = [float(tf.norm(tf.cast(found, tf.float32) - exact) / tf.norm(exact)) for found in (ours, theirs)]
+    assert gaps[0] < 0.01 and gaps[0] < 1.2 * gaps[1], "as near to float32 as TensorFlow's"
+    for found, other, wanted in zip(our_gradients, their_gradients, exact_gradients, strict=True):
+        if tf.norm(wanted) > 1e-3:  # the key's bias has none
+            gaps = [float(tf.norm(tf.cast(one, tf.float32) - wanted) / tf.norm(wanted)) for one in (found, other)]
+            assert gaps[0] < 0.2 and gaps[0] < 1.2 * gaps[1] + 1e-3, (found.shape, gaps)
+
+
+@pytest.mark.parametrize("reads", [False, True], ids=["all tokens", "some tokens"])
+def test_the_layers_see_tokens_only(native, reads):
+    """Without dropout, what padding holds and how much of it there is changes nothing, not a bit."""
+    layer, config = layer_of(0.0)
+    bert = BertEncoder(config).bert
+    segments = tf.constant(SEGMENTS)
+    hidden = tf.random.stateless_normal([3, LENGTH, config.hidden_size], [5, 6])
+    read = tf.constant(READ) if reads else None
+    before = native_forward.run_layers(bert, hidden, segments, read)
+    real = (segments > 0).numpy()
+    noisy = tf.where(real[..., None], hidden, 1e6)
+    wider = [tf.pad(value, [[0, 1], [0, 9], *[[0, 0]] * (len(value.shape) - 2)]) for value in (noisy, segments)]
+    after = native_forward.run_layers(bert, *wider, tf.pad(read, [[0, 1], [0, 0]]) if reads else None)
+    if reads:
+        assert np.array_equal(after[:3], before)
+    else:
+        assert np.array_equal(after.numpy()[:3, :LENGTH][real], before.numpy()[real])
+        assert not np.any(before.numpy()[~real])
+
+
+def test_an_encoder_without_its_fit_says_why(monkeypatch):
+    config = tiny_config()
+    assert native_forward.unfit(config, "float16") == "none of our own in float16"
+    assert native_forward.unfit(tiny_config(hidden_act="relu"), "float32") == "none of our own with hidden_act=relu"
+    monkeypatch.setattr(native_forward, "kernels", lambda: Kernels(None, "no C++ compiler here"))
+    assert native_forward.unfit(config, "float32") == "none of our own: no C++ compiler here"
+    monkeypatch.setattr(native_forward, "kernels", lambda: Kernels(object(), ""))
+    assert native_forward.unfit(config, "bfloat16") is None

@@ -1,0 +1,116 @@
+"""The operations in C++: compiled once, exact, and done without where they cannot be had."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.runtime import native as native_module
+from trainer.runtime.native import kernels
+
+LOAD = """
+import logging, sys
+import trainer
+from trainer.runtime import native
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+print(native.kernels().reason)
+"""
+SIZES = st.integers(1, 150)
+
+
+@pytest.fixture(scope="module")
+def product(native):
+    return native.matrix_product
+
+
+def anew():
+    """Looks again, whatever an earlier look found."""
+    return kernels.__wrapped__()
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=SIZES, inner=SIZES, columns=SIZES, dtype=st.sampled_from(["float32", "bfloat16"]))
+def test_products_are_numpys(product, rows, inner, columns, dtype):
+    """Whatever the sizes leave over of tiles, panels and pairs."""
+    generator = np.random.default_rng(rows * 7 + columns)
+    left = tf.cast(generator.normal(size=(rows, inner)), dtype)
+    right = tf.cast(tf.cast(generator.normal(size=(inner, columns)), dtype), tf.float32)  # what bfloat16 holds exactly
+    expected = tf.cast(left, tf.float64).numpy() @ tf.cast(right, tf.float64).numpy()
+    assert np.allclose(product(left, right), expected, rtol=1e-5, atol=1e-5 * inner**0.5)
+
+
+def test_a_right_operand_is_rounded_to_the_lefts_type(product):
+    left, right = tf.cast([[1.0, 1.0]], tf.bfloat16), tf.constant([[1.0 + 2**-12], [0.0]])
+    assert product(left, right).numpy() in (1.0, 1.0 + 2**-12)  # the second where the processor has no bfloat16 products
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_large_products_are_cut_for_caches_and_threads(product, dtype):
+    left = tf.cast(np.random.default_rng(0).normal(size=(1000, 1100)), dtype)
+    right = tf.cast(tf.cast(np.random.default_rng(1).normal(size=(1100, 70)), dtype), tf.float32)
+    expected = tf.cast(left, tf.float64).numpy() @ tf.cast(right, tf.float64).numpy()
+    assert np.allclose(product(left, right), expected, atol=1e-3)
+
+
+def test_products_are_the_same_bits_each_time(product):
+    matrix = tf.random.stateless_normal([300, 300], [1, 2])
+    first = product(matrix, matrix).numpy()
+    assert all(np.array_equal(product(matrix, matrix), first) for _ in range(5)), "whatever thread took which part"
+
+
+def test_a_second_process_finds_what_the_first_compiled(native, tmp_path, monkeypatch):
+    monkeypatch.setenv("BERT_TRAINER_CACHE", str(tmp_path))
+    told = [subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert "compiling operations for this processor, once" in told[0] and "compiling" not in told[1]
+    assert all("compiled for this processor" in text for text in told)
+    assert len(list((tmp_path / "native").iterdir())) == 1, "nothing half made is left"
+
+
+def test_without_a_compiler_there_are_none(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    found = anew()
+    assert found.operations is None and found.reason == "no C++ compiler here (c++, g++, clang++, or one named by CXX)"
+
+
+def test_a_compiler_that_cannot_compile_them_is_told(monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("BERT_TRAINER_CACHE", str(tmp_path))
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho no such option >&2; exit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    caplog.set_level("DEBUG")
+    found = anew()
+    assert found.operations is None
+    assert found.reason == f"{broken} cannot compile them (--verbose shows what it says)" and "no such option" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_is_told(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("BERT_TRAINER_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/c++")
+    assert anew().reason.startswith("they cannot be kept: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("trainer.runtime.native.has_accelerator", lambda: True, "not for a GPU or TPU"),
+        ("platform.machine", lambda: "riscv64", "only on Linux on x86_64 or aarch64"),
+        ("sys.platform", "darwin", "only on Linux on x86_64 or aarch64"),
+    ],
+)
+def test_where_they_are_not_for(monkeypatch, name, value, reason):
+    monkeypatch.setattr(name, value)
+    assert anew() == native_module.Kernels(None, reason)
+
+
+def test_the_shorter_of_both_products_counts(native, monkeypatch):
+    assert native_module.product_seconds(tf.float32, True) > 0 and native_module.product_seconds(tf.float32, False) > 0
+    monkeypatch.setattr(native_module, "product_seconds", lambda dtype, with_ours: 1.0 if with_ours else 2.0)
+    assert native_module.best_seconds(tf.float32) == 1.0
+    monkeypatch.setattr(native_module, "kernels", lambda: native_module.Kernels(None, ""))
+    assert native_module.best_seconds(tf.float32) == 2.0

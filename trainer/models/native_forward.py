@@ -1,0 +1,134 @@
+"""BERT's layers in training by operations of our own (`trainer/native/layer.h`): what `forward` computes, on tokens alone.
+
+Padding is left out before the first layer: all rows become one, as long as there are tokens, which need no common shape
+here, since nothing is compiled for it. Letters and sources as in `forward`.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+from trainer.runtime.native import kernels
+from trainer.runtime.randomness import draw_seed
+
+PRECISIONS = ("float32", "bfloat16")
+ACTIVATION = "gelu"
+FAST_ENOUGH = 0.7  # of the speed of TensorFlow's products: the rest of a layer makes up for as much
+
+
+def unfit(config: Any, precision: str) -> str | None:
+    """Returns why these operations cannot run an encoder (transformers' BertConfig) in a precision here; None if they can."""
+    if precision not in PRECISIONS:
+        return f"none of our own in {precision}"
+    if config.hidden_act != ACTIVATION:
+        return f"none of our own with hidden_act={config.hidden_act}"
+    found = kernels()
+    return None if found.operations else f"none of our own: {found.reason}"
+
+
+def run_layers(
+    bert: Any,
+    hidden: tf.Tensor,
+    segment_ids: tf.Tensor,
+    read_positions: tf.Tensor | None = None,
+    recompute: bool = False,
+) -> tf.Tensor:
+    """Runs all layers of a TFBertMainLayer's variables, with the dropout of its config.
+
+    The tokens of a segment lie side by side in their row, as packing lays them.
+
+    Args:
+      bert: transformers' TFBertMainLayer.
+      hidden: float32 or bfloat16 [B, L, H], the embeddings.
+      segment_ids: int32 [B, L], 0 for padding.
+      read_positions: int32 [B, P], the tokens that the head reads; None for all.
+      recompute: see `forward.encode`.
+
+    Returns:
+      The dtype of `hidden`: [B, P, H], or [B, L, H] with zeros for padding.
+    """
+    rows, length = tf.unstack(tf.shape(segment_ids))
+    size = hidden.shape[-1]
+    cells = tf.cast(tf.where(tf.reshape(segment_ids, [-1]) > 0), tf.int32)  # [tokens, 1]
+    tokens = tf.gather_nd(tf.reshape(hidden, [-1, size]), cells)[None]  # [1, tokens, H]
+    row_starts = tf.range(rows)[:, None]
+    of_row = tf.where(segment_ids > 0, row_starts * (tf.reduce_max(segment_ids) + 1) + segment_ids, 0)
+    segments = tf.gather_nd(tf.reshape(of_row, [-1]), cells)[None]
+    read = None
+    if read_positions is not None:
+        token_of = tf.cumsum(tf.cast(tf.reshape(segment_ids, [-1]) > 0, tf.int32)) - 1
+        read = tf.reshape(tf.gather(token_of, row_starts * length + read_positions), [1, -1])
+        read = tf.maximum(read, 0)  # a slot without an example may point at padding: any token does, nobody reads it
+    *lower, last = bert.encoder.layer
+    for layer in lower:
+        tokens = _layer(layer, bert.config, tokens, segments, None, recompute)
+    tokens = _layer(last, bert.config, tokens, segments, read, recompute)
+    if read_positions is not None:
+        return tf.reshape(tokens, [rows, tf.shape(read_positions)[1], size])
+    return tf.reshape(tf.scatter_nd(cells, tokens[0], [rows * length, size]), [rows, length, size])
+
+
+def _layer(layer, config, hidden, segment_ids, read_positions, recompute):
+    rates = (config.attention_probs_dropout_prob, config.hidden_dropout_prob, config.hidden_dropout_prob)
+    seeds = tf.stack([draw_seed(rate) for rate in rates])  # drawn outside, see `forward`
+    weights = [tf.convert_to_tensor(weight) for weight in _weights(layer)]
+
+    def run(hidden, *weights):
+        return apply_layer(hidden, segment_ids, read_positions, seeds, list(weights), config)
+
+    return (tf.recompute_grad(run) if recompute else run)(hidden, *weights)
+
+
+def _weights(layer):
+    """The weights of a TFBertLayer in the order of `Weight` in trainer/native/layer.h."""
+    attention, output, inner = layer.attention.self_attention, layer.attention.dense_output, layer.intermediate.dense
+    denses = [attention.query, attention.key, attention.value, output.dense]
+    vectors = [output.LayerNorm.gamma, output.LayerNorm.beta]
+    outer, norm = layer.bert_output.dense, layer.bert_output.LayerNorm
+    pairs = [value for dense in denses for value in (dense.kernel, dense.bias)]
+    return [*pairs, *vectors, inner.kernel, inner.bias, outer.kernel, outer.bias, norm.gamma, norm.beta]
+
+
+def apply_layer(
+    hidden: tf.Tensor,
+    segment_ids: tf.Tensor,
+    read_positions: tf.Tensor | None,
+    seeds: tf.Tensor,
+    weights: list[tf.Tensor],
+    config: Any,
+) -> tf.Tensor:
+    """Applies one layer: [B, L, H] to [B, L, H], or [B, P, H] of the tokens that are read.
+
+    Args:
+      hidden: float32 or bfloat16 [B, L, H].
+      segment_ids: int32 [B, L].
+      read_positions: int32 [B, P] or None.
+      seeds: int32 [3, 2], of the dropouts of attention and of both sublayers.
+      weights: 16 tensors, float32.
+      config: transformers' BertConfig.
+    """
+    operations = kernels().operations
+    read = tf.zeros([1, 0], tf.int32) if read_positions is None else read_positions
+    attributes = {
+        "heads": config.num_attention_heads,
+        "epsilon": config.layer_norm_eps,
+        "attention_rate": config.attention_probs_dropout_prob,
+        "hidden_rate": config.hidden_dropout_prob,
+    }
+
+    @tf.custom_gradient
+    def apply(hidden, *weights):
+        inputs = (hidden, segment_ids, read, seeds, list(weights))
+        output, *saved = operations.bert_layer(*inputs, **attributes)
+        output.set_shape([None, None, hidden.shape[-1]])
+
+        def gradient(upstream):
+            found = operations.bert_layer_grad(upstream, *inputs, *saved, **attributes)
+            found.of_hidden.set_shape(hidden.shape)
+            for of_weight, weight in zip(found.of_weights, weights, strict=True):
+                of_weight.set_shape(weight.shape)
+            return [found.of_hidden, *found.of_weights]
+
+        return output, gradient
+
+    return apply(hidden, *weights)

@@ -1,0 +1,77 @@
+// Memory for what lives within one call: kept when it is given back, for fresh pages from the system cost more than filling them.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <new>
+#include <utility>
+
+namespace trainer {
+
+class Kept {  // memory aligned to 64 bytes, by size
+ public:
+  static Kept& Get() {
+    static Kept* kept = new Kept;
+    return *kept;
+  }
+
+  std::pair<void*, size_t> Take(size_t bytes) {
+    bytes = (bytes + kGrain - 1) / kGrain * kGrain;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      const auto found = kept_.lower_bound(bytes);
+      if (found != kept_.end() && found->first <= 2 * bytes) {
+        const std::pair<void*, size_t> taken{found->second, found->first};
+        kept_.erase(found);
+        return taken;
+      }
+    }
+    void* fresh = std::aligned_alloc(64, bytes);
+    if (fresh == nullptr) throw std::bad_alloc();
+    return {fresh, bytes};
+  }
+
+  void GiveBack(void* memory, size_t bytes) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    kept_.emplace(bytes, memory);
+  }
+
+ private:
+  static constexpr size_t kGrain = 4096;
+
+  std::mutex mutex_;
+  std::multimap<size_t, void*> kept_;
+};
+
+// `count` numbers, not set to anything.
+template <typename T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(long count) {
+    const auto taken = Kept::Get().Take(static_cast<size_t>(count) * sizeof(T));
+    data_ = static_cast<T*>(taken.first);
+    bytes_ = taken.second;
+  }
+  Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~Buffer() {
+    if (data_ != nullptr) Kept::Get().GiveBack(data_, bytes_);
+  }
+
+  T* data() const { return data_; }
+  T& operator[](long i) const { return data_[i]; }
+
+ private:
+  T* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+}  // namespace trainer

@@ -1,0 +1,143 @@
+// Numbers of 16 and 32 bits, and the functions of them that the layers need, written so that the compiler vectorizes loops.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace trainer {
+
+// Numbers in a register.
+#if defined(__AVX512F__)
+constexpr long kLanes = 16;
+#elif defined(__AVX__)
+constexpr long kLanes = 8;
+#else
+constexpr long kLanes = 4;
+#endif
+struct BFloat16 {
+  uint16_t bits;
+};
+
+inline float FromBits(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline uint32_t ToBits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+inline float Load(float value) { return value; }
+inline float Load(BFloat16 value) { return FromBits(static_cast<uint32_t>(value.bits) << 16); }
+
+inline void Store(float value, float* place) { *place = value; }
+
+// Rounds to the nearest, ties to even; a NaN stays one.
+inline void Store(float value, BFloat16* place) {
+  const uint32_t bits = ToBits(value);
+  const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+  place->bits = static_cast<uint16_t>(value == value ? rounded : 0x7FC0u);
+}
+
+// e^x, for x <= 88; 0 below -87. Relative error under 2e-7: x = n ln 2 + r, and e^r by its Taylor series.
+inline float Exp(float x) {
+  const float shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds n into the low bits
+  const float n = shifted - 12582912.0f;
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.0f / 5040.0f;
+  p = p * r + 1.0f / 720.0f;
+  p = p * r + 1.0f / 120.0f;
+  p = p * r + 1.0f / 24.0f;
+  p = p * r + 1.0f / 6.0f;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const float result = FromBits(ToBits(p) + (ToBits(shifted) << 23));
+  return x < -87.0f ? 0.0f : result;
+}
+
+// GELU, x Phi(x), and its derivative, Phi(x) + x phi(x) (Hendrycks and Gimpel 2016, arXiv:1606.08415).
+// Phi by Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: absolute error under 1.5e-7.
+struct Gelu {
+  float value, derivative;
+};
+
+inline Gelu GeluOf(float x) {
+  const float z = std::fabs(x) * 0.707106781f;
+  const float t = 1.0f / (1.0f + 0.3275911f * z);
+  const float gauss = Exp(-z * z);  // e^(-x^2 / 2)
+  const float series = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
+  const float upper = 0.5f * series * gauss;  // 1 - Phi(|x|)
+  const float cumulative = x < 0.0f ? upper : 1.0f - upper;
+  return {x * cumulative, cumulative + x * gauss * 0.39894228f};
+}
+
+// value(0), ..., value(size - 1), put together by combine(a, b): kLanes partial results, which the compiler keeps in a register.
+template <typename Value, typename Combine>
+inline float Reduce(long size, float neutral, const Value& value, const Combine& combine) {
+  float parts[kLanes];
+  std::fill_n(parts, kLanes, neutral);
+  long j = 0;
+  for (; j + kLanes <= size; j += kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) parts[lane] = combine(parts[lane], value(j + lane));
+  }
+  for (; j < size; ++j) parts[0] = combine(parts[0], value(j));
+#pragma GCC unroll 4
+  for (long half = kLanes / 2; half > 0; half /= 2) {
+    for (long lane = 0; lane < half; ++lane) parts[lane] = combine(parts[lane], parts[lane + half]);
+  }
+  return parts[0];
+}
+
+template <typename Value>
+inline float SumOf(long size, const Value& value) {
+  return Reduce(size, 0.0f, value, [](float a, float b) { return a + b; });
+}
+
+template <typename Value>
+inline float MostOf(long size, const Value& value) {
+  return Reduce(size, -INFINITY, value, [](float a, float b) { return a > b ? a : b; });
+}
+
+// Dropout as `runtime.randomness.drop` draws it: a hash of the element's number and two keys.
+class Dropout {
+ public:
+  // `rate` in [0, 1); `seed` of two numbers.
+  Dropout(float rate, const int32_t* seed)
+      : first_(static_cast<uint32_t>(seed[0])),
+        second_(static_cast<uint32_t>(seed[1])),
+        threshold_(static_cast<uint32_t>(std::floor(static_cast<double>(rate) * 4294967296.0))),
+        scale_(1.0f / (1.0f - rate)) {}
+
+  // What `count` elements from number `first` on are multiplied with: 0, or 1 / (1 - rate).
+  void Factors(uint32_t first, long count, float* factors) const {
+    if (threshold_ == 0) {
+      for (long i = 0; i < count; ++i) factors[i] = 1.0f;
+      return;
+    }
+    const uint32_t first_key = first_, second_key = second_, threshold = threshold_;
+    const float scale = scale_;
+    for (int i = 0; i < static_cast<int>(count); ++i) {
+      const uint32_t bits = Mixed(Mixed((first + static_cast<uint32_t>(i)) ^ first_key) ^ second_key);
+      factors[i] = bits >= threshold ? scale : 0.0f;
+    }
+  }
+
+ private:
+  static uint32_t Mixed(uint32_t bits) {  // Chris Wellons' lowbias32, see trainer/data/hashing.py
+    bits = (bits ^ (bits >> 16)) * 0x7FEB352Du;
+    bits = (bits ^ (bits >> 15)) * 0x846CA68Bu;
+    return bits ^ (bits >> 16);
+  }
+
+  uint32_t first_, second_, threshold_;
+  float scale_;
+};
+
+}  // namespace trainer

@@ -1,0 +1,344 @@
+// The operations of this folder for TensorFlow: BertLayer, BertLayerGrad, AdamWUpdate, MatrixProduct; on CPUs only.
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "adamw.h"
+#include "layer.h"
+#include "tensorflow/core/framework/common_shape_fns.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/resource_mgr.h"
+#include "tensorflow/core/framework/resource_var.h"
+
+namespace trainer {
+namespace {
+
+namespace tf = tensorflow;
+
+// TensorFlow's type for ours.
+template <typename T>
+struct InTensorFlow {
+  using Type = T;
+};
+template <>
+struct InTensorFlow<BFloat16> {
+  using Type = tf::bfloat16;
+};
+
+// The numbers of a tensor, as ours.
+template <typename T>
+T* Numbers(const tf::Tensor& tensor) {
+  return static_cast<T*>(tensor.data());
+}
+
+// Hands out inputs and allocates outputs, in their order.
+class Call {
+ public:
+  explicit Call(tf::OpKernelContext* context) : context_(context) {}
+
+  const tf::Tensor& Next() { return context_->input(next_input_++); }
+  const tf::ResourceHandle& NextVariable() { return HandleFromInput(context_, next_input_++); }
+
+  template <typename T>
+  T* Allocate(std::initializer_list<int64_t> shape) {
+    tf::Tensor* output = nullptr;
+    status_.Update(context_->allocate_output(next_output_++, tf::TensorShape(shape), &output));
+    return output == nullptr ? nullptr : Numbers<T>(*output);
+  }
+
+  // Whether all could be allocated; TensorFlow is told if not.
+  bool ok() {
+    if (!status_.ok()) context_->CtxFailure(status_);
+    return status_.ok();
+  }
+
+ private:
+  tf::OpKernelContext* context_;
+  int next_input_ = 0, next_output_ = 0;
+  tf::Status status_;
+};
+
+// --- BertLayer ----------------------------------------------------------------------------------------------------------------
+
+template <typename T>
+class LayerKernel : public tf::OpKernel {
+ public:
+  explicit LayerKernel(tf::OpKernelConstruction* construction) : OpKernel(construction) {
+    int heads = 0;
+    OP_REQUIRES_OK(construction, construction->GetAttr("heads", &heads));
+    shape_.heads = heads;
+    OP_REQUIRES_OK(construction, construction->GetAttr("epsilon", &shape_.epsilon));
+    OP_REQUIRES_OK(construction, construction->GetAttr("attention_rate", &shape_.attention_rate));
+    OP_REQUIRES_OK(construction, construction->GetAttr("hidden_rate", &shape_.hidden_rate));
+  }
+
+ protected:
+  LayerShape ReadInputs(Call* call, LayerInputs<T>* in) const {
+    LayerShape shape = shape_;
+    const tf::Tensor& hidden = call->Next();
+    shape.rows = hidden.dim_size(0);
+    shape.length = hidden.dim_size(1);
+    shape.hidden = hidden.dim_size(2);
+    in->hidden = Numbers<T>(hidden);
+    in->segment_ids = Numbers<int32_t>(call->Next());
+    const tf::Tensor& read_positions = call->Next();
+    const bool reads_all = read_positions.dim_size(1) == 0;
+    shape.readers = reads_all ? shape.length : read_positions.dim_size(1);
+    in->read_positions = reads_all ? nullptr : Numbers<int32_t>(read_positions);
+    in->seeds = Numbers<int32_t>(call->Next());
+    for (int i = 0; i < kWeights; ++i) {
+      const tf::Tensor& weight = call->Next();
+      in->weights[i] = Numbers<float>(weight);
+      if (i == kInner) shape.inner = weight.dim_size(1);
+    }
+    return shape;
+  }
+
+ private:
+  LayerShape shape_{};
+};
+
+template <typename T>
+class LayerForwardKernel : public LayerKernel<T> {
+ public:
+  using LayerKernel<T>::LayerKernel;
+
+  void Compute(tf::OpKernelContext* context) override {
+    Call call(context);
+    LayerInputs<T> in{};
+    const LayerShape shape = this->ReadInputs(&call, &in);
+    const long b = shape.rows, l = shape.length, p = shape.readers, h = shape.hidden;
+    LayerOutputs<T> out{};
+    out.output = call.Allocate<T>({b, p, h});
+    out.query = call.Allocate<T>({b, p, h});
+    out.key = call.Allocate<T>({b, l, h});
+    out.value = call.Allocate<T>({b, l, h});
+    out.log_sums = call.Allocate<float>({b, p, shape.heads});
+    out.context = call.Allocate<T>({b, p, h});
+    out.normalized_1 = call.Allocate<float>({b, p, h});
+    out.inverse_1 = call.Allocate<float>({b, p});
+    out.attended = call.Allocate<T>({b, p, h});
+    out.activated = call.Allocate<T>({b, p, shape.inner});
+    out.slopes = call.Allocate<T>({b, p, shape.inner});
+    out.normalized_2 = call.Allocate<float>({b, p, h});
+    out.inverse_2 = call.Allocate<float>({b, p});
+    if (call.ok()) LayerForward(shape, in, out);
+  }
+};
+
+template <typename T>
+class LayerBackwardKernel : public LayerKernel<T> {
+ public:
+  using LayerKernel<T>::LayerKernel;
+
+  void Compute(tf::OpKernelContext* context) override {
+    Call call(context);
+    const T* upstream = Numbers<T>(call.Next());
+    LayerInputs<T> in{};
+    const LayerShape shape = this->ReadInputs(&call, &in);
+    LayerOutputs<T> saved{};
+    saved.query = Numbers<T>(call.Next());
+    saved.key = Numbers<T>(call.Next());
+    saved.value = Numbers<T>(call.Next());
+    saved.log_sums = Numbers<float>(call.Next());
+    saved.context = Numbers<T>(call.Next());
+    saved.normalized_1 = Numbers<float>(call.Next());
+    saved.inverse_1 = Numbers<float>(call.Next());
+    saved.attended = Numbers<T>(call.Next());
+    saved.activated = Numbers<T>(call.Next());
+    saved.slopes = Numbers<T>(call.Next());
+    saved.normalized_2 = Numbers<float>(call.Next());
+    saved.inverse_2 = Numbers<float>(call.Next());
+    const long h = shape.hidden, f = shape.inner;
+    LayerGradients<T> out{};
+    out.hidden = call.Allocate<T>({shape.rows, shape.length, h});
+    for (int i = 0; i < kWeights; ++i) {
+      const bool is_matrix = i == kQuery || i == kKey || i == kValue || i == kOutput || i == kInner || i == kOuter;
+      const long in_size = i == kOuter ? f : h, out_size = i == kInner || i == kInnerBias ? f : h;
+      out.weights[i] = is_matrix ? call.Allocate<float>({in_size, out_size}) : call.Allocate<float>({out_size});
+    }
+    if (call.ok()) LayerBackward(shape, in, saved, upstream, out);
+  }
+};
+
+tf::Status LayerShapes(tf::shape_inference::InferenceContext* context) {
+  for (int i = 0; i < context->num_outputs(); ++i) context->set_output(i, context->UnknownShape());
+  context->set_output(0, context->UnknownShapeOfRank(3));
+  return tf::Status();
+}
+
+#define LAYER_OPERATION(name)        \
+  REGISTER_OP(name)                  \
+      .Attr("T: {float, bfloat16}")  \
+      .Attr("count: int")            \
+      .Attr("heads: int")            \
+      .Attr("epsilon: float")        \
+      .Attr("attention_rate: float") \
+      .Attr("hidden_rate: float")    \
+      .SetShapeFn(LayerShapes)
+#define LAYER_INPUTS(operation)      \
+  operation.Input("hidden: T")       \
+      .Input("segment_ids: int32")   \
+      .Input("read_positions: int32") \
+      .Input("seeds: int32")         \
+      .Input("weights: count * float")
+// What the forward pass hands to the backward one: Output or Input.
+#define LAYER_SAVED(operation, Kind) \
+  operation.Kind("query: T")         \
+      .Kind("key: T")                \
+      .Kind("value: T")              \
+      .Kind("log_sums: float")       \
+      .Kind("context: T")            \
+      .Kind("normalized_1: float")   \
+      .Kind("inverse_1: float")      \
+      .Kind("attended: T")           \
+      .Kind("activated: T")          \
+      .Kind("slopes: T")             \
+      .Kind("normalized_2: float")   \
+      .Kind("inverse_2: float")
+
+LAYER_SAVED(LAYER_INPUTS(LAYER_OPERATION("BertLayer")).Output("output: T"), Output);
+LAYER_SAVED(LAYER_INPUTS(LAYER_OPERATION("BertLayerGrad").Input("upstream: T")), Input)
+    .Output("of_hidden: T")
+    .Output("of_weights: count * float");
+
+// --- AdamWUpdate --------------------------------------------------------------------------------------------------------------
+
+class AdamWKernel : public tf::OpKernel {
+ public:
+  explicit AdamWKernel(tf::OpKernelConstruction* construction) : OpKernel(construction) {
+    OP_REQUIRES_OK(construction, construction->GetAttr("dense", &dense_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("averages", &averages_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("beta_1", &rates_.beta_1));
+    OP_REQUIRES_OK(construction, construction->GetAttr("beta_2", &rates_.beta_2));
+    OP_REQUIRES_OK(construction, construction->GetAttr("average_rate", &rates_.average_rate));
+    OP_REQUIRES_OK(construction, construction->GetAttr("max_gradient_norm", &rates_.max_gradient_norm));
+    OP_REQUIRES_OK(construction, construction->GetAttr("decay_rates", &decay_rates_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("multiples", &multiples_));
+  }
+
+  void Compute(tf::OpKernelContext* context) override {
+    Call call(context);
+    const tf::Tensor& step = call.Next();
+    const float* numbers = Numbers<float>(step);
+    AdamWRates rates = rates_;
+    rates.correction = numbers[1];
+    rates.epsilon = numbers[2];
+    const size_t count = decay_rates_.size();
+    std::vector<Updated> all(count);
+    std::vector<tf::core::RefCountPtr<tf::Var>> variables;
+    for (size_t i = 0; i < count; ++i) {
+      OP_REQUIRES_OK(context, Open(context, call.NextVariable(), &variables, &all[i].weights));
+      const tf::Tensor& weights = *variables.back()->tensor();
+      all[i].rows = weights.dims() > 0 ? weights.dim_size(0) : 1;
+      all[i].width = all[i].rows > 0 ? weights.NumElements() / all[i].rows : 1;
+      all[i].decay_rate = decay_rates_[i];
+      all[i].learning_rate = numbers[0] * multiples_[i];
+    }
+    for (Updated& updated : all) OP_REQUIRES_OK(context, Open(context, call.NextVariable(), &variables, &updated.first));
+    for (Updated& updated : all) OP_REQUIRES_OK(context, Open(context, call.NextVariable(), &variables, &updated.second));
+    for (int i = 0; i < averages_; ++i) {
+      OP_REQUIRES_OK(context, Open(context, call.NextVariable(), &variables, &all[i].average));
+    }
+    for (size_t i = 0; i < count; ++i) {
+      const tf::Tensor& gradient = call.Next();
+      all[i].gradient = Numbers<float>(gradient);
+      if (i >= static_cast<size_t>(dense_)) all[i].listed = gradient.dim_size(0);
+    }
+    for (size_t i = dense_; i < count; ++i) all[i].listed_rows = Numbers<int32_t>(call.Next());
+    UpdateAdamW(all, rates);
+  }
+
+ private:
+  // Finds a variable, and its numbers to be changed in place: copied first where something else reads them still.
+  static tf::Status Open(tf::OpKernelContext* context, const tf::ResourceHandle& handle,
+                         std::vector<tf::core::RefCountPtr<tf::Var>>* variables, float** numbers) {
+    tf::core::RefCountPtr<tf::Var> variable;
+    tf::Status status = LookupResource(context, handle, &variable);
+    if (!status.ok()) return status;
+    {
+      tf::mutex_lock lock(*variable->mu());
+      tf::Tensor* tensor = variable->tensor();
+      if (!tensor->RefCountIsOne()) {
+        tf::Tensor copy;
+        status = context->allocate_temp(tensor->dtype(), tensor->shape(), &copy);
+        if (!status.ok()) return status;
+        std::memcpy(copy.data(), tensor->data(), copy.TotalBytes());
+        *tensor = copy;
+      }
+      *numbers = Numbers<float>(*tensor);
+    }
+    variables->push_back(std::move(variable));
+    return status;
+  }
+
+  AdamWRates rates_{};
+  int dense_ = 0, averages_ = 0;
+  std::vector<float> decay_rates_, multiples_;
+};
+
+// The first `dense` variables have dense gradients, the rest listed rows, each row once. `step`: learning rate, and
+// AdamWRates' correction and epsilon.
+REGISTER_OP("AdamWUpdate")
+    .Attr("count: int")
+    .Attr("dense: int")
+    .Attr("listed: int >= 0")
+    .Attr("averages: int >= 0")
+    .Attr("beta_1: float")
+    .Attr("beta_2: float")
+    .Attr("average_rate: float")
+    .Attr("max_gradient_norm: float")
+    .Attr("decay_rates: list(float)")
+    .Attr("multiples: list(float)")
+    .Input("step: float")
+    .Input("variables: count * resource")
+    .Input("first: count * resource")
+    .Input("second: count * resource")
+    .Input("average: averages * resource")
+    .Input("gradients: count * float")
+    .Input("listed_rows: listed * int32")
+    .SetIsStateful()
+    .SetShapeFn(tf::shape_inference::NoOutputs);
+REGISTER_KERNEL_BUILDER(Name("AdamWUpdate").Device(tf::DEVICE_CPU), AdamWKernel);
+
+// --- MatrixProduct: what the layers multiply with, to be measured and tested by itself ---------------------------------------------
+
+template <typename T>
+class ProductKernel : public tf::OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(tf::OpKernelContext* context) override {
+    Call call(context);
+    const tf::Tensor &left = call.Next(), &right = call.Next();
+    const long rows = left.dim_size(0), inner = left.dim_size(1), columns = right.dim_size(1);
+    float* product = call.Allocate<float>({rows, columns});
+    if (!call.ok()) return;
+    Multiply(rows, columns, inner, RowMajor(Numbers<T>(left), inner), RowMajor(Numbers<float>(right), columns),
+             [&](const Tile& tile) {
+               tile.ForEach(columns, [&](long place, long, float sum) { product[place] = sum; });
+             });
+  }
+};
+
+REGISTER_OP("MatrixProduct")
+    .Attr("T: {float, bfloat16}")
+    .Input("left: T")
+    .Input("right: float")
+    .Output("product: float")
+    .SetShapeFn(tf::shape_inference::UnknownShape);
+
+#define REGISTER_KERNELS(T)                                                                                                  \
+  REGISTER_KERNEL_BUILDER(Name("BertLayer").Device(tf::DEVICE_CPU).TypeConstraint<InTensorFlow<T>::Type>("T"),              \
+                          LayerForwardKernel<T>);                                                                            \
+  REGISTER_KERNEL_BUILDER(Name("BertLayerGrad").Device(tf::DEVICE_CPU).TypeConstraint<InTensorFlow<T>::Type>("T"),          \
+                          LayerBackwardKernel<T>);                                                                           \
+  REGISTER_KERNEL_BUILDER(Name("MatrixProduct").Device(tf::DEVICE_CPU).TypeConstraint<InTensorFlow<T>::Type>("T"),          \
+                          ProductKernel<T>)
+REGISTER_KERNELS(float);
+REGISTER_KERNELS(BFloat16);
+
+}  // namespace
+}  // namespace trainer

@@ -1,0 +1,301 @@
+// Matrix products on all cores, with a function of the caller's applied to each tile of the result while it is in the cache.
+//
+// The right operand is copied, a panel of kPanel columns at a time, into the order in which it is read; the left one is read
+// where it lies. A tile of 6 rows and kPanel columns stays in registers while the inner dimension runs through.
+
+#pragma once
+
+#include <cstddef>
+#include <unistd.h>
+
+#include <type_traits>
+
+#include "buffer.h"
+#include "numbers.h"
+#include "parallel.h"
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+namespace trainer {
+
+// A tile is kept in registers: 6 rows of 4 vectors in 24 of 32, or of 2 in 12 of 16.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kVectors = 4;
+#else
+constexpr int kVectors = 2;
+#endif
+constexpr long kPanel = kVectors * kLanes, kTileRows = 6;
+
+typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
+
+// What a product's inner loop multiplies: a float, or where the processor can, a pair of bfloat16 along the inner dimension.
+struct FloatWord {
+  using Element = float;
+  static constexpr long kElements = 1;
+  typedef float Word;
+  static Vector Spread(const Word* word) { return *word - Vector{}; }
+  static Vector Add(Vector sum, Vector left, Vector right) { return sum + left * right; }
+};
+
+#if defined(__AVX512BF16__)
+struct BFloat16Word {
+  using Element = BFloat16;
+  static constexpr long kElements = 2;
+  typedef uint32_t Word;
+  static Vector Spread(const Word* word) { return reinterpret_cast<Vector>(_mm512_set1_epi32(static_cast<int>(*word))); }
+  static Vector Add(Vector sum, Vector left, Vector right) {
+    return reinterpret_cast<Vector>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(left),
+                                                     reinterpret_cast<__m512bh>(right)));
+  }
+};
+#endif
+
+// A matrix as it lies in memory: element (i, j) is data[i * row_stride + j * column_stride].
+template <typename T>
+struct Matrix {
+  const T* data;
+  long row_stride, column_stride;
+
+  Matrix<T> Transposed() const { return {data, column_stride, row_stride}; }
+  T At(long i, long j) const { return data[i * row_stride + j * column_stride]; }
+};
+
+template <typename T>
+Matrix<T> RowMajor(const T* data, long columns) {
+  return {data, columns, 1};
+}
+
+// `rows` (1, 3 or 6) rows of the left operand times `vectors` vectors of columns of the right one.
+template <typename Op, int rows, int vectors>
+inline void MultiplyTile(const typename Op::Word* left, long row_stride, long inner_stride, const typename Op::Word* right,
+                         long right_stride, long inner, float* out, long out_stride) {
+  constexpr int kBases = rows == 6 ? 2 : 1, kEach = rows / kBases;  // an address reaches three rows by its index alone
+  const typename Op::Word* bases[kBases];
+#pragma GCC unroll 2
+  for (int base = 0; base < kBases; ++base) bases[base] = left + 3 * base * row_stride;
+  Vector sums[rows][vectors] = {};
+#pragma GCC unroll 2
+  for (long k = 0; k < inner; ++k) {
+    Vector columns[vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) columns[v] = *reinterpret_cast<const Vector*>(right + v * kLanes);
+    right += right_stride;
+#pragma GCC unroll 2
+    for (int base = 0; base < kBases; ++base) {
+#pragma GCC unroll 3
+      for (int i = 0; i < kEach; ++i) {
+        const Vector spread = Op::Spread(bases[base] + i * row_stride);
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) {
+          sums[kEach * base + i][v] = Op::Add(sums[kEach * base + i][v], spread, columns[v]);
+        }
+      }
+      bases[base] += inner_stride;
+    }
+  }
+#pragma GCC unroll 6
+  for (int row = 0; row < rows; ++row) {
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) *reinterpret_cast<Vector*>(out + row * out_stride + v * kLanes) = sums[row][v];
+  }
+}
+
+// As many rows as are left, up to a whole tile; returns how many.
+template <typename Op, int vectors>
+inline long MultiplyRows(long rows_left, const typename Op::Word* left, long row_stride, long inner_stride,
+                         const typename Op::Word* right, long right_stride, long inner, float* out, long out_stride) {
+  if (rows_left >= 6) {
+    MultiplyTile<Op, 6, vectors>(left, row_stride, inner_stride, right, right_stride, inner, out, out_stride);
+    return 6;
+  }
+  if (rows_left >= 3) {
+    MultiplyTile<Op, 3, vectors>(left, row_stride, inner_stride, right, right_stride, inner, out, out_stride);
+    return 3;
+  }
+  MultiplyTile<Op, 1, vectors>(left, row_stride, inner_stride, right, right_stride, inner, out, out_stride);
+  return 1;
+}
+
+// out = left times right on this thread alone, for the small matrices of attention.
+// Columns of `right` and `out` are rounded up to whole vectors: both are that wide, `right` filled with any numbers.
+inline void MultiplyHere(long rows, long columns, long inner, const float* left, long row_stride, long inner_stride,
+                         const float* right, long right_stride, float* out, long out_stride) {
+  for (long column = 0; column < columns; column += kPanel) {
+    const long vectors = std::min<long>(kVectors, (columns - column + kLanes - 1) / kLanes);
+    for (long row = 0; row < rows;) {
+      const auto multiply = [&](auto rows_of) {
+        return rows_of(rows - row, left + row * row_stride, row_stride, inner_stride, right + column, right_stride, inner,
+                       out + row * out_stride + column, out_stride);
+      };
+      row += vectors == 4   ? multiply(MultiplyRows<FloatWord, 4>)
+             : vectors == 3 ? multiply(MultiplyRows<FloatWord, 3>)
+             : vectors == 2 ? multiply(MultiplyRows<FloatWord, 2>)
+                            : multiply(MultiplyRows<FloatWord, 1>);
+    }
+  }
+}
+
+// The word that multiplies elements of a type, and a word made of them: `count` of `kElements` are there, the rest is 0.
+template <typename T>
+struct WordOf {
+  using Op = FloatWord;
+};
+#if defined(__AVX512BF16__)
+template <>
+struct WordOf<BFloat16> {
+  using Op = BFloat16Word;
+};
+
+template <typename T>
+inline uint32_t MakeWord(BFloat16Word, const Matrix<T>& matrix, long word, long column, long inner) {
+  BFloat16 low, high{0};
+  Store(Load(matrix.At(2 * word, column)), &low);
+  if (2 * word + 1 < inner) Store(Load(matrix.At(2 * word + 1, column)), &high);
+  return static_cast<uint32_t>(low.bits) | static_cast<uint32_t>(high.bits) << 16;
+}
+#endif
+
+template <typename T>
+inline float MakeWord(FloatWord, const Matrix<T>& matrix, long word, long column, long) {
+  return Load(matrix.At(word, column));
+}
+
+// Copies [inner, columns] of a matrix as words, row after row of `width`.
+template <typename Op, typename T>
+inline void CopyWords(const Matrix<T>& matrix, long inner, long first_column, long columns, long width,
+                      typename Op::Word* copy) {
+  const long words = (inner + Op::kElements - 1) / Op::kElements;
+  constexpr long kBlock = 32;  // of words, where columns are contiguous: what is written stays in the cache
+  if (matrix.column_stride == 1) {
+    for (long k = 0; k < words; ++k) {
+      for (long j = 0; j < columns; ++j) copy[k * width + j] = MakeWord(Op{}, matrix, k, first_column + j, inner);
+    }
+  } else {
+    for (long begin = 0; begin < words; begin += kBlock) {
+      const long end = std::min(begin + kBlock, words);
+      for (long j = 0; j < columns; ++j) {
+        for (long k = begin; k < end; ++k) copy[k * width + j] = MakeWord(Op{}, matrix, k, first_column + j, inner);
+      }
+    }
+  }
+}
+
+constexpr long kBlockRows = 12;  // of a left operand that is copied: the numbers of a tile or two lie side by side
+constexpr long kBlocksAtOnce = 8;  // are copied, so that what is read is some cache lines of a row
+
+// The left operand as words: in place where it lies so that they can be read, else copied.
+template <typename Op, typename T>
+class LeftWords {
+ public:
+  using Word = typename Op::Word;
+
+  LeftWords(const Matrix<T>& matrix, long rows, long inner) : words_((inner + Op::kElements - 1) / Op::kElements) {
+    const long each = Op::kElements;
+    if (std::is_same<typename Op::Element, T>::value && matrix.column_stride == 1 && (inner | matrix.row_stride) % each == 0) {
+      data_ = reinterpret_cast<const Word*>(matrix.data);
+      row_stride_ = matrix.row_stride / each;
+      inner_stride_ = 1;
+      return;
+    }
+    const long blocks = (rows + kBlockRows - 1) / kBlockRows;
+    copy_ = Buffer<Word>(blocks * words_ * kBlockRows);
+    const Matrix<T> columns = matrix.Transposed();
+    Parallel((blocks + kBlocksAtOnce - 1) / kBlocksAtOnce, [&](long task) {
+      const long begin = task * kBlocksAtOnce, end = std::min(begin + kBlocksAtOnce, blocks);
+      for (long word = 0; word < words_; ++word) {
+        for (long block = begin; block < end; ++block) {
+          const long first = block * kBlockRows, count = std::min(kBlockRows, rows - first);
+          Word* to = copy_.data() + (block * words_ + word) * kBlockRows;
+          for (long i = 0; i < count; ++i) to[i] = MakeWord(Op{}, columns, word, first + i, inner);
+        }
+      }
+    });
+    data_ = copy_.data();
+    row_stride_ = 1;
+    inner_stride_ = kBlockRows;
+  }
+
+  const Word* Row(long row) const {
+    if (row_stride_ != 1) return data_ + row * row_stride_;
+    return data_ + row / kBlockRows * kBlockRows * words_ + row % kBlockRows;
+  }
+  long row_stride() const { return row_stride_; }
+  long inner_stride() const { return inner_stride_; }
+
+ private:
+  long words_;
+  Buffer<Word> copy_;
+  const Word* data_ = nullptr;
+  long row_stride_ = 0, inner_stride_ = 0;
+};
+
+// A tile of a product's result: `rows` from `row` on, `columns` from `column` on.
+struct Tile {
+  long row, rows, column, columns;
+  const float* sums;
+
+  // Calls work(place, j, sum) for each element, `place` its number in a matrix of `width` columns.
+  template <typename Work>
+  void ForEach(long width, const Work& work) const {
+    for (long i = 0; i < rows; ++i) {
+      const float* from = sums + i * kPanel;
+      const long first = (row + i) * width + column;
+      for (int j = 0; j < static_cast<int>(columns); ++j) work(first + j, column + j, from[j]);
+    }
+  }
+
+  // Calls work(place, j, sum, factor) for each element, with dropout's factor.
+  template <typename Work>
+  void ForEachDropped(long width, const Dropout& dropout, const Work& work) const {
+    for (long i = 0; i < rows; ++i) {
+      const float* from = sums + i * kPanel;
+      const long first = (row + i) * width + column;
+      float factors[kPanel];
+      dropout.Factors(static_cast<uint32_t>(first), columns, factors);
+      for (int j = 0; j < static_cast<int>(columns); ++j) work(first + j, column + j, from[j], factors[j]);
+    }
+  }
+};
+
+// Of the left operand's part that a core works on: half of its second cache.
+inline long CacheBytes() {
+  static const long bytes = std::max(1L << 18, sysconf(_SC_LEVEL2_CACHE_SIZE) / 2);
+  return bytes;
+}
+
+constexpr long kRowsAtLeast = 192;  // for a copy of a panel to be worth it
+
+// left [rows, inner] times right [inner, columns] on all threads.
+//
+// `finish` is called once for each tile of it.
+// T is the type of the left operand and of the multiplication; the right one is rounded to it.
+template <typename T, typename U, typename Finish>
+void Multiply(long rows, long columns, long inner, const Matrix<T>& left, const Matrix<U>& right, const Finish& finish) {
+  using Op = typename WordOf<T>::Op;
+  const LeftWords<Op, T> words(left, rows, inner);
+  const long inner_words = (inner + Op::kElements - 1) / Op::kElements;
+  const long panels = (columns + kPanel - 1) / kPanel, threads = Pool::Get().threads();
+  // The rows are cut into parts that stay in a core's cache while the panels go by, or where there are few panels; each
+  // task copies its panel.
+  const long blocks = (rows + kBlockRows - 1) / kBlockRows, bytes = rows * inner_words * sizeof(typename Op::Word);
+  const long wanted = std::max((3 * threads + panels - 1) / panels, (bytes + CacheBytes() - 1) / CacheBytes());
+  const long parts = std::max(1L, std::min(wanted, rows / kRowsAtLeast));
+  Parallel(panels * parts, [&](long task) {
+    const long column = task % panels * kPanel, count = std::min(kPanel, columns - column), part = task / panels;
+    const long end = std::min(rows, blocks * (part + 1) / parts * kBlockRows);
+    Buffer<typename Op::Word> panel(inner_words * kPanel);
+    if (count < kPanel) std::fill_n(panel.data(), inner_words * kPanel, typename Op::Word{});
+    CopyWords<Op>(right, inner, column, count, kPanel, panel.data());
+    alignas(64) float sums[kTileRows * kPanel];
+    for (long row = blocks * part / parts * kBlockRows; row < end;) {
+      const long done = MultiplyRows<Op, kVectors>(end - row, words.Row(row), words.row_stride(), words.inner_stride(),
+                                                   panel.data(), kPanel, inner_words, sums, kPanel);
+      finish(Tile{row, done, column, count, sums});
+      row += done;
+    }
+  });
+}
+
+}  // namespace trainer
