@@ -11,6 +11,7 @@ from tests.conftest import tiny_config
 from trainer.models import forward, native_forward
 from trainer.models.encoder import BertEncoder
 from trainer.runtime.native import Kernels
+from trainer.runtime.randomness import random_scope, step_seed
 
 LENGTH = 70
 # Two segments and padding; one segment that fills the row; many, the last of one token.
@@ -105,6 +106,19 @@ def test_the_layers_see_tokens_only(native, reads):
     else:
         assert np.array_equal(after.numpy()[:3, :LENGTH][real], before.numpy()[real])
         assert not np.any(before.numpy()[~real])
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+@pytest.mark.parametrize("reads", [False, True], ids=["all tokens", "some tokens"])
+def test_a_share_without_examples_gives_gradients_of_nothing(native, rows, reads):
+    layer, config = layer_of(0.1)
+    bert = BertEncoder(config).bert
+    hidden, read = tf.ones([rows, 8, config.hidden_size]), tf.zeros([rows, 3], tf.int32)
+    with tf.GradientTape() as tape, random_scope(step_seed(1, 0, 0)):
+        output = native_forward.run_layers(bert, hidden, tf.zeros([rows, 8], tf.int32), read if reads else None)
+        value = tf.reduce_sum(output * 0.0)
+    assert output.shape == (rows, 3 if reads else 8, config.hidden_size) and np.isfinite(output).all()
+    assert not any(np.any(gradient) for gradient in tape.gradient(value, native_forward._weights(bert.encoder.layer[0])))
 
 
 def test_an_encoder_without_its_fit_says_why(monkeypatch):

@@ -49,16 +49,18 @@ def run_layers(
     """
     rows, length = tf.unstack(tf.shape(segment_ids))
     size = hidden.shape[-1]
-    cells = tf.cast(tf.where(tf.reshape(segment_ids, [-1]) > 0), tf.int32)  # [tokens, 1]
+    flat_segments = tf.reshape(segment_ids, [-1])
+    # The first cell always counts: a replica's share may have no example, and what is read must be there.
+    is_token = (flat_segments > 0) | (tf.range(rows * length) == 0)
+    cells = tf.cast(tf.where(is_token), tf.int32)  # [tokens, 1]
     tokens = tf.gather_nd(tf.reshape(hidden, [-1, size]), cells)[None]  # [1, tokens, H]
     row_starts = tf.range(rows)[:, None]
     of_row = tf.where(segment_ids > 0, row_starts * (tf.reduce_max(segment_ids) + 1) + segment_ids, 0)
     segments = tf.gather_nd(tf.reshape(of_row, [-1]), cells)[None]
     read = None
     if read_positions is not None:
-        token_of = tf.cumsum(tf.cast(tf.reshape(segment_ids, [-1]) > 0, tf.int32)) - 1
+        token_of = tf.cumsum(tf.cast(is_token, tf.int32)) - 1  # a slot without an example may point at padding: any token does
         read = tf.reshape(tf.gather(token_of, row_starts * length + read_positions), [1, -1])
-        read = tf.maximum(read, 0)  # a slot without an example may point at padding: any token does, nobody reads it
     *lower, last = bert.encoder.layer
     for layer in lower:
         tokens = _layer(layer, bert.config, tokens, segments, None, recompute)

@@ -19,7 +19,7 @@ class Kept {  // memory aligned to 64 bytes, by size
   }
 
   std::pair<void*, size_t> Take(size_t bytes) {
-    bytes = (bytes + kGrain - 1) / kGrain * kGrain;
+    bytes = (bytes / kGrain + 1) * kGrain;  // never none: an empty matrix has an address, too
     {
       std::lock_guard<std::mutex> lock(mutex_);
       const auto found = kept_.lower_bound(bytes);
