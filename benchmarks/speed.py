@@ -53,19 +53,22 @@ CASES = {
     "sst2-128": Case(128, 128, steps=8, file="glue/SST-2/train.tsv", text_column="sentence"),
     "banking77-32": Case(32, 128, steps=20, file="banking77/train.csv", label_column="category"),
 }
-TUNED = ["--precision=bfloat16", "--padding=longest", "--fused_optimizer"]
+TUNED = ["--padding=longest", "--fused_optimizer", "--attention=eager"]
+TUNED_BFLOAT16 = [*TUNED, "--precision=bfloat16"]
 SIDES = {
     "ours": ("our_steps.py", []),
     "ours-float32": ("our_steps.py", ["--precision=float32"]),
+    "ours-bf16": ("our_steps.py", ["--precision=bfloat16"]),
+    "ours-xla": ("our_steps.py", ["--kernels=xla"]),
     "pytorch-defaults": ("pytorch_steps.py", []),
-    "pytorch-bf16-dynamic": ("pytorch_steps.py", [*TUNED, "--attention=eager"]),
-    "pytorch-f32-grouped": (
-        "pytorch_steps.py",
-        ["--padding=longest", "--fused_optimizer", "--attention=eager", "--grouped"],
-    ),
-    "pytorch-bf16-grouped": ("pytorch_steps.py", [*TUNED, "--attention=eager", "--grouped"]),
-    "pytorch-bf16-grouped-sdpa": ("pytorch_steps.py", [*TUNED, "--attention=sdpa", "--grouped"]),
-    "pytorch-bf16-grouped-compile": ("pytorch_steps.py", [*TUNED, "--attention=sdpa", "--grouped", "--compile"]),
+    "pytorch-f32-dynamic": ("pytorch_steps.py", TUNED),
+    "pytorch-f32-grouped": ("pytorch_steps.py", [*TUNED, "--grouped"]),
+    "pytorch-bf16-dynamic": ("pytorch_steps.py", TUNED_BFLOAT16),
+    "pytorch-bf16-grouped": ("pytorch_steps.py", [*TUNED_BFLOAT16, "--grouped"]),
+    "pytorch-f32-grouped-sdpa": ("pytorch_steps.py", [*TUNED, "--grouped", "--attention=sdpa"]),
+    "pytorch-bf16-grouped-sdpa": ("pytorch_steps.py", [*TUNED_BFLOAT16, "--grouped", "--attention=sdpa"]),
+    "pytorch-f32-grouped-compile": ("pytorch_steps.py", [*TUNED, "--grouped", "--attention=sdpa", "--compile"]),
+    "pytorch-bf16-grouped-compile": ("pytorch_steps.py", [*TUNED_BFLOAT16, "--grouped", "--attention=sdpa", "--compile"]),
     "tfbert-defaults": ("tfbert_steps.py", []),
     "tfbert-xla": ("tfbert_steps.py", ["--jit"]),
     "tfbert-bf16": ("tfbert_steps.py", ["--precision=bfloat16", "--padding=longest"]),
@@ -73,7 +76,14 @@ SIDES = {
 }
 OUR_ENVIRONMENT = ("our_steps.py", "tfbert_steps.py")
 KERAS_ENVIRONMENT = ("keras_hub_steps.py",)
-DEFAULT_SIDES = ("ours", "pytorch-defaults", "pytorch-bf16-dynamic", "pytorch-bf16-grouped", "tfbert-defaults", "tfbert-bf16")
+DEFAULT_SIDES = (
+    "ours",
+    "pytorch-defaults",
+    "pytorch-f32-grouped",
+    "pytorch-bf16-grouped",
+    "tfbert-defaults",
+    "tfbert-bf16",
+)
 BATCHES = 50  # of examples that a case holds: the pool within which the peers group by length
 
 
@@ -102,36 +112,46 @@ def steps_of(side: str, case: Case) -> int:
     return max(case.steps // 5, 1) if side.endswith("defaults") else case.steps
 
 
-def case_file(case: Case, data: Path, encoder: Path, folder: Path) -> Path:
-    """Writes a case for all sides to read: token ids, labels, the head's first weights."""
-    generator = random.Random(1)
-    count = BATCHES * case.batch_size
-    if case.file:
-        from trainer.text.tokenizer import load_tokenizer
+def read_examples(case: Case, path: Path, encoder: Path) -> tuple[list[list[int]], list[int]]:
+    """Returns the token ids and the classes of all rows of a file with a case's columns."""
+    from trainer.text.tokenizer import load_tokenizer
 
-        path = data / case.file
-        options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
-        with open(path, encoding="utf8", newline="") as file:
-            rows = list(csv.DictReader(file, **options))
-        names = sorted({row[case.label_column] for row in rows})
-        generator.shuffle(rows)
-        tokenizer = load_tokenizer(str(encoder))
-        cut = case.max_length - 2
-        examples = [[101, *tokenizer.encode(row[case.text_column])[:cut], 102] for row in rows[:count]]
-        labels = [names.index(row[case.label_column]) for row in rows[:count]]
+    options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
+    with open(path, encoding="utf8", newline="") as file:
+        rows = list(csv.DictReader(file, **options))
+    names = sorted({row[case.label_column] for row in rows})
+    tokenizer, cut = load_tokenizer(str(encoder)), case.max_length - 2
+    examples = [[101, *tokenizer.encode(row[case.text_column])[:cut], 102] for row in rows]
+    return examples, [names.index(row[case.label_column]) for row in rows]
+
+
+def case_file(case: Case, data: Path, encoder: Path, folder: Path, count: int | None = None) -> Path:
+    """Writes a case for all sides to read: token ids, labels, the head's first weights.
+
+    Args:
+      count: of its examples; by default those of BATCHES batches.
+    """
+    generator = random.Random(1)
+    count = count or BATCHES * case.batch_size
+    if case.file:
+        examples, labels = read_examples(case, data / case.file, encoder)
+        classes = max(labels) + 1
+        order = list(range(len(examples)))
+        generator.shuffle(order)
+        examples, labels = ([values[i] for i in order[:count]] for values in (examples, labels))
     else:
-        names = ["0", "1"]
+        classes = 2
         examples = [[generator.randrange(1000, 29000) for _ in range(case.max_length)] for _ in range(count)]
-        labels = [generator.randrange(2) for _ in range(count)]
+        labels = [generator.randrange(classes) for _ in range(count)]
     hidden = json.loads((encoder / "config.json").read_text())["hidden_size"]
-    kernel = [[generator.gauss(0, 0.02) for _ in names] for _ in range(hidden)]
+    kernel = [[generator.gauss(0, 0.02) for _ in range(classes)] for _ in range(hidden)]
     content = {
         "examples": examples,
         "labels": labels,
-        "classes": len(names),
+        "classes": classes,
         "batch_size": case.batch_size,
         "max_length": case.max_length,
-        "head": {"kernel": kernel, "bias": [0.0] * len(names)},
+        "head": {"kernel": kernel, "bias": [0.0] * classes},
     }
     path = folder / "case.json"
     path.write_text(json.dumps(content))
@@ -219,11 +239,12 @@ def main() -> None:
     encoder = minilm_folder()
     kept = report.RESULTS / "speed.json"
     results = json.loads(kept.read_text())["results"] if options.case and kept.exists() else {}
-    results |= {name: run_case(name, options, encoder) for name in options.case or CASES}
     packages = ("tensorflow", "torch", "transformers", "keras-hub", "jax")
     pythons = {"ours": sys.executable, "peer": options.peer_python, "keras": options.keras_python}
     versions = {side: report.versions(python, packages) for side, python in pythons.items() if python}
-    report.keep("speed", {"machine": report.machine(), "versions": versions, "results": results}, markdown(results))
+    for name in options.case or CASES:  # kept case by case: a sitting may be cut short
+        results[name] = run_case(name, options, encoder)
+        report.keep("speed", {"machine": report.machine(), "versions": versions, "results": results}, markdown(results))
     plot(results, report.RESULTS / "speed.png")
 
 

@@ -4,6 +4,7 @@ The task is classification; or, where the case has masked tokens ("targets"), pr
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -19,8 +20,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", required=True)
     parser.add_argument("--encoder", required=True)
-    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--kernels", default="auto")
+    parser.add_argument("--learning_rate", type=float, default=1e-6)
+    parser.add_argument("--total_steps", type=int, help="of a warm-up and a linear decay; without, the rate is constant")
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--padded", action="store_true", help="one example a row, padded to the longest there may be")
     parser.add_argument("--all_positions", action="store_true", help="logits at all tokens, of which few are predicted")
     options = parser.parse_args()
@@ -56,7 +60,7 @@ def main():
     losses = task.loss(first, model.outputs_for(first))[0][part]
     first_loss = float(tf.reduce_sum(losses * weights) / tf.reduce_sum(weights))
 
-    shuffled = stored.shuffle(len(serialized), seed=1).repeat()
+    shuffled = stored.shuffle(len(serialized), seed=options.seed).repeat()
     batches = iter(packed_batches(shuffled, task.features(), size, packing, work=work))
     train_step = tf.function(model.train_step, reduce_retracing=True)
 
@@ -65,7 +69,19 @@ def main():
         tokens = int(tf.math.count_nonzero(batch["segment_ids"]))
         return batch, tokens, size, int(tf.size(batch["segment_ids"]))
 
-    protocol.serve(first_loss, next_batch, lambda batch: train_step(batch)["loss"].numpy())
+    def evaluate():
+        test = [
+            records.encode_example({"input_ids": ids, name: value, "row_id": number}, task.features())
+            for number, (ids, value) in enumerate(zip(case["test_examples"], case["test_labels"], strict=True))
+        ]
+        hits = 0
+        for batch in packed_batches(tf.data.Dataset.from_tensor_slices(test), task.features(), 128, packing):
+            predicted = tf.argmax(outputs_for(batch)["logits"], axis=-1, output_type=tf.int32)
+            hits += int(tf.math.count_nonzero((predicted == batch[name]) & (batch["example_weights"] > 0)))
+        return hits / len(test)
+
+    outputs_for = tf.function(model.outputs_for, reduce_retracing=True)
+    protocol.serve(first_loss, next_batch, lambda batch: train_step(batch)["loss"].numpy(), evaluate)
 
 
 def load_task(case, options, packing):
@@ -89,9 +105,14 @@ def load_model(task, case, options):
     from trainer.models.encoder import BertEncoder
     from trainer.models.initialization import load_encoder_weights, read_bert_config
     from trainer.models.optimizers import AdamW
-    from trainer.runtime import distribution
+    from trainer.models.schedules import WarmupDecay
+    from trainer.runtime import distribution, precision
 
-    encoder = BertEncoder(read_bert_config(options.encoder), options.precision)
+    placement = distribution.choose("default")
+    train = TrainConfig(precision=options.precision, kernels=options.kernels)
+    if options.precision == "auto":
+        train = dataclasses.replace(train, precision=precision.choose(placement)[0])
+    encoder = BertEncoder(read_bert_config(options.encoder), train.precision)
     model = task.build_model(encoder)
     of_head = [variable for variable in model.weights if variable.name.startswith("cls/")]
     load_encoder_weights(encoder, options.encoder, head=of_head)
@@ -99,13 +120,11 @@ def load_model(task, case, options):
         kernel, bias = model.get_layer("head").trainable_variables
         kernel.assign(case["head"]["kernel"])
         bias.assign(case["head"]["bias"])
-    placement = distribution.choose("default")
-    step = assembly.step_kernels(
-        TrainConfig(precision=options.precision, kernels=options.kernels), encoder.bert_config, placement
-    )
+    step = assembly.step_kernels(train, encoder.bert_config, placement)
     print(step.line, file=sys.stderr)
-    model.prepare_training(task, seed=1)
-    model.compile(optimizer=AdamW(1e-6))
+    model.prepare_training(task, seed=options.seed)
+    total = options.total_steps
+    model.compile(optimizer=AdamW(WarmupDecay(options.learning_rate, total // 10, total) if total else options.learning_rate))
     encoder.native = model.optimizer.native = step.native
     model.optimizer.build(model.trainable_variables)
     return model

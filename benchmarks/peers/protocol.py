@@ -25,18 +25,22 @@ def drawn_batches(examples, size):
         yield from (order[i : i + size] for i in range(0, len(order), size))
 
 
-def serve(first_loss, next_batch, step):
-    """Answers until standard input ends.
+def serve(first_loss, next_batch, step, evaluate=None):
+    """Answers until standard input ends: a number of steps with what they took, "evaluate" with the accuracy.
 
     Args:
       first_loss: the loss of the case's first batch before training, without dropout, in float32.
       next_batch: returns (batch, useful tokens, examples, cells), endlessly.
       step: makes one training step and waits for its end.
+      evaluate: returns the accuracy on the case's test examples; only for a case that has them.
     """
     answer = sys.stdout
     sys.stdout = sys.stderr  # a library that prints must not break the answers
     print(json.dumps({"loss": first_loss}), file=answer, flush=True)
     for line in sys.stdin:
+        if json.loads(line) == "evaluate":
+            print(json.dumps({"accuracy": evaluate()}), file=answer, flush=True)
+            continue
         totals = {"tokens": 0, "examples": 0, "cells": 0}
         begun = time.perf_counter()
         for _ in range(int(line)):

@@ -9,13 +9,16 @@ import random
 import protocol
 import torch
 from pytorch_classification import length_grouped_batches, parameter_groups
-from transformers import BertForMaskedLM, BertForSequenceClassification
+from transformers import BertForMaskedLM, BertForSequenceClassification, get_linear_schedule_with_warmup
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", required=True)
     parser.add_argument("--encoder", required=True)
+    parser.add_argument("--learning_rate", type=float, default=1e-6)
+    parser.add_argument("--total_steps", type=int, help="of a warm-up and a linear decay; without, the rate is constant")
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--attention", choices=("eager", "sdpa"), default="sdpa")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--padding", choices=("longest", "max"), default="max")
@@ -25,7 +28,7 @@ def main():
     options = parser.parse_args()
 
     case = protocol.load_case(options.case)
-    torch.manual_seed(1)
+    torch.manual_seed(options.seed)
     model = load_model(options.encoder, case, options.attention)
     examples, size = case["examples"], case["batch_size"]
 
@@ -42,7 +45,12 @@ def main():
     with torch.no_grad():
         first_loss = model(**tensors(range(size))).loss.item()
     model.train()
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.01), lr=1e-6, fused=options.fused_optimizer or None)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, 0.01), lr=options.learning_rate, fused=options.fused_optimizer or None
+    )
+    schedule = None
+    if options.total_steps:
+        schedule = get_linear_schedule_with_warmup(optimizer, options.total_steps // 10, options.total_steps)
     forward = torch.compile(model, dynamic=True) if options.compile else model
 
     def step(batch):
@@ -52,9 +60,25 @@ def main():
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        if schedule:
+            schedule.step()
+
+    def evaluate():
+        tests, hits = case["test_examples"], 0
+        model.eval()
+        for start in range(0, len(tests), 128):
+            rows = tests[start : start + 128]
+            ids = torch.zeros([len(rows), max(map(len, rows))], dtype=torch.long)
+            for i, row in enumerate(rows):
+                ids[i, : len(row)] = torch.tensor(row)
+            with torch.inference_mode():
+                predicted = model(input_ids=ids, attention_mask=(ids > 0).long()).logits.argmax(-1)
+            hits += int((predicted == torch.tensor(case["test_labels"][start : start + 128])).sum())
+        model.train()
+        return hits / len(tests)
 
     def grouped_batches():
-        generator = random.Random(1)
+        generator = random.Random(options.seed)
         while True:
             yield from length_grouped_batches([len(ids) for ids in examples], size, generator)
 
@@ -65,7 +89,7 @@ def main():
         batch = tensors(rows)
         return batch, int(batch["attention_mask"].sum()), len(rows), batch["input_ids"].numel()
 
-    protocol.serve(first_loss, next_batch, step)
+    protocol.serve(first_loss, next_batch, step, evaluate)
 
 
 def labels_of(case, rows, width):

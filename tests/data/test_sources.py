@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer import files
+from trainer.data import sources
 from trainer.data.sources import Rejected, Row, SourceFormat, read_rows
 from trainer.errors import UserError
 
@@ -163,3 +164,23 @@ def test_any_text_survives_csv_and_jsonl(tmp_path_factory, texts):
     (folder / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     assert [row.values["text"] for row in read(folder / "a.csv")] == texts
     assert [row.values["text"] for row in read(folder / "a.jsonl")] == texts
+
+
+def test_a_small_source_is_read_once_for_two_readers(tmp_path, monkeypatch):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\na,x\nb,y,z\n")
+    opened = []
+    read_lines = sources.read_lines
+    monkeypatch.setattr(sources, "read_lines", lambda path: opened.append(path) or read_lines(path))
+    first, second, third = (list(sources.read_rows(str(path), "data.train")) for _ in range(3))
+    assert first == second == third and len(first) == 2 and len(opened) == 2, "kept until they are read once more"
+    path.write_text("text,label\na,x\nb,y\nc,z\n")
+    assert len(list(sources.read_rows(str(path), "data.train"))) == 3, "an altered file is another one"
+    next(sources.read_rows(str(path), "data.train"))  # takes what was kept
+    next(sources.read_rows(str(path), "data.train"))  # and stops early: these are not all rows
+    assert len(list(sources.read_rows(str(path), "data.train"))) == 3
+    monkeypatch.setattr(sources, "MAX_BYTES_KEPT", 3)
+    before = len(opened)
+    for _ in range(2):
+        list(sources.read_rows(str(path), "data.train"))
+    assert len(opened) == before + 2, "a large one is never kept"

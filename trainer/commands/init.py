@@ -184,5 +184,5 @@ train:
   batch_size: {batch_size}
   epochs: {3 if finding.rows >= 2000 else 10 if finding.rows < 500 else 5}
   learning_rate: 1e-4  # large encoders (BERT-base and up) want 2e-5 to 5e-5
-  precision: float32   # bfloat16 is faster on TPU, on GPUs from Ampere on and on CPUs with AVX512-BF16
+  precision: auto      # bfloat16 where it is faster: TPUs, GPUs from Ampere on, some CPUs; else float32
 """

@@ -20,6 +20,7 @@ csv.field_size_limit(1 << 30)
 MAX_LINES_PER_CSV_ROW = 1000  # a quote that stays open longer was never meant to be one
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # as Python's "surrogateescape" reads a byte that is not UTF-8
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "txt", "documents", "tfrecord")
+MAX_BYTES_KEPT = 8 << 20  # of a source whose rows are kept until they are read once more
 MAX_DOCUMENT_CHARACTERS = 1 << 20  # a longer document comes in several rows, so that memory stays bounded
 
 
@@ -56,6 +57,9 @@ class Row(NamedTuple):
     line: int
 
 
+_kept: dict[Any, list] = {}  # {files and format: rows} of the small source that was read last, until it is read again
+
+
 @dataclasses.dataclass(frozen=True)
 class Rejected:
     """A row that is left out: where it stands, why, and what it was."""
@@ -84,8 +88,25 @@ def read_rows(source: str, key: str, source_format: SourceFormat = SourceFormat(
     if source.startswith("tfds:"):
         yield from _read_tfds(source, key)
         return
-    for path in files.expand(source, key):
-        yield from _reader(path, key, source_format)(path, source_format)
+    paths = files.expand(source, key)
+    sizes = [files.size(path) for path in paths]
+    if sum(sizes) > MAX_BYTES_KEPT:
+        for path in paths:
+            yield from _reader(path, key, source_format)(path, source_format)
+        return
+    # Class names are learned from the rows before they are prepared: of a small source, what was read first serves for both.
+    identity = (tuple(zip(paths, sizes, map(files.modified, paths), strict=True)), source_format)
+    rows = _kept.pop(identity, None)
+    if rows is not None:
+        yield from rows
+        return
+    rows = []
+    for path in paths:
+        for row in _reader(path, key, source_format)(path, source_format):
+            rows.append(row)
+            yield row
+    _kept.clear()
+    _kept[identity] = rows
 
 
 def format_of(path: str) -> str:
@@ -191,8 +212,16 @@ def _quoted_records(path: str, delimiter: str) -> Iterator[tuple[int, str, list[
 
     reader = csv.reader(feed(), delimiter=delimiter, strict=True)
     while True:
+        line = waiting.popleft() if waiting else next(numbered, None)
+        if line is None:
+            return
+        if '"' not in line[1]:  # most lines: what the reader would do for them, in less time
+            text = line[1].rstrip("\r\n")
+            yield line[0], text, text.split(delimiter) if text else []
+            continue
+        waiting.appendleft(line)
         try:
-            fields = next(reader, None)
+            fields = next(reader)
         except csv.Error as error:
             number, text = taken[0]
             is_open = len(taken) > 1 or "unexpected end" in str(error)
@@ -201,8 +230,6 @@ def _quoted_records(path: str, delimiter: str) -> Iterator[tuple[int, str, list[
             waiting.extendleft(reversed(taken[1:]))
             reader = csv.reader(feed(), delimiter=delimiter, strict=True)
         else:
-            if fields is None:
-                return
             yield taken[0][0], "".join(text for _, text in taken).rstrip("\r\n"), fields
         taken.clear()
 
