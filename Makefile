@@ -71,7 +71,7 @@ test-slow: .venv/installed
 
 bench: .venv/installed .venv-peer/installed
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e .[bench]
-	for benchmark in speed preparation inference; do
+	for benchmark in speed preparation inference time_to_accuracy; do
 	  $(BIN)/python benchmarks/$$benchmark.py --data=$(DATA) --peer_python=.venv-peer/bin/python
 	done
 	$(BIN)/python benchmarks/growth.py --data=$(DATA)

@@ -1,5 +1,7 @@
 """The operations in C++: compiled once, exact, and done without where they cannot be had."""
 
+import os
+import platform
 import subprocess
 import sys
 
@@ -9,6 +11,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import ROOT
 from trainer.runtime import native as native_module
 from trainer.runtime.native import kernels
 
@@ -18,6 +21,15 @@ import trainer
 from trainer.runtime import native
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 print(native.kernels().reason)
+"""
+FOR_ANOTHER = """
+import sys
+import pytest
+import trainer
+from trainer.runtime import native
+native.OPTIONS = tuple(sys.argv[1] if option == "-march=native" else option for option in native.OPTIONS)
+tests = ["tests/runtime/test_native.py", "tests/models/test_native_forward.py", "-k", "not second_process and not compile"]
+sys.exit(pytest.main(["-p", "no:cacheprovider", *tests]))
 """
 SIZES = st.integers(1, 150)
 
@@ -68,6 +80,29 @@ def test_a_second_process_finds_what_the_first_compiled(native, tmp_path, monkey
     assert "compiling operations for this processor, once" in told[0] and "compiling" not in told[1]
     assert all("compiled for this processor" in text for text in told)
     assert len(list((tmp_path / "native").iterdir())) == 1, "nothing half made is left"
+
+
+@pytest.mark.parametrize("march", ["native", "x86-64-v3", "x86-64"])
+def test_the_sources_compile_without_a_warning(native, march):
+    """For this processor, for one with vectors of eight numbers, and for any."""
+    if march != "native" and platform.machine() != "x86_64":
+        pytest.skip("the names are of x86-64's levels")
+    compiler = native_module._compiler(os.environ)
+    headers = [flag.replace("-I", "-isystem") for flag in tf.sysconfig.get_compile_flags()]  # whose own warnings are not ours
+    command = [compiler, *headers, f"-march={march}", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-Wno-ignored-attributes"]
+    done = subprocess.run([*command, str(native_module.SOURCES / "operations.cc")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("march", ["x86-64-v3", "x86-64"])
+def test_processors_with_shorter_vectors_compute_the_same(native, march):
+    """Compiled for them, run here: other tiles, and bfloat16 without instructions of its own."""
+    if platform.machine() != "x86_64":
+        pytest.skip("the names are of x86-64's levels")
+    command = [sys.executable, "-c", FOR_ANOTHER, f"-march={march}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "passed" in done.stdout, done.stdout[-3000:]
 
 
 def test_without_a_compiler_there_are_none(monkeypatch):

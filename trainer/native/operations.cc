@@ -6,6 +6,7 @@
 
 #include "adamw.h"
 #include "layer.h"
+#include "absl/status/status.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -57,7 +58,7 @@ class Call {
  private:
   tf::OpKernelContext* context_;
   int next_input_ = 0, next_output_ = 0;
-  tf::Status status_;
+  absl::Status status_;
 };
 
 // --- BertLayer ----------------------------------------------------------------------------------------------------------------
@@ -163,10 +164,10 @@ class LayerBackwardKernel : public LayerKernel<T> {
   }
 };
 
-tf::Status LayerShapes(tf::shape_inference::InferenceContext* context) {
+absl::Status LayerShapes(tf::shape_inference::InferenceContext* context) {
   for (int i = 0; i < context->num_outputs(); ++i) context->set_output(i, context->UnknownShape());
   context->set_output(0, context->UnknownShapeOfRank(3));
-  return tf::Status();
+  return absl::Status();
 }
 
 #define LAYER_OPERATION(name)        \
@@ -253,10 +254,10 @@ class AdamWKernel : public tf::OpKernel {
 
  private:
   // Finds a variable, and its numbers to be changed in place: copied first where something else reads them still.
-  static tf::Status Open(tf::OpKernelContext* context, const tf::ResourceHandle& handle,
+  static absl::Status Open(tf::OpKernelContext* context, const tf::ResourceHandle& handle,
                          std::vector<tf::core::RefCountPtr<tf::Var>>* variables, float** numbers) {
     tf::core::RefCountPtr<tf::Var> variable;
-    tf::Status status = LookupResource(context, handle, &variable);
+    absl::Status status = LookupResource(context, handle, &variable);
     if (!status.ok()) return status;
     {
       tf::mutex_lock lock(*variable->mu());
