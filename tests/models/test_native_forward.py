@@ -121,6 +121,18 @@ def test_a_share_without_examples_gives_gradients_of_nothing(native, rows, reads
     assert not any(np.any(gradient) for gradient in tape.gradient(value, native_forward._weights(bert.encoder.layer[0])))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_no_number_is_not_hidden(native, dtype):
+    """A run whose loss is none must see it."""
+    layer, config = layer_of(0.0)
+    hidden = tf.cast(tf.where(tf.range(LENGTH)[None, :, None] == 40, np.nan, tf.ones([3, LENGTH, config.hidden_size])), dtype)
+    weights = [tf.convert_to_tensor(weight) for weight in native_forward._weights(layer)]
+    output = native_forward.apply_layer(hidden, tf.constant(SEGMENTS), None, tf.zeros([3, 2], tf.int32), weights, config)
+    found = np.isnan(tf.cast(output, tf.float32).numpy()).all(axis=-1)
+    same_segment = np.array(SEGMENTS) == np.array(SEGMENTS)[:, 40:41]
+    assert np.array_equal(found, same_segment & (np.array(SEGMENTS) > 0)), "and it stays in its segment"
+
+
 def test_an_encoder_without_its_fit_says_why(monkeypatch):
     config = tiny_config()
     assert native_forward.unfit(config, "float16") == "none of our own in float16"

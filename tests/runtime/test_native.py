@@ -16,9 +16,10 @@ from trainer.runtime import native as native_module
 from trainer.runtime.native import kernels
 
 LOAD = """
-import logging, sys
+import logging, pathlib, sys
 import trainer
 from trainer.runtime import native
+native.SOURCES = pathlib.Path(sys.argv[1])
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 print(native.kernels().reason)
 """
@@ -76,10 +77,15 @@ def test_products_are_the_same_bits_each_time(product):
 
 def test_a_second_process_finds_what_the_first_compiled(native, tmp_path, monkeypatch):
     monkeypatch.setenv("BERT_TRAINER_CACHE", str(tmp_path))
-    told = [subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    (tmp_path / "operations.cc").write_text("int nothing() { return 0; }\n")  # compiles at once
+    command = [sys.executable, "-c", LOAD, str(tmp_path)]
+    told = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
     assert "compiling operations for this processor, once" in told[0] and "compiling" not in told[1]
     assert all("compiled for this processor" in text for text in told)
     assert len(list((tmp_path / "native").iterdir())) == 1, "nothing half made is left"
+    (tmp_path / "operations.cc").write_text("int nothing() { return 1; }\n")
+    again = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "compiling" in again, "other sources are another library"
 
 
 @pytest.mark.parametrize("march", ["native", "x86-64-v3", "x86-64"])
@@ -117,7 +123,7 @@ def test_a_compiler_that_cannot_compile_them_is_told(monkeypatch, tmp_path, capl
     broken.write_text("#!/bin/sh\necho no such option >&2; exit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
-    caplog.set_level("DEBUG")
+    caplog.set_level("DEBUG", logger="trainer.runtime.native")
     found = anew()
     assert found.operations is None
     assert found.reason == f"{broken} cannot compile them (--verbose shows what it says)" and "no such option" in caplog.text

@@ -45,7 +45,7 @@ inline void Store(float value, BFloat16* place) {
   place->bits = static_cast<uint16_t>(value == value ? rounded : 0x7FC0u);
 }
 
-// e^x, for x <= 88; 0 below -87. Relative error under 2e-7: x = n ln 2 + r, and e^r by its Taylor series.
+// e^x, for x <= 88; 0 below -87; a NaN stays one. Relative error under 2e-7: x = n ln 2 + r, and e^r by its Taylor series.
 inline float Exp(float x) {
   const float shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds n into the low bits
   const float n = shifted - 12582912.0f;
@@ -59,7 +59,7 @@ inline float Exp(float x) {
   p = p * r + 1.0f;
   p = p * r + 1.0f;
   const float result = FromBits(ToBits(p) + (ToBits(shifted) << 23));
-  return x < -87.0f ? 0.0f : result;
+  return x >= -87.0f ? result : (x == x ? 0.0f : x);
 }
 
 // GELU, x Phi(x), and its derivative, Phi(x) + x phi(x) (Hendrycks and Gimpel 2016, arXiv:1606.08415).

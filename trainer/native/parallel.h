@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -25,28 +26,35 @@ class Pool {
   // Calls work(0), ..., work(count - 1), each once, on all threads, and returns when all are done.
   // What a call computes must not depend on the thread or on the order: results are then the same in each run.
   void Run(long count, const std::function<void(long)>& work) {
-    if (count <= 0) return;
-    if (count == 1 || workers_.empty()) {
+    if (count <= 1 || workers_.empty()) {
       for (long i = 0; i < count; ++i) work(i);
       return;
     }
     std::lock_guard<std::mutex> one_at_a_time(entrance_);
+    const auto job = std::make_shared<Job>(&work, count);
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      work_ = &work;
-      count_ = count;
-      next_.store(0);
-      busy_ = workers_.size();
-      job_.fetch_add(1);
+      job_ = job;
+      number_.fetch_add(1);
     }
     begun_.notify_all();
-    TakeParts();
-    for (int i = 0; i < kSpins && busy_.load() > 0; ++i) Pause();
+    TakeParts(*job);
+    for (int i = 0; i < kSpins && !job->is_done(); ++i) Pause();
     std::unique_lock<std::mutex> lock(mutex_);
-    done_.wait(lock, [this] { return busy_.load() == 0; });
+    done_.wait(lock, [&] { return job->is_done(); });
   }
 
  private:
+  // Done when its parts are, whoever did them: a thread that another program keeps from running is not waited for.
+  struct Job {
+    Job(const std::function<void(long)>* work, long count) : work(work), count(count) {}
+    bool is_done() const { return done.load() == count; }
+
+    const std::function<void(long)>* const work;  // not read once all parts are taken
+    const long count;
+    std::atomic<long> next{0}, done{0};
+  };
+
   static constexpr int kSpins = 4000;  // some 50 microseconds: the next job of a layer comes sooner than a thread wakes up
 
   explicit Pool(unsigned threads) {
@@ -61,30 +69,34 @@ class Pool {
 #endif
   }
 
-  void TakeParts() {
-    for (long i = next_.fetch_add(1); i < count_; i = next_.fetch_add(1)) (*work_)(i);
+  void TakeParts(Job& job) {
+    for (long i = job.next.fetch_add(1); i < job.count; i = job.next.fetch_add(1)) {
+      (*job.work)(i);
+      if (job.done.fetch_add(1) + 1 == job.count) {
+        std::lock_guard<std::mutex> lock(mutex_);  // so that the one who waits is either before its look or asleep
+        done_.notify_one();
+      }
+    }
   }
 
   [[noreturn]] void Work() {
     for (long seen = 0;;) {
-      for (int i = 0; i < kSpins && job_.load() == seen; ++i) Pause();
+      for (int i = 0; i < kSpins && number_.load() == seen; ++i) Pause();
+      std::shared_ptr<Job> job;
       {
         std::unique_lock<std::mutex> lock(mutex_);
-        begun_.wait(lock, [&] { return job_.load() != seen; });
-        seen = job_.load();
+        begun_.wait(lock, [&] { return number_.load() != seen; });
+        seen = number_.load();
+        job = job_;
       }
-      TakeParts();
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (busy_.fetch_sub(1) == 1) done_.notify_one();
+      TakeParts(*job);
     }
   }
 
   std::mutex entrance_, mutex_;
   std::condition_variable begun_, done_;
-  std::atomic<long> next_{0}, job_{0};
-  std::atomic<size_t> busy_{0};
-  const std::function<void(long)>* work_ = nullptr;
-  long count_ = 0;
+  std::atomic<long> number_{0};  // of the jobs so far
+  std::shared_ptr<Job> job_;
   std::vector<std::thread> workers_;
 };
 
