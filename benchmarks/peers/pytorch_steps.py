@@ -34,12 +34,7 @@ def main():
 
     def tensors(rows):
         width = case["max_length"] if options.padding == "max" else max(len(examples[row]) for row in rows)
-        ids = torch.zeros([len(rows), width], dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            ids[i, : len(examples[row])] = torch.tensor(examples[row])
-            mask[i, : len(examples[row])] = 1
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels_of(case, rows, width)}
+        return {**padded([examples[row] for row in rows], width), "labels": labels_of(case, rows, width)}
 
     model.eval()
     with torch.no_grad():
@@ -68,11 +63,8 @@ def main():
         model.eval()
         for start in range(0, len(tests), 128):
             rows = tests[start : start + 128]
-            ids = torch.zeros([len(rows), max(map(len, rows))], dtype=torch.long)
-            for i, row in enumerate(rows):
-                ids[i, : len(row)] = torch.tensor(row)
             with torch.inference_mode():
-                predicted = model(input_ids=ids, attention_mask=(ids > 0).long()).logits.argmax(-1)
+                predicted = model(**padded(rows, max(map(len, rows)))).logits.argmax(-1)
             hits += int((predicted == torch.tensor(case["test_labels"][start : start + 128])).sum())
         model.train()
         return hits / len(tests)
@@ -90,6 +82,16 @@ def main():
         return batch, int(batch["attention_mask"].sum()), len(rows), batch["input_ids"].numel()
 
     protocol.serve(first_loss, next_batch, step, evaluate)
+
+
+def padded(rows, width):
+    """Returns {"input_ids", "attention_mask"} of lists of ids, int64 [rows, width]."""
+    ids = torch.zeros([len(rows), width], dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 def labels_of(case, rows, width):

@@ -137,7 +137,7 @@ inline void MultiplyHere(long rows, long columns, long inner, const float* left,
   }
 }
 
-// The word that multiplies elements of a type, and a word made of them: `count` of `kElements` are there, the rest is 0.
+// The word that multiplies elements of a type, and a word made of them; beyond the inner dimension's end there is 0.
 template <typename T>
 struct WordOf {
   using Op = FloatWord;
