@@ -17,6 +17,9 @@ constexpr long kLanes = 8;
 #else
 constexpr long kLanes = 4;
 #endif
+
+typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
+
 struct BFloat16 {
   uint16_t bits;
 };
@@ -78,31 +81,32 @@ inline Gelu GeluOf(float x) {
   return {x * cumulative, cumulative + x * gauss * 0.39894228f};
 }
 
-// value(0), ..., value(size - 1), put together by combine(a, b): kLanes partial results, which the compiler keeps in a register.
-template <typename Value, typename Combine>
-inline float Reduce(long size, float neutral, const Value& value, const Combine& combine) {
-  float parts[kLanes];
-  std::fill_n(parts, kLanes, neutral);
+// The sum of value(0), ..., value(size - 1): kLanes partial sums, which the compiler keeps in a register.
+template <typename Value>
+inline float SumOf(long size, const Value& value) {
+  float parts[kLanes] = {};
   long j = 0;
   for (; j + kLanes <= size; j += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) parts[lane] = combine(parts[lane], value(j + lane));
+    for (int lane = 0; lane < kLanes; ++lane) parts[lane] += value(j + lane);
   }
-  for (; j < size; ++j) parts[0] = combine(parts[0], value(j));
+  for (; j < size; ++j) parts[0] += value(j);
 #pragma GCC unroll 4
   for (long half = kLanes / 2; half > 0; half /= 2) {
-    for (long lane = 0; lane < half; ++lane) parts[lane] = combine(parts[lane], parts[lane + half]);
+    for (long lane = 0; lane < half; ++lane) parts[lane] += parts[lane + half];
   }
   return parts[0];
 }
 
-template <typename Value>
-inline float SumOf(long size, const Value& value) {
-  return Reduce(size, 0.0f, value, [](float a, float b) { return a + b; });
-}
-
-template <typename Value>
-inline float MostOf(long size, const Value& value) {
-  return Reduce(size, -INFINITY, value, [](float a, float b) { return a > b ? a : b; });
+// The highest of `size` numbers, a multiple of kLanes.
+inline float HighestOf(long size, const float* numbers) {
+  Vector highest = *reinterpret_cast<const Vector*>(numbers);
+  for (long j = kLanes; j < size; j += kLanes) {
+    const Vector more = *reinterpret_cast<const Vector*>(numbers + j);
+    highest = more > highest ? more : highest;  // the compiler does not make this of a loop over floats
+  }
+  float parts[kLanes];
+  std::memcpy(parts, &highest, sizeof parts);
+  return *std::max_element(parts, parts + kLanes);
 }
 
 // Dropout as `runtime.randomness.drop` draws it: a hash of the element's number and two keys.

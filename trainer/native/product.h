@@ -13,6 +13,7 @@
 #include "buffer.h"
 #include "numbers.h"
 #include "parallel.h"
+#include "transpose.h"
 
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
@@ -27,8 +28,6 @@ constexpr int kVectors = 4;
 constexpr int kVectors = 2;
 #endif
 constexpr long kPanel = kVectors * kLanes, kTileRows = 6;
-
-typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
 
 // What a product's inner loop multiplies: a float, or where the processor can, a pair of bfloat16 along the inner dimension.
 struct FloatWord {
@@ -167,12 +166,14 @@ template <typename Op, typename T>
 inline void CopyWords(const Matrix<T>& matrix, long inner, long first_column, long columns, long width,
                       typename Op::Word* copy) {
   const long words = (inner + Op::kElements - 1) / Op::kElements;
-  constexpr long kBlock = 32;  // of words, where columns are contiguous: what is written stays in the cache
   if (matrix.column_stride == 1) {
     for (long k = 0; k < words; ++k) {
       for (long j = 0; j < columns; ++j) copy[k * width + j] = MakeWord(Op{}, matrix, k, first_column + j, inner);
     }
+  } else if constexpr (std::is_same<T, float>::value && std::is_same<Op, FloatWord>::value) {
+    CopyTransposed(columns, inner, matrix.data + first_column * matrix.column_stride, matrix.column_stride, copy, width);
   } else {
+    constexpr long kBlock = 32;  // of words: what is written stays in the cache
     for (long begin = 0; begin < words; begin += kBlock) {
       const long end = std::min(begin + kBlock, words);
       for (long j = 0; j < columns; ++j) {
