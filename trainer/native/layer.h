@@ -16,11 +16,22 @@
 
 namespace trainer {
 
-// out = inputs times kernel, plus the bias: [rows, in] to [rows, out].
+// A dense layer of attention: [H, H] and [H], and where its result goes, [rows, H].
 template <typename T>
-void Project(long rows, long in, long out, const T* inputs, const float* kernel, const float* bias, T* to) {
-  Multiply(rows, out, in, RowMajor(inputs, in), RowMajor(kernel, out), [&](const Tile& tile) {
-    tile.ForEach(out, [&](long place, long j, float sum) { trainer::Store(sum + bias[j], to + place); });
+struct Projection {
+  const float *kernel, *bias;
+  T* to;
+};
+
+// For each projection: to = inputs times kernel, plus the bias.
+template <typename T>
+void Project(long rows, long hidden, const T* inputs, const std::vector<Projection<T>>& projections) {
+  std::vector<Matrix<float>> kernels;
+  for (const Projection<T>& projection : projections) kernels.push_back(RowMajor(projection.kernel, hidden));
+  MultiplyAll<T>(rows, hidden, hidden, {RowMajor(inputs, hidden)}, kernels, kernels.size(), [&](const Tile& tile) {
+    const float* bias = projections[tile.product].bias;
+    T* to = projections[tile.product].to;
+    tile.ForEach(hidden, [&](long place, long j, float sum) { trainer::Store(sum + bias[j], to + place); });
   });
 }
 
@@ -53,6 +64,18 @@ void KernelGradient(long rows, long in, long out, const T* inputs, const T* upst
   }
 }
 
+// Of several dense layers of attention with the same inputs: gradient = inputs transposed times upstream, float [H, H] each.
+template <typename T>
+void KernelGradients(long rows, long hidden, const T* inputs, const std::vector<const T*>& upstreams,
+                     const std::vector<float*>& gradients) {
+  std::vector<Matrix<T>> rights;
+  for (const T* upstream : upstreams) rights.push_back(RowMajor(upstream, hidden));
+  MultiplyAll<T>(hidden, hidden, rows, {RowMajor(inputs, hidden).Transposed()}, rights, rights.size(), [&](const Tile& tile) {
+    float* gradient = gradients[tile.product];
+    tile.ForEach(hidden, [&](long place, long, float sum) { gradient[place] = sum; });
+  });
+}
+
 // Calls work(place, j, sum) for each element of upstream times kernel transposed: [rows, out] and float [in, out] to [rows, in].
 template <typename T, typename Work>
 void InputGradient(long rows, long in, long out, const T* upstream, const float* kernel, const Work& work) {
@@ -72,15 +95,31 @@ const T* ReadersOf(const LayerShape& shape, const LayerInputs<T>& in, Buffer<T>*
   return copy->data();
 }
 
+// The opposite: float [B, P, H] added up to [B, L, H]; a token may be read twice.
+inline Buffer<float> SpreadReaders(const LayerShape& shape, const int32_t* read_positions, const float* of_readers) {
+  Buffer<float> of_cells(shape.all_cells() * shape.hidden);
+  std::fill_n(of_cells.data(), shape.all_cells() * shape.hidden, 0.0f);
+  for (long reader = 0; reader < shape.all_readers(); ++reader) {
+    const long cell = reader / shape.readers * shape.length + read_positions[reader];
+    for (long j = 0; j < shape.hidden; ++j) of_cells[cell * shape.hidden + j] += of_readers[reader * shape.hidden + j];
+  }
+  return of_cells;
+}
+
 template <typename T>
 void LayerForward(const LayerShape& shape, const LayerInputs<T>& in, const LayerOutputs<T>& out) {
   const long cells = shape.all_cells(), readers = shape.all_readers(), hidden = shape.hidden, inner = shape.inner;
   const float* const* w = in.weights;
   Buffer<T> copy;
   const T* reading = ReadersOf(shape, in, &copy);
-  Project(readers, hidden, hidden, reading, w[kQuery], w[kQueryBias], out.query);
-  Project(cells, hidden, hidden, in.hidden, w[kKey], w[kKeyBias], out.key);
-  Project(cells, hidden, hidden, in.hidden, w[kValue], w[kValueBias], out.value);
+  const Projection<T> query{w[kQuery], w[kQueryBias], out.query};
+  std::vector<Projection<T>> of_cells{{w[kKey], w[kKeyBias], out.key}, {w[kValue], w[kValueBias], out.value}};
+  if (reading == in.hidden) {
+    of_cells.push_back(query);
+  } else {
+    Project<T>(readers, hidden, reading, {query});
+  }
+  Project<T>(cells, hidden, in.hidden, of_cells);
   const auto segments = SegmentsOf(shape, in.segment_ids, in.read_positions);
   Attend(shape, segments, Dropout(shape.attention_rate, in.seeds), out);
 
@@ -112,10 +151,9 @@ void LayerBackward(const LayerShape& shape, const LayerInputs<T>& in, const Laye
   // The feed-forward half, from its end.
   Buffer<float> of_sum_2(readers * hidden), of_attended(readers * hidden);
   Buffer<T> of_outer(readers * hidden), of_inner(readers * inner);
-  NormalizeBackward(readers, hidden, upstream, w[kOuterGamma], saved.normalized_2, saved.inverse_2,
-                    Dropout(shape.hidden_rate, in.seeds + 4), of_sum_2.data(), of_outer.data());
-  SumNormGradients(readers, hidden, upstream, saved.normalized_2, of[kOuterGamma], of[kOuterBeta]);
-  SumColumns(readers, hidden, of_outer.data(), of[kOuterBias]);
+  NormalizeBackward<T>(readers, hidden, upstream, w[kOuterGamma], saved.normalized_2, saved.inverse_2,
+                       Dropout(shape.hidden_rate, in.seeds + 4),
+                       {of_sum_2.data(), of_outer.data(), of[kOuterGamma], of[kOuterBeta], of[kOuterBias]});
   InputGradient(readers, inner, hidden, of_outer.data(), w[kOuter], [&](long place, long, float sum) {
     trainer::Store(sum * Load(saved.slopes[place]), of_inner.data() + place);
   });
@@ -129,10 +167,9 @@ void LayerBackward(const LayerShape& shape, const LayerInputs<T>& in, const Laye
   // Attention's half.
   Buffer<float> of_sum_1(readers * hidden), of_context(readers * hidden);
   Buffer<T> of_projected(readers * hidden), of_query(readers * hidden), of_key(cells * hidden), of_value(cells * hidden);
-  NormalizeBackward(readers, hidden, of_attended.data(), w[kOutputGamma], saved.normalized_1, saved.inverse_1,
-                    Dropout(shape.hidden_rate, in.seeds + 2), of_sum_1.data(), of_projected.data());
-  SumNormGradients(readers, hidden, of_attended.data(), saved.normalized_1, of[kOutputGamma], of[kOutputBeta]);
-  SumColumns(readers, hidden, of_projected.data(), of[kOutputBias]);
+  NormalizeBackward<T>(readers, hidden, of_attended.data(), w[kOutputGamma], saved.normalized_1, saved.inverse_1,
+                       Dropout(shape.hidden_rate, in.seeds + 2),
+                       {of_sum_1.data(), of_projected.data(), of[kOutputGamma], of[kOutputBeta], of[kOutputBias]});
   KernelGradient<T>(readers, hidden, hidden, saved.context, of_projected.data(), of[kOutput]);
   InputGradient(readers, hidden, hidden, of_projected.data(), w[kOutput],
                 [&](long place, long, float sum) { of_context[place] = sum; });
@@ -140,30 +177,31 @@ void LayerBackward(const LayerShape& shape, const LayerInputs<T>& in, const Laye
   AttendBackward(shape, segments, Dropout(shape.attention_rate, in.seeds), saved, of_context.data(), of_query.data(),
                  of_key.data(), of_value.data());
 
-  Buffer<T> copy;
-  const T* reading = ReadersOf(shape, in, &copy);
-  KernelGradient(readers, hidden, hidden, reading, of_query.data(), of[kQuery]);
-  KernelGradient<T>(cells, hidden, hidden, in.hidden, of_key.data(), of[kKey]);
-  KernelGradient<T>(cells, hidden, hidden, in.hidden, of_value.data(), of[kValue]);
   SumColumns(readers, hidden, of_query.data(), of[kQueryBias]);
   SumColumns(cells, hidden, of_key.data(), of[kKeyBias]);
   SumColumns(cells, hidden, of_value.data(), of[kValueBias]);
-
-  Buffer<float> of_hidden(cells * hidden);
-  InputGradient(cells, hidden, hidden, of_key.data(), w[kKey],
-                [&](long place, long, float sum) { of_hidden[place] = sum; });
-  InputGradient(cells, hidden, hidden, of_value.data(), w[kValue],
-                [&](long place, long, float sum) { of_hidden[place] += sum; });
-  InputGradient(readers, hidden, hidden, of_query.data(), w[kQuery],
-                [&](long place, long, float sum) { of_sum_1[place] += sum; });
-  ByColumns(hidden, [&](long begin, long end) {  // a token may be read twice: all readers of a column on one thread
-    for (long reader = 0; reader < readers; ++reader) {
-      const long cell = in.read_positions ? reader / shape.readers * shape.length + in.read_positions[reader] : reader;
-      for (long j = begin; j < end; ++j) of_hidden[cell * hidden + j] += of_sum_1[reader * hidden + j];
-    }
-    for (long cell = 0; cell < cells; ++cell) {
-      for (long j = begin; j < end; ++j) trainer::Store(of_hidden[cell * hidden + j], out.hidden + cell * hidden + j);
-    }
+  Buffer<T> copy;
+  const T* reading = ReadersOf(shape, in, &copy);
+  std::vector<const T*> of_projections{of_key.data(), of_value.data()};
+  std::vector<float*> of_kernels{of[kKey], of[kValue]};
+  std::vector<Matrix<float>> kernels{RowMajor(w[kKey], hidden).Transposed(), RowMajor(w[kValue], hidden).Transposed()};
+  Buffer<float> of_read;  // what reaches the hidden states by other ways than these projections
+  if (reading == in.hidden) {
+    of_projections.push_back(of_query.data());
+    of_kernels.push_back(of[kQuery]);
+    kernels.push_back(RowMajor(w[kQuery], hidden).Transposed());
+    of_read = std::move(of_sum_1);
+  } else {
+    KernelGradient(readers, hidden, hidden, reading, of_query.data(), of[kQuery]);
+    InputGradient(readers, hidden, hidden, of_query.data(), w[kQuery],
+                  [&](long place, long, float sum) { of_sum_1[place] += sum; });
+    of_read = SpreadReaders(shape, in.read_positions, of_sum_1.data());
+  }
+  KernelGradients(cells, hidden, in.hidden, of_projections, of_kernels);
+  std::vector<Matrix<T>> upstreams;
+  for (const T* of_projection : of_projections) upstreams.push_back(RowMajor(of_projection, hidden));
+  MultiplyAll<T>(cells, hidden, hidden, upstreams, kernels, 1, [&](const Tile& tile) {
+    tile.ForEach(hidden, [&](long place, long, float sum) { trainer::Store(sum + of_read[place], out.hidden + place); });
   });
 }
 

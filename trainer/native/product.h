@@ -6,9 +6,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstring>
 #include <unistd.h>
 
 #include <type_traits>
+#include <vector>
 
 #include "buffer.h"
 #include "numbers.h"
@@ -66,15 +68,22 @@ Matrix<T> RowMajor(const T* data, long columns) {
   return {data, columns, 1};
 }
 
-// `rows` (1, 3 or 6) rows of the left operand times `vectors` vectors of columns of the right one.
+// `rows` (1, 3 or 6) rows of the left operand times `vectors` vectors of columns of the right one, added to `out` or put there.
 template <typename Op, int rows, int vectors>
 inline void MultiplyTile(const typename Op::Word* left, long row_stride, long inner_stride, const typename Op::Word* right,
-                         long right_stride, long inner, float* out, long out_stride) {
+                         long right_stride, long inner, bool adds, float* out, long out_stride) {
   constexpr int kBases = rows == 6 ? 2 : 1, kEach = rows / kBases;  // an address reaches three rows by its index alone
   const typename Op::Word* bases[kBases];
 #pragma GCC unroll 2
   for (int base = 0; base < kBases; ++base) bases[base] = left + 3 * base * row_stride;
   Vector sums[rows][vectors] = {};
+  if (adds) {
+#pragma GCC unroll 6
+    for (int row = 0; row < rows; ++row) {
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) sums[row][v] = *reinterpret_cast<const Vector*>(out + row * out_stride + v * kLanes);
+    }
+  }
 #pragma GCC unroll 2
   for (long k = 0; k < inner; ++k) {
     Vector columns[vectors];
@@ -104,16 +113,17 @@ inline void MultiplyTile(const typename Op::Word* left, long row_stride, long in
 // As many rows as are left, up to a whole tile; returns how many.
 template <typename Op, int vectors>
 inline long MultiplyRows(long rows_left, const typename Op::Word* left, long row_stride, long inner_stride,
-                         const typename Op::Word* right, long right_stride, long inner, float* out, long out_stride) {
+                         const typename Op::Word* right, long right_stride, long inner, bool adds, float* out,
+                         long out_stride) {
   if (rows_left >= 6) {
-    MultiplyTile<Op, 6, vectors>(left, row_stride, inner_stride, right, right_stride, inner, out, out_stride);
+    MultiplyTile<Op, 6, vectors>(left, row_stride, inner_stride, right, right_stride, inner, adds, out, out_stride);
     return 6;
   }
   if (rows_left >= 3) {
-    MultiplyTile<Op, 3, vectors>(left, row_stride, inner_stride, right, right_stride, inner, out, out_stride);
+    MultiplyTile<Op, 3, vectors>(left, row_stride, inner_stride, right, right_stride, inner, adds, out, out_stride);
     return 3;
   }
-  MultiplyTile<Op, 1, vectors>(left, row_stride, inner_stride, right, right_stride, inner, out, out_stride);
+  MultiplyTile<Op, 1, vectors>(left, row_stride, inner_stride, right, right_stride, inner, adds, out, out_stride);
   return 1;
 }
 
@@ -125,7 +135,7 @@ inline void MultiplyHere(long rows, long columns, long inner, const float* left,
     const long vectors = std::min<long>(kVectors, (columns - column + kLanes - 1) / kLanes);
     for (long row = 0; row < rows;) {
       const auto multiply = [&](auto rows_of) {
-        return rows_of(rows - row, left + row * row_stride, row_stride, inner_stride, right + column, right_stride, inner,
+        return rows_of(rows - row, left + row * row_stride, row_stride, inner_stride, right + column, right_stride, inner, false,
                        out + row * out_stride + column, out_stride);
       };
       row += vectors == 4   ? multiply(MultiplyRows<FloatWord, 4>)
@@ -136,32 +146,49 @@ inline void MultiplyHere(long rows, long columns, long inner, const float* left,
   }
 }
 
-// The word that multiplies elements of a type, and a word made of them; beyond the inner dimension's end there is 0.
+// The word that multiplies elements of a type.
 template <typename T>
 struct WordOf {
   using Op = FloatWord;
 };
+
+// A word of the elements that lie at `from`.
+template <typename T>
+inline float WordAt(FloatWord, const T* from) {
+  return Load(*from);
+}
+
+// A word of a column of a matrix; beyond the inner dimension's end there is 0.
+template <typename T>
+inline float MakeWord(FloatWord, const Matrix<T>& matrix, long word, long column, long) {
+  return Load(matrix.At(word, column));
+}
+
 #if defined(__AVX512BF16__)
 template <>
 struct WordOf<BFloat16> {
   using Op = BFloat16Word;
 };
 
+inline uint32_t Pair(float first, float second) {
+  BFloat16 low, high;
+  Store(first, &low);
+  Store(second, &high);
+  return static_cast<uint32_t>(low.bits) | static_cast<uint32_t>(high.bits) << 16;
+}
+
+template <typename T>
+inline uint32_t WordAt(BFloat16Word, const T* from) {
+  return Pair(Load(from[0]), Load(from[1]));
+}
+
 template <typename T>
 inline uint32_t MakeWord(BFloat16Word, const Matrix<T>& matrix, long word, long column, long inner) {
-  BFloat16 low, high{0};
-  Store(Load(matrix.At(2 * word, column)), &low);
-  if (2 * word + 1 < inner) Store(Load(matrix.At(2 * word + 1, column)), &high);
-  return static_cast<uint32_t>(low.bits) | static_cast<uint32_t>(high.bits) << 16;
+  return Pair(Load(matrix.At(2 * word, column)), 2 * word + 1 < inner ? Load(matrix.At(2 * word + 1, column)) : 0.0f);
 }
 #endif
 
-template <typename T>
-inline float MakeWord(FloatWord, const Matrix<T>& matrix, long word, long column, long) {
-  return Load(matrix.At(word, column));
-}
-
-// Copies [inner, columns] of a matrix as words, row after row of `width`.
+// Copies [inner, columns] of a matrix, whose rows or whose columns lie in one piece, as words: row after row of `width`.
 template <typename Op, typename T>
 inline void CopyWords(const Matrix<T>& matrix, long inner, long first_column, long columns, long width,
                       typename Op::Word* copy) {
@@ -170,16 +197,25 @@ inline void CopyWords(const Matrix<T>& matrix, long inner, long first_column, lo
     for (long k = 0; k < words; ++k) {
       for (long j = 0; j < columns; ++j) copy[k * width + j] = MakeWord(Op{}, matrix, k, first_column + j, inner);
     }
-  } else if constexpr (std::is_same<T, float>::value && std::is_same<Op, FloatWord>::value) {
-    CopyTransposed(columns, inner, matrix.data + first_column * matrix.column_stride, matrix.column_stride, copy, width);
-  } else {
-    constexpr long kBlock = 32;  // of words: what is written stays in the cache
-    for (long begin = 0; begin < words; begin += kBlock) {
-      const long end = std::min(begin + kBlock, words);
-      for (long j = 0; j < columns; ++j) {
-        for (long k = begin; k < end; ++k) copy[k * width + j] = MakeWord(Op{}, matrix, k, first_column + j, inner);
+    return;
+  }
+  const long whole_words = inner / Op::kElements / kLanes * kLanes;
+  float square[kLanes * kLanes];  // the bits of words
+  static_assert(sizeof(typename Op::Word) == sizeof(float), "words are turned as floats are");
+  for (long j = 0; j < columns; j += kLanes) {
+    const long columns_here = std::min(kLanes, columns - j);
+    for (long k = 0; k < whole_words; k += kLanes) {
+      for (long i = 0; i < columns_here; ++i) {
+        const T* from = matrix.data + (first_column + j + i) * matrix.column_stride + k * Op::kElements;
+        typename Op::Word of_column[kLanes];
+        for (int word = 0; word < kLanes; ++word) of_column[word] = WordAt(Op{}, from + word * Op::kElements);
+        std::memcpy(square + i * kLanes, of_column, sizeof of_column);
       }
+      CopyTransposed(columns_here, kLanes, square, kLanes, reinterpret_cast<float*>(copy + k * width + j), width);
     }
+  }
+  for (long j = 0; j < columns; ++j) {
+    for (long k = whole_words; k < words; ++k) copy[k * width + j] = MakeWord(Op{}, matrix, k, first_column + j, inner);
   }
 }
 
@@ -232,9 +268,9 @@ class LeftWords {
   long row_stride_ = 0, inner_stride_ = 0;
 };
 
-// A tile of a product's result: `rows` from `row` on, `columns` from `column` on.
+// A tile of a product: `rows` from `row` on, `columns` from `column` on; `product` is its number, where several are computed.
 struct Tile {
-  long row, rows, column, columns;
+  long product, row, rows, column, columns;
   const float* sums;
 
   // Calls work(place, j, sum) for each element, `place` its number in a matrix of `width` columns.
@@ -266,37 +302,53 @@ inline long CacheBytes() {
   return bytes;
 }
 
-constexpr long kRowsAtLeast = 192;  // for a copy of a panel to be worth it
+constexpr long kRowsOfThread = 192, kRowsOfCache = 512;  // of a part at the least, for the copy of a panel to be worth it
 
-// left [rows, inner] times right [inner, columns] on all threads.
+// Several products, or a sum of products, on all threads: [rows, inner] times [inner, columns] each.
 //
-// `finish` is called once for each tile of it.
-// T is the type of the left operand and of the multiplication; the right one is rounded to it.
+// `count` products are computed of as many terms each as it takes to use all of `rights`, one product after the other. Their
+// left operands are `lefts`, the same for each product. `finish` is called once for each tile.
+// T is the type of the left operands and of the multiplication; the right ones are rounded to it.
 template <typename T, typename U, typename Finish>
-void Multiply(long rows, long columns, long inner, const Matrix<T>& left, const Matrix<U>& right, const Finish& finish) {
+void MultiplyAll(long rows, long columns, long inner, const std::vector<Matrix<T>>& lefts, const std::vector<Matrix<U>>& rights,
+                 long count, const Finish& finish) {
   using Op = typename WordOf<T>::Op;
-  const LeftWords<Op, T> words(left, rows, inner);
-  const long inner_words = (inner + Op::kElements - 1) / Op::kElements;
-  const long panels = (columns + kPanel - 1) / kPanel, threads = Pool::Get().threads();
-  // The rows are cut into parts that stay in a core's cache while the panels go by, or where there are few panels; each
-  // task copies its panel.
-  const long blocks = (rows + kBlockRows - 1) / kBlockRows, bytes = rows * inner_words * sizeof(typename Op::Word);
-  const long wanted = std::max((3 * threads + panels - 1) / panels, (bytes + CacheBytes() - 1) / CacheBytes());
-  const long parts = std::max(1L, std::min(wanted, rows / kRowsAtLeast));
+  using Word = typename Op::Word;
+  std::vector<LeftWords<Op, T>> words;
+  for (const Matrix<T>& left : lefts) words.emplace_back(left, rows, inner);
+  const long inner_words = (inner + Op::kElements - 1) / Op::kElements, terms = static_cast<long>(rights.size()) / count;
+  const long panels_each = (columns + kPanel - 1) / kPanel, panels = count * panels_each, threads = Pool::Get().threads();
+  // The rows are cut into parts where there are few panels for the threads, or for a part to stay in a core's cache while the
+  // panels go by. Each task copies its panel, so parts are no smaller than it takes for that to be worth it.
+  const long blocks = (rows + kBlockRows - 1) / kBlockRows, bytes = rows * inner_words * sizeof(Word);
+  const long for_threads = std::min((3 * threads + panels - 1) / panels, rows / kRowsOfThread);
+  const long for_cache = std::min((bytes + CacheBytes() - 1) / CacheBytes(), rows / kRowsOfCache);
+  const long parts = std::max({1L, for_threads, for_cache});
   Parallel(panels * parts, [&](long task) {
-    const long column = task % panels * kPanel, count = std::min(kPanel, columns - column), part = task / panels;
-    const long end = std::min(rows, blocks * (part + 1) / parts * kBlockRows);
-    Buffer<typename Op::Word> panel(inner_words * kPanel);
-    if (count < kPanel) std::fill_n(panel.data(), inner_words * kPanel, typename Op::Word{});
-    CopyWords<Op>(right, inner, column, count, kPanel, panel.data());
+    const long product = task % panels / panels_each, part = task / panels;
+    const long column = task % panels_each * kPanel, width = std::min(kPanel, columns - column);
+    const long end = std::min(rows, blocks * (part + 1) / parts * kBlockRows), of_term = inner_words * kPanel;
+    const Buffer<Word> panel(terms * of_term);
+    if (width < kPanel) std::fill_n(panel.data(), terms * of_term, Word{});
+    for (long term = 0; term < terms; ++term) {
+      CopyWords<Op>(rights[product * terms + term], inner, column, width, kPanel, panel.data() + term * of_term);
+    }
     alignas(64) float sums[kTileRows * kPanel];
-    for (long row = blocks * part / parts * kBlockRows; row < end;) {
-      const long done = MultiplyRows<Op, kVectors>(end - row, words.Row(row), words.row_stride(), words.inner_stride(),
-                                                   panel.data(), kPanel, inner_words, sums, kPanel);
-      finish(Tile{row, done, column, count, sums});
-      row += done;
+    for (long row = blocks * part / parts * kBlockRows, done; row < end; row += done) {
+      for (long term = 0; term < terms; ++term) {
+        const LeftWords<Op, T>& left = words[term];
+        done = MultiplyRows<Op, kVectors>(end - row, left.Row(row), left.row_stride(), left.inner_stride(),
+                                          panel.data() + term * of_term, kPanel, inner_words, term > 0, sums, kPanel);
+      }
+      finish(Tile{product, row, done, column, width, sums});
     }
   });
+}
+
+// One product.
+template <typename T, typename U, typename Finish>
+void Multiply(long rows, long columns, long inner, const Matrix<T>& left, const Matrix<U>& right, const Finish& finish) {
+  MultiplyAll<T, U>(rows, columns, inner, {left}, {right}, 1, finish);
 }
 
 }  // namespace trainer

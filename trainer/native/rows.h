@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "buffer.h"
 #include "numbers.h"
@@ -31,57 +32,74 @@ void Normalize(long rows, long width, float epsilon, const float* gamma, const f
   });
 }
 
-// Backward through LayerNorm and the dropout before it: the gradient of the sum, and of what was dropped and added to it.
-template <typename T, typename U>
-void NormalizeBackward(long rows, long width, const U* upstream, const float* gamma, const float* normalized,
-                       const float* inverse, const Dropout& dropout, float* of_sum, T* of_dropped) {
-  const float size = static_cast<float>(width);
-  ParallelRanges(rows, kRowsEach, [&](long begin, long end) {
-    Buffer<float> factors(width);
-    for (long i = begin; i < end; ++i) {
-      const U* from = upstream + i * width;
-      const float* row = normalized + i * width;
-      float* to = of_sum + i * width;
-      for (long j = 0; j < width; ++j) to[j] = Load(from[j]) * gamma[j];
-      const float sum = SumOf(width, [&](long j) { return to[j]; }) / size;
-      const float product = SumOf(width, [&](long j) { return to[j] * row[j]; }) / size;
-      const float factor = inverse[i];
-      for (long j = 0; j < width; ++j) to[j] = (to[j] - sum - row[j] * product) * factor;
-      dropout.Factors(static_cast<uint32_t>(i * width), width, factors.data());
-      T* dropped = of_dropped + i * width;
-      for (long j = 0; j < width; ++j) trainer::Store(to[j] * factors[j], dropped + j);
-    }
-  });
-}
-
-// Calls work(begin, end) for blocks of columns, each on one thread.
+// Adds up numbers of all rows: calls work(begin, end, sums) for blocks of rows, `sums` float [out.size(), width] for it to add to.
+// The blocks depend on the number of rows alone, and so does the order in which they are added up.
 template <typename Work>
-void ByColumns(long width, const Work& work) {
-  constexpr long kBlock = 64;
-  Parallel((width + kBlock - 1) / kBlock, [&](long block) { work(block * kBlock, std::min(width, (block + 1) * kBlock)); });
+void SumOverRows(long rows, long width, const std::vector<float*>& out, const Work& work) {
+  const long each = std::max(kRowsEach, rows / 32), blocks = std::max(1L, (rows + each - 1) / each);
+  const long size = static_cast<long>(out.size()) * width;
+  const Buffer<float> sums(blocks * size);
+  Parallel(blocks, [&](long block) {
+    float* of_block = sums.data() + block * size;
+    std::fill_n(of_block, size, 0.0f);
+    work(block * each, std::min(rows, (block + 1) * each), of_block);
+  });
+  for (size_t i = 0; i < out.size(); ++i) {
+    const float* from = sums.data() + static_cast<long>(i) * width;
+    std::copy_n(from, width, out[i]);
+    for (long block = 1; block < blocks; ++block) {
+      for (long j = 0; j < width; ++j) out[i][j] += from[block * size + j];
+    }
+  }
 }
 
 template <typename T>
 void SumColumns(long rows, long width, const T* numbers, float* out) {
-  ByColumns(width, [&](long begin, long end) {
-    std::fill(out + begin, out + end, 0.0f);
-    for (long i = 0; i < rows; ++i) {
-      for (long j = begin; j < end; ++j) out[j] += Load(numbers[i * width + j]);
+  SumOverRows(rows, width, {out}, [&](long begin, long end, float* sums) {
+    for (long i = begin; i < end; ++i) {
+      for (long j = 0; j < width; ++j) sums[j] += Load(numbers[i * width + j]);
     }
   });
 }
 
-// The gradients of LayerNorm's gamma and beta.
-template <typename U>
-void SumNormGradients(long rows, long width, const U* upstream, const float* normalized, float* gamma, float* beta) {
-  ByColumns(width, [&](long begin, long end) {
-    std::fill(gamma + begin, gamma + end, 0.0f);
-    std::fill(beta + begin, beta + end, 0.0f);
-    for (long i = 0; i < rows; ++i) {
-      for (long j = begin; j < end; ++j) {
-        const float value = Load(upstream[i * width + j]);
-        beta[j] += value;
-        gamma[j] += value * normalized[i * width + j];
+// What NormalizeBackward finds: the gradients of the sum that was normalized, and of what was dropped and added to it, both
+// [rows, width]; those of gamma, beta and the bias of what was dropped, [width].
+template <typename T>
+struct NormalizeGradients {
+  float* of_sum;
+  T* of_dropped;
+  float *gamma, *beta, *bias;
+};
+
+// Backward through LayerNorm and the dropout before it.
+template <typename T, typename U>
+void NormalizeBackward(long rows, long width, const U* upstream, const float* gamma, const float* normalized,
+                       const float* inverse, const Dropout& dropout, const NormalizeGradients<T>& out) {
+  const float size = static_cast<float>(width);
+  SumOverRows(rows, width, {out.gamma, out.beta, out.bias}, [&](long begin, long end, float* sums) {
+    const Buffer<float> factors(width);
+    float *of_gamma = sums, *of_beta = sums + width, *of_bias = sums + 2 * width;
+    for (long i = begin; i < end; ++i) {
+      const U* from = upstream + i * width;
+      const float* row = normalized + i * width;
+      float* to = out.of_sum + i * width;
+#pragma GCC ivdep
+      for (long j = 0; j < width; ++j) {
+        const float value = Load(from[j]);
+        of_beta[j] += value;
+        of_gamma[j] += value * row[j];
+        to[j] = value * gamma[j];
+      }
+      const float sum = SumOf(width, [&](long j) { return to[j]; }) / size;
+      const float product = SumOf(width, [&](long j) { return to[j] * row[j]; }) / size;
+      const float factor = inverse[i];
+      dropout.Factors(static_cast<uint32_t>(i * width), width, factors.data());
+      T* dropped = out.of_dropped + i * width;
+#pragma GCC ivdep
+      for (long j = 0; j < width; ++j) {
+        to[j] = (to[j] - sum - row[j] * product) * factor;
+        trainer::Store(to[j] * factors[j], dropped + j);
+        of_bias[j] += Load(dropped[j]);
       }
     }
   });
