@@ -31,19 +31,32 @@ def inputs_of(rows=3, length=9):
     return [ids, tf.zeros_like(ids), positions, segments]
 
 
+def held_graph(encoder, dtype=tf.float32, reads=False):
+    names = [str(i) for i in range(5 if reads else 4)]
+    specs = {name: tf.TensorSpec([None, None], tf.int32, name) for name in names}
+
+    def run(inputs):
+        values = [inputs[name] for name in names]
+        return inference_forward.encode(encoder.bert, *values[:4], dtype=dtype, read_positions=values[4] if reads else None)
+
+    traced, made = inference_forward.trace_with_held_weights(run, specs)
+    return lambda *inputs: traced(dict(zip(names, inputs, strict=True))), traced, made
+
+
 @pytest.mark.parametrize("reads", [False, True], ids=["all tokens", "read tokens"])
 @pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
 def test_held_weights_give_the_same_and_no_longer_follow_the_variables(encoder, dtype, reads):
     inputs = inputs_of() + ([tf.constant([[0, 4]] * 3)] if reads else [])
     following = graph_of(encoder, dtype, reads)
-    with inference_forward.held_weights():
-        held = graph_of(encoder, dtype, reads).get_concrete_function()
+    held, graph, made = held_graph(encoder, dtype, reads)
     before = tf.cast(held(*inputs), tf.float32).numpy()
     assert before.shape == ((3, 2, 32) if reads else (3, 9, 32))
     assert np.abs(before - tf.cast(following(*inputs), tf.float32).numpy()).max() <= (1e-6 if dtype == tf.float32 else 0.05)
     embedding = encoder.bert.embeddings.weight
-    (captured,) = held.captured_inputs
-    assert captured is embedding.handle, "all else is in the graph"
+    others = [captured for captured in graph.captured_inputs if captured is not embedding.handle]
+    assert {id(captured) for captured in others} == {id(variable.handle) for variable in made}, "all else is in the graph"
+    assert all(variable.dtype == tf.float32 and variable.shape.rank == 2 for variable in made)
+    assert len(made) == 2 + (9 if dtype == tf.float32 and reads else 8 if dtype == tf.float32 else 0)
     for variable in encoder.model.weights:
         if variable is not embedding:
             variable.assign(tf.zeros_like(variable))
@@ -54,8 +67,7 @@ def test_held_weights_give_the_same_and_no_longer_follow_the_variables(encoder, 
 def test_products_are_joined_with_bias_and_activation(encoder, tmp_path):
     from trainer.runtime import profiling
 
-    with inference_forward.held_weights():
-        held = graph_of(encoder).get_concrete_function()
+    held, *_ = held_graph(encoder)
     inputs = inputs_of()
     held(*inputs)
     with profiling.trace(str(tmp_path)):

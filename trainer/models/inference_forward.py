@@ -6,8 +6,7 @@ their number is what takes the time. What is joined to a product is computed in 
 float32 between. Letters and sources as in `forward`.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -16,30 +15,54 @@ from transformers.activations_tf import get_tf_activation
 from trainer.models.forward import MASKED, layer_norm
 
 _BITS = {2: tf.int16, 4: tf.int32}  # the integers of as many bytes
-_holding: list[bool] = []
+_holding: list[dict[tuple, tf.Variable | tf.Tensor]] = []
 
 
-@contextlib.contextmanager
-def held_weights() -> Iterator[None]:
-    """Puts the weights into the graphs that are traced inside, as constants, joined and in the type that they are used in.
+def trace_with_held_weights(
+    run: Callable[[Mapping[str, tf.Tensor]], Any], specs: Mapping[str, tf.TensorSpec]
+) -> tuple[tf.types.experimental.ConcreteFunction, list[tf.Variable]]:
+    """Traces what calls `encode`, with the weights held in the graph: joined, and in the type that they are used in.
 
-    Nothing is then cast or joined at a call, and the matrix library lays the constants out once, as suits it. Such a graph
-    does not follow the variables any more.
+    Nothing is then cast or joined at a call, and the graph does not follow the model's variables any more. Weights are
+    constants, which oneDNN lays out once as suits it; but float32 matrices are variables of their own. oneDNN's layout of
+    these depends on how many rows are multiplied with them and it keeps one: requests of other sizes would have all weights
+    laid out again (MiniLM: 5 of 10 ms for one text). Variables are read as they lie.
+
+    Args:
+      run: of {name: tensor}.
+      specs: the tensors' shapes, None where they vary, and types.
+
+    Returns:
+      The graph, and the variables that were made for it.
     """
-    _holding.append(True)
+    held: dict[tuple, tf.Variable | tf.Tensor] = {}
+    _holding.append(held)
     try:
-        yield
+        # Variables cannot be made while a graph is traced: this call makes them.
+        run({name: tf.zeros([size or 1 for size in spec.shape], spec.dtype) for name, spec in specs.items()})
+        traced = tf.function(run, autograph=False).get_concrete_function(dict(specs))
     finally:
         _holding.pop()
+    return traced, [value for value in held.values() if isinstance(value, tf.Variable)]
 
 
-def _weight(make: Callable[[], tf.Tensor]) -> tf.Tensor:
-    """Returns what `make` computes from variables; a constant inside `held_weights`."""
+def _weight(variables: Sequence[Any], dtype: tf.DType) -> tf.Tensor:
+    """Returns variables joined along their last axis, in a type; what is held of them in `trace_with_held_weights`."""
+    key = (dtype, *map(id, variables))
     if not _holding:
-        return make()
-    with tf.init_scope():
-        value = make().numpy()
-    return tf.constant(value)
+        return _joined(variables, dtype)
+    held = _holding[-1]
+    if key not in held:
+        value = _joined(variables, dtype)
+        is_matrix = dtype == tf.float32 and value.shape.rank == 2
+        held[key] = tf.Variable(value, trainable=False, name="held") if is_matrix else value
+    value = held[key]
+    return tf.convert_to_tensor(value) if isinstance(value, tf.Variable) else tf.constant(value.numpy())
+
+
+def _joined(variables: Sequence[Any], dtype: tf.DType) -> tf.Tensor:
+    values = [tf.cast(tf.convert_to_tensor(variable), dtype) for variable in variables]
+    return values[0] if len(values) == 1 else tf.concat(values, axis=-1)
 
 
 def encode(
@@ -58,8 +81,8 @@ def encode(
     """
     config, embeddings = bert.config, bert.embeddings
     words = tf.gather(embeddings.weight, input_ids)
-    positions = tf.gather(_weight(lambda: tf.identity(embeddings.position_embeddings)), position_ids)
-    types = tf.gather(_weight(lambda: tf.identity(embeddings.token_type_embeddings)), token_type_ids)
+    positions = tf.gather(_weight([embeddings.position_embeddings], tf.float32), position_ids)
+    types = tf.gather(_weight([embeddings.token_type_embeddings], tf.float32), token_type_ids)
     hidden = _normalize(tf.reshape(words + types + positions, [-1, config.hidden_size]), embeddings.LayerNorm, dtype)
     shape = tf.shape(input_ids)
     mask = _mask(segment_ids, segment_ids, dtype)
@@ -100,8 +123,8 @@ def _attend(attention, config, hidden, readers, shape, read_shape, mask):
 def _project_heads(parts, hidden, shape, heads):
     """One product for several of query, key and value: dtype [B·L, H] → for each part, dtype [B, N, L, D]."""
     size = hidden.shape[-1]
-    kernel = _weight(lambda: tf.cast(tf.concat([part.kernel for part in parts], axis=1), hidden.dtype))
-    bias = _weight(lambda: tf.cast(tf.concat([part.bias for part in parts], axis=0), hidden.dtype))
+    kernel = _weight([part.kernel for part in parts], hidden.dtype)
+    bias = _weight([part.bias for part in parts], hidden.dtype)
     projected = tf.nn.bias_add(tf.matmul(hidden, kernel), bias)
     split = tf.reshape(projected, [shape[0], shape[1], len(parts), heads, size // heads])
     return tf.unstack(_transpose(split, [2, 0, 3, 1, 4]), num=len(parts))
@@ -126,10 +149,10 @@ def _project_and_add(output, inputs, residual):
 
 
 def _dense(dense, inputs):
-    kernel = _weight(lambda: tf.cast(dense.kernel, inputs.dtype))
-    return tf.nn.bias_add(tf.matmul(inputs, kernel), _weight(lambda: tf.cast(dense.bias, inputs.dtype)))
+    kernel, bias = _weight([dense.kernel], inputs.dtype), _weight([dense.bias], inputs.dtype)
+    return tf.nn.bias_add(tf.matmul(inputs, kernel), bias)
 
 
 def _normalize(values, norm, dtype):
-    gamma, beta = _weight(lambda: tf.identity(norm.gamma)), _weight(lambda: tf.identity(norm.beta))
+    gamma, beta = _weight([norm.gamma], tf.float32), _weight([norm.beta], tf.float32)
     return tf.cast(layer_norm(tf.cast(values, tf.float32), gamma, beta, norm.epsilon), dtype)

@@ -1,6 +1,5 @@
 """What a served model takes: strings, token ids, or serialized tf.Examples; dynamic batch and length."""
 
-import contextlib
 import functools
 from collections.abc import Mapping
 from typing import Protocol
@@ -10,7 +9,7 @@ import tensorflow as tf
 from trainer.data.packing import pack_evenly
 from trainer.features import ROW_ID, TOKENS
 from trainer.models.encoder import PACKED_INPUTS
-from trainer.models.inference_forward import held_weights
+from trainer.models.inference_forward import trace_with_held_weights
 from trainer.models.task_model import TaskModel
 from trainer.text.in_graph_tokenizer import InGraphTokenizer
 from trainer.text.tokenizer import Tokenizer
@@ -125,15 +124,19 @@ class ServingModule(tf.Module):
 def _traced(model: TaskModel, task: Served) -> tuple[tf.types.experimental.ConcreteFunction, list[tf.Variable]]:
     """Returns the model as one function that all signatures call, and the variables that it still reads.
 
-    Most weights are constants of its graph; only of a model that would not fit into one are all kept as variables. (Keras'
+    Its weights are held as suits serving; only a model that would not fit into a graph keeps reading all its variables. (Keras'
     own export would trace every layer of TFBertModel beside ours.)
     """
+    served = functools.partial(task.served, model)
     specs = {name: tf.TensorSpec([None, None], tf.int32, name) for name in INPUTS}
     size = 4 * sum(variable.shape.num_elements() for variable in model.weights)
-    with held_weights() if size <= MAX_HELD_BYTES else contextlib.nullcontext():
-        traced = tf.function(functools.partial(task.served, model), autograph=False).get_concrete_function(specs)
+    held: list[tf.Variable] = []
+    if size <= MAX_HELD_BYTES:
+        traced, held = trace_with_held_weights(served, specs)
+    else:
+        traced = tf.function(served, autograph=False).get_concrete_function(specs)
     read = {id(captured) for captured in traced.captured_inputs}
-    return traced, [variable for variable in model.weights if id(variable.handle) in read]
+    return traced, [variable for variable in (*model.weights, *held) if id(variable.handle) in read]
 
 
 def cut_pairs(first: tf.RaggedTensor, second: tf.RaggedTensor, budget: int) -> list[tf.RaggedTensor]:
