@@ -53,7 +53,7 @@ def test_a_model_too_large_for_one_graph_keeps_its_variables(tokenizer, monkeypa
     held, variables = signatures._traced(model, task)
     monkeypatch.setattr(signatures, "MAX_HELD_BYTES", 0)
     following, all_variables = signatures._traced(model, task)
-    assert len(variables) < 8 < 30 < len(all_variables)
+    assert len(variables) < 20 < 30 < len(all_variables)
     assert abs(held(inputs)["logits"] - following(inputs)["logits"]).numpy().max() < 1e-6
 
 
