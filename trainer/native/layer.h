@@ -64,23 +64,40 @@ void KernelGradient(long rows, long in, long out, const T* inputs, const T* upst
   }
 }
 
-// Of several dense layers of attention with the same inputs: gradient = inputs transposed times upstream, float [H, H] each.
-template <typename T>
-void KernelGradients(long rows, long hidden, const T* inputs, const std::vector<const T*>& upstreams,
-                     const std::vector<float*>& gradients) {
-  std::vector<Matrix<T>> rights;
-  for (const T* upstream : upstreams) rights.push_back(RowMajor(upstream, hidden));
-  MultiplyAll<T>(hidden, hidden, rows, {RowMajor(inputs, hidden).Transposed()}, rights, rights.size(), [&](const Tile& tile) {
-    float* gradient = gradients[tile.product];
-    tile.ForEach(hidden, [&](long place, long, float sum) { gradient[place] = sum; });
-  });
-}
-
 // Calls work(place, j, sum) for each element of upstream times kernel transposed: [rows, out] and float [in, out] to [rows, in].
 template <typename T, typename Work>
 void InputGradient(long rows, long in, long out, const T* upstream, const float* kernel, const Work& work) {
   Multiply(rows, in, out, RowMajor(upstream, out), RowMajor(kernel, out).Transposed(),
            [&](const Tile& tile) { tile.ForEach(in, work); });
+}
+
+// A dense layer of attention on the way back: the gradient of what it gave, [rows, H], and where those of its weights go.
+template <typename T>
+struct ProjectionGradient {
+  const T* upstream;
+  const float* kernel;
+  float *of_kernel, *of_bias;
+};
+
+// Backward through projections of the same inputs, [rows, H]; `of_rest` is the inputs' gradient by all other ways.
+template <typename T>
+void ProjectBackward(long rows, long hidden, const T* inputs, const std::vector<ProjectionGradient<T>>& projections,
+                     const float* of_rest, T* of_inputs) {
+  std::vector<Matrix<T>> upstreams;
+  std::vector<Matrix<float>> kernels;
+  for (const ProjectionGradient<T>& projection : projections) {
+    upstreams.push_back(RowMajor(projection.upstream, hidden));
+    kernels.push_back(RowMajor(projection.kernel, hidden).Transposed());
+    SumColumns(rows, hidden, projection.upstream, projection.of_bias);
+  }
+  const Matrix<T> turned = RowMajor(inputs, hidden).Transposed();
+  MultiplyAll<T>(hidden, hidden, rows, {turned}, upstreams, upstreams.size(), [&](const Tile& tile) {
+    float* of_kernel = projections[tile.product].of_kernel;
+    tile.ForEach(hidden, [&](long place, long, float sum) { of_kernel[place] = sum; });
+  });
+  MultiplyAll<T>(rows, hidden, hidden, upstreams, kernels, 1, [&](const Tile& tile) {
+    tile.ForEach(hidden, [&](long place, long, float sum) { trainer::Store(sum + of_rest[place], of_inputs + place); });
+  });
 }
 
 // The hidden states of the tokens that are read: themselves, or copied to `copy`.
@@ -177,32 +194,20 @@ void LayerBackward(const LayerShape& shape, const LayerInputs<T>& in, const Laye
   AttendBackward(shape, segments, Dropout(shape.attention_rate, in.seeds), saved, of_context.data(), of_query.data(),
                  of_key.data(), of_value.data());
 
-  SumColumns(readers, hidden, of_query.data(), of[kQueryBias]);
-  SumColumns(cells, hidden, of_key.data(), of[kKeyBias]);
-  SumColumns(cells, hidden, of_value.data(), of[kValueBias]);
   Buffer<T> copy;
   const T* reading = ReadersOf(shape, in, &copy);
-  std::vector<const T*> of_projections{of_key.data(), of_value.data()};
-  std::vector<float*> of_kernels{of[kKey], of[kValue]};
-  std::vector<Matrix<float>> kernels{RowMajor(w[kKey], hidden).Transposed(), RowMajor(w[kValue], hidden).Transposed()};
-  Buffer<float> of_read;  // what reaches the hidden states by other ways than these projections
+  std::vector<ProjectionGradient<T>> of_cells{{of_key.data(), w[kKey], of[kKey], of[kKeyBias]},
+                                              {of_value.data(), w[kValue], of[kValue], of[kValueBias]}};
   if (reading == in.hidden) {
-    of_projections.push_back(of_query.data());
-    of_kernels.push_back(of[kQuery]);
-    kernels.push_back(RowMajor(w[kQuery], hidden).Transposed());
-    of_read = std::move(of_sum_1);
+    of_cells.push_back({of_query.data(), w[kQuery], of[kQuery], of[kQueryBias]});
   } else {
     KernelGradient(readers, hidden, hidden, reading, of_query.data(), of[kQuery]);
+    SumColumns(readers, hidden, of_query.data(), of[kQueryBias]);
     InputGradient(readers, hidden, hidden, of_query.data(), w[kQuery],
                   [&](long place, long, float sum) { of_sum_1[place] += sum; });
-    of_read = SpreadReaders(shape, in.read_positions, of_sum_1.data());
+    of_sum_1 = SpreadReaders(shape, in.read_positions, of_sum_1.data());
   }
-  KernelGradients(cells, hidden, in.hidden, of_projections, of_kernels);
-  std::vector<Matrix<T>> upstreams;
-  for (const T* of_projection : of_projections) upstreams.push_back(RowMajor(of_projection, hidden));
-  MultiplyAll<T>(cells, hidden, hidden, upstreams, kernels, 1, [&](const Tile& tile) {
-    tile.ForEach(hidden, [&](long place, long, float sum) { trainer::Store(sum + of_read[place], out.hidden + place); });
-  });
+  ProjectBackward(cells, hidden, in.hidden, of_cells, of_sum_1.data(), out.hidden);
 }
 
 }  // namespace trainer
