@@ -52,16 +52,13 @@ def markdown(runs: dict[str, dict[str, list[tuple[float, float]]]], peer: str) -
         target = curves[peer][-1][1]
         ours, theirs = (seconds_to(curves[side], target) for side in ("ours", peer))
         ratio = theirs / ours if ours and theirs else None
-        ratios.append(ratio)
+        ratios.append(ratio or 0.0)  # one that never gets there
         finals = [f"{curves[side][-1][1]:.4f} in {curves[side][-1][0]:.0f} s" for side in ("ours", peer)]
         reached = [f"{ours:.0f} s" if ours else "never", f"{theirs:.0f} s"]
         rows.append([seed, f"{target:.4f}", *reached, f"{ratio:.2f} ×" if ratio else "", *finals])
     header = ["seed", "the peer's final accuracy", "ours has it after", "the peer first after", "ours is", "ours at its end"]
     told = report.table([*header, "the peer at its end"], rows)
-    known = [ratio for ratio in ratios if ratio]
-    if known:
-        told += f"\nMedian of {len(known)} seeds of {len(ratios)}: {report.spread(known, 2)} ×.\n"
-    return told
+    return told + f"\nMedian of {len(ratios)} seeds, 0 for one that never has it: {report.spread(ratios, 2)} ×.\n"
 
 
 def plot(runs: dict[str, dict[str, list[tuple[float, float]]]], path: Path) -> None:

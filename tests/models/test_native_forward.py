@@ -76,8 +76,9 @@ def test_values_and_gradients_are_tensorflows(native, sizes, rate, reads):
 
 
 @pytest.mark.parametrize("reads", [False, True], ids=["all tokens", "some tokens"])
-def test_bfloat16_differs_by_its_rounding_only(native, reads):
-    layer, config = layer_of(0.1)
+@pytest.mark.parametrize("sizes", [(96, 3, 200), (60, 5, 33)], ids=["round sizes", "odd sizes"])
+def test_bfloat16_differs_by_its_rounding_only(native, sizes, reads):
+    layer, config = layer_of(0.1, *sizes)
     (_, _), (exact, exact_gradients) = both(layer, config, tf.float32, reads)
     (theirs, their_gradients), (ours, our_gradients) = both(layer, config, tf.bfloat16, reads)
     gaps = [float(tf.norm(tf.cast(found, tf.float32) - exact) / tf.norm(exact)) for found in (ours, theirs)]
