@@ -61,11 +61,12 @@ def run_layers(
     if read_positions is not None:
         token_of = tf.cumsum(tf.cast(is_token, tf.int32)) - 1  # a slot without an example may point at padding: any token does
         asked = tf.reshape(tf.gather(token_of, row_starts * length + read_positions), [-1])
-        read, slots = tf.unique(asked)  # such slots point at the same token as others: it is computed once
+        once, slots = tf.unique(asked)  # such slots point at the same token as others: it is computed once
+        read = once[None]
     *lower, last = bert.encoder.layer
     for layer in lower:
         tokens = _layer(layer, bert.config, tokens, segments, None, recompute)
-    tokens = _layer(last, bert.config, tokens, segments, None if read is None else read[None], recompute)
+    tokens = _layer(last, bert.config, tokens, segments, read, recompute)
     if slots is not None:
         return tf.reshape(tf.gather(tokens[0], slots), [rows, tf.shape(read_positions)[1], size])
     return tf.reshape(tf.scatter_nd(cells, tokens[0], [rows * length, size]), [rows, length, size])

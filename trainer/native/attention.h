@@ -146,8 +146,9 @@ class HeadAttention {
     for (long i = 0; i < readers_ * wide_tokens_; ++i) out[i] = numbers[i] * factors[i];
   }
 
-  void Read(const T* matrix, long row, float* to) const {
-    const T* from = matrix + row * shape_.hidden + head_ * shape_.width();
+  template <typename U>
+  void Read(const U* matrix, long row, float* to) const {
+    const U* from = matrix + row * shape_.hidden + head_ * shape_.width();
     for (long d = 0; d < shape_.width(); ++d) to[d] = Load(from[d]);
     for (long d = shape_.width(); d < wide_; ++d) to[d] = 0.0f;
   }
@@ -174,7 +175,7 @@ class HeadAttention {
   long head_, readers_, tokens_, wide_tokens_, wide_;
 };
 
-// Calls work(head attention, segment, number of the head) for all heads of all segments that are read.
+// Calls work(head attention, segment) for all heads of all segments that are read.
 template <typename T, typename Work>
 void ForEachHead(const LayerShape& shape, const std::vector<Segment>& segments, const LayerOutputs<T>& saved, const Work& work) {
   long memory_of_one = 0;
@@ -186,7 +187,7 @@ void ForEachHead(const LayerShape& shape, const std::vector<Segment>& segments, 
       const Segment& segment = segments[i / shape.heads];
       if (segment.readers.empty()) continue;
       HeadAttention<T> head(shape, segment, i % shape.heads, saved, memory.data());
-      work(head, segment, i % shape.heads);
+      work(head, segment);
     }
   });
 }
@@ -197,7 +198,7 @@ void Attend(const LayerShape& shape, const std::vector<Segment>& segments, const
     std::fill_n(out.context, shape.all_readers() * shape.hidden, T{});
     std::fill_n(out.log_sums, shape.all_readers() * shape.heads, 0.0f);
   }
-  ForEachHead(shape, segments, out, [&](HeadAttention<T>& head, const Segment& segment, long) {
+  ForEachHead(shape, segments, out, [&](HeadAttention<T>& head, const Segment& segment) {
     head.Score();
     head.Softmax(out.log_sums);
     head.DrawFactors(dropout);
@@ -219,12 +220,9 @@ void AttendBackward(const LayerShape& shape, const std::vector<Segment>& segment
     std::fill_n(value, shape.all_cells() * shape.hidden, T{});
   }
   const float scale = 1.0f / std::sqrt(static_cast<float>(shape.width()));
-  ForEachHead(shape, segments, saved, [&](HeadAttention<T>& head, const Segment& segment, long index) {
+  ForEachHead(shape, segments, saved, [&](HeadAttention<T>& head, const Segment& segment) {
     const long readers = head.readers(), tokens = head.tokens(), wide = head.wide(), wide_tokens = head.wide_tokens();
-    for (long i = 0; i < readers; ++i) {
-      const float* from = context_gradient + segment.readers[i] * shape.hidden + index * shape.width();
-      for (long d = 0; d < wide; ++d) head.upstream[i * wide + d] = d < shape.width() ? from[d] : 0.0f;
-    }
+    for (long i = 0; i < readers; ++i) head.Read(context_gradient, segment.readers[i], head.upstream + i * wide);
     head.Score();
     head.SoftmaxAgain(saved.log_sums);
     head.DrawFactors(dropout);
@@ -233,7 +231,7 @@ void AttendBackward(const LayerShape& shape, const std::vector<Segment>& segment
     float* value_gradient = head.values_turned;  // [tokens, wide] fits into [wide, wide_tokens]
     MultiplyHere(tokens, shape.width(), readers, head.dropped, 1, wide_tokens, head.upstream, wide, value_gradient, wide);
     for (long j = 0; j < tokens; ++j) head.Write(value_gradient + j * wide, value, segment.first_cell + j);
-    CopyTransposed(head.wide_tokens(), wide, head.values, wide, head.values_turned, wide_tokens);
+    CopyTransposed(wide_tokens, wide, head.values, wide, head.values_turned, wide_tokens);
     float* scores = head.scratch;
     MultiplyHere(readers, wide_tokens, shape.width(), head.upstream, wide, 1, head.values_turned, wide_tokens, scores, wide_tokens);
     head.Drop(scores, scores);

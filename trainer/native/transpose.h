@@ -2,7 +2,6 @@
 
 #pragma once
 
-#include <algorithm>
 #include <utility>
 
 #include "numbers.h"
@@ -51,7 +50,7 @@ constexpr bool kHasShuffles = false;
 inline void CopySquareTransposed(const float*, long, float*, long) {}
 #endif
 
-// to[j * to_stride + i] = from[i * from_stride + j] for all of [rows, columns].
+// to[j * to_stride + i] = from[i * from_stride + j] for all of [rows, columns], which fit into the cache.
 inline void CopyTransposed(long rows, long columns, const float* from, long from_stride, float* to, long to_stride) {
   const long whole_rows = kHasShuffles ? rows / kLanes * kLanes : 0;
   const long whole_columns = kHasShuffles ? columns / kLanes * kLanes : 0;
@@ -60,14 +59,8 @@ inline void CopyTransposed(long rows, long columns, const float* from, long from
       CopySquareTransposed(from + i * from_stride + j, from_stride, to + j * to_stride + i, to_stride);
     }
   }
-  constexpr long kBlock = 32;  // of columns: what is written stays in the cache
-  for (long begin = 0; begin < columns; begin += kBlock) {
-    const long end = std::min(begin + kBlock, columns);
-    for (long i = 0; i < rows; ++i) {
-      for (long j = i < whole_rows ? std::max(begin, whole_columns) : begin; j < end; ++j) {
-        to[j * to_stride + i] = from[i * from_stride + j];
-      }
-    }
+  for (long i = 0; i < rows; ++i) {
+    for (long j = i < whole_rows ? whole_columns : 0; j < columns; ++j) to[j * to_stride + i] = from[i * from_stride + j];
   }
 }
 
