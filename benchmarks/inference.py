@@ -1,4 +1,4 @@
-"""Inference, strings in, class probabilities out: an export of this project beside Hugging Face's pipeline and ONNX Runtime.
+"""Inference, strings in, class probabilities out: exports of this project beside Hugging Face's pipeline and ONNX Runtime.
 
     python benchmarks/inference.py --data=../shared/data --peer_python=PEER/bin/python
 
@@ -25,10 +25,13 @@ from sides import Side
 TEXTS, COMPARED = 4096, 64
 BLOCKS = {"calls of 512": (512, 1024), "calls of 32": (32, 512), "single": (1, 100)}  # texts of a call, of a block
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}  # of a probability, against REFERENCE
+OURS = "ours-native-float32"
 REFERENCE = "ours-float32"
 SIDES = {
+    OURS: ("saved_model.py", "float32", []),
+    "ours-native-bfloat16": ("saved_model.py", "bfloat16", []),
+    REFERENCE: ("saved_model.py", "float32", []),
     "ours-bfloat16": ("saved_model.py", "bfloat16", []),
-    "ours-float32": ("saved_model.py", "float32", []),
     "pipeline-bfloat16": ("hf_pipeline.py", "bfloat16", ["--precision=bfloat16"]),
     "pipeline-bfloat16-sorted": ("hf_pipeline.py", "bfloat16", ["--precision=bfloat16", "--sorted"]),
     "pipeline-float32": ("hf_pipeline.py", "float32", ["--precision=float32"]),
@@ -39,21 +42,24 @@ SIDES = {
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-    """The same weights as each side reads them: {precision: SavedModel}, and a Hugging Face folder."""
+    """The same weights as each side reads them: {side: SavedModel} of ours, and a Hugging Face folder."""
 
     exports: dict[str, Path]
     hugging_face: Path
 
 
 def make_models(folder: Path) -> Models:
-    """Fine-tunes MiniLM for a few steps on the quick start's sample and exports it in both precisions."""
+    """Fine-tunes MiniLM for a few steps on the quick start's sample and exports it as each side of ours says."""
     workdir = folder / "run"
     settings = ["train.steps=20", "train.epochs=null", "task.pooling=pooler", f"encoder.init_from={minilm_folder()}"]
     report.run_trainer(["train", "--config=configs/quickstart.yaml", f"--workdir={workdir}", "--set", *settings])
     exports = {}
-    for version, precision in enumerate(("float32", "bfloat16"), start=1):
-        report.run_trainer(["export", f"--workdir={workdir}", "--set", f"train.precision={precision}"])
-        exports[precision] = workdir / "exports" / str(version)
+    ours = [side for side in SIDES if side.startswith("ours")]
+    for version, side in enumerate(ours, start=1):
+        kernels = "native" if "native" in side else "tensorflow"
+        asked = [f"train.precision={SIDES[side][1]}", f"export.kernels={kernels}"]
+        report.run_trainer(["export", f"--workdir={workdir}", "--set", *asked])
+        exports[side] = workdir / "exports" / str(version)
     return Models(exports, workdir / "huggingface")
 
 
@@ -68,9 +74,9 @@ def texts_of(case: str, data: Path, scratch: Path) -> list[str]:
 
 def command_of(name: str, models: Models, texts: Path, peer_python: str) -> list[str]:
     """Returns how to start a side."""
-    script, precision, options = SIDES[name]
-    is_ours = name.startswith("ours")
-    model = models.exports[precision] if is_ours else models.hugging_face
+    script, _, options = SIDES[name]
+    is_ours = name in models.exports
+    model = models.exports[name] if is_ours else models.hugging_face
     path = report.ROOT / "benchmarks/peers" / script
     return [sys.executable if is_ours else peer_python, str(path), str(model), str(texts), str(COMPARED), *options]
 
@@ -102,17 +108,17 @@ def run_case(case: str, models: Models, options: argparse.Namespace, scratch: Pa
 
 
 def rows_of(case: str, rounds: list[dict[str, dict[str, float]]]) -> list[list[str]]:
-    """Returns the table's rows: medians, spreads, and the best of ours as a multiple of each side."""
+    """Returns the table's rows: medians, spreads, and OURS as a multiple of each side."""
     rows = []
     for side in rounds[0]:
         row = [case, side]
         for block in BLOCKS:
             values = [one[side][block] for one in rounds]
-            mine = [one["ours-bfloat16"][block] for one in rounds]
+            mine = [one[OURS][block] for one in rounds]
             is_time = block == "single"
             ratio = report.median_ratio(values, mine) if is_time else report.median_ratio(mine, values)
             shown = report.spread([value * 1e3 for value in values]) if is_time else report.spread(values, 0)
-            row.append(shown if side == "ours-bfloat16" else f"{shown}: {ratio:.2f} ×")
+            row.append(shown if side == OURS else f"{shown}: {ratio:.2f} ×")
         rows.append(row)
     return rows
 
@@ -127,15 +133,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     options.side = options.side or [side for side in SIDES if not side.endswith("compile")]
-    options.side = list(dict.fromkeys(["ours-bfloat16", REFERENCE, *options.side]))
+    options.side = list(dict.fromkeys([OURS, REFERENCE, *options.side]))
     with tempfile.TemporaryDirectory() as folder:
         models = make_models(Path(folder))
         results = {case: run_case(case, models, options, Path(folder)) for case in options.case or preparation.CORPORA}
     rows = [row for case, rounds in results.items() for row in rows_of(case, rounds)]
     header = ["case", "side", "texts/s, calls of 512", "texts/s, calls of 32", "one text, ms (median)"]
-    table = (
-        report.table(header, rows) + "\nAfter the colon: how many times faster ours in bfloat16 is, the median of the rounds.\n"
-    )
+    table = report.table(header, rows) + f"\nAfter the colon: how many times faster {OURS} is, the median of the rounds.\n"
     packages = ["torch", "transformers", "onnxruntime", "tokenizers"]
     found = {"machine": report.machine(), "versions": report.versions(options.peer_python, packages), "results": results}
     report.keep("inference", found, table)

@@ -45,10 +45,20 @@ def minilm() -> Path:
 
 @pytest.fixture(scope="session")
 def native():
-    """Our own operations; skips where they cannot be had."""
+    """Our own operations for training; skips where they cannot be had."""
+    return _native("training")
+
+
+@pytest.fixture(scope="session")
+def native_inference():
+    """Our own operations for inference; skips where they cannot be had."""
+    return _native("inference")
+
+
+def _native(purpose):
     from trainer.runtime.native import kernels
 
-    found = kernels()
+    found = kernels(purpose)
     if found.operations is None:
         pytest.skip(f"no operations of our own: {found.reason}")
     return found.operations

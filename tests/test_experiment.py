@@ -63,6 +63,6 @@ def test_resume_differences_leave_out_devices_and_logs():
 
 def test_tpu_flag_and_sections():
     assert experiment.load(None, MINIMAL, tpu="local").runtime.tpu == "local"
-    assert list(load().sections()) == ["task", "encoder", "data", "train", "runtime"]
+    assert list(load().sections()) == ["task", "encoder", "data", "train", "runtime", "export"]
     assert load("data.train=a", "data.test=b").data.sources() == {"train": "a", "test": "b"}
     assert dataclasses.asdict(load().fields())["text_columns"] == ("text",)

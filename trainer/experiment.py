@@ -263,6 +263,15 @@ class RuntimeConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """The `export` section: what a SavedModel is made for."""
+
+    kernels: Literal["tensorflow", "native"] = "tensorflow"
+    """tensorflow: for any server; native: tokenizer and encoder are operations of this project, several times as fast for one
+    text. They lie beside the graph, compiled for the processor of the machine that exports, and a server loads them first."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A run's config, resolved."""
 
@@ -271,6 +280,7 @@ class Experiment:
     data: DataConfig
     train: TrainConfig
     runtime: RuntimeConfig
+    export: ExportConfig
 
     def sections(self) -> dict[str, Any]:
         """Returns {section name: section}, in order."""
@@ -299,6 +309,7 @@ def schema(task_name: str) -> config.Schema:
         "data": DataConfig,
         "train": TrainConfig,
         "runtime": RuntimeConfig,
+        "export": ExportConfig,
     }
 
 
@@ -350,6 +361,7 @@ def versions() -> dict[str, str]:
 ROWS_KEYS = ("data.train", "data.validation", "data.test")
 FREE_KEYS = (
     "runtime.",
+    "export.",
     "data.workers",
     "data.records_dir",
     "train.steps_per_execution",

@@ -13,6 +13,9 @@ import tensorflow_text  # noqa: F401  the tokenizer's operations
 
 
 def main(export, texts, first):
+    operations = Path(export, "assets.extra/operations.so")
+    if operations.exists():
+        tf.load_op_library(str(operations))
     model = tf.saved_model.load(export)
     signature = model.signatures["serving_default"]
 

@@ -46,7 +46,7 @@ def both(layer, config, dtype, reads):
     read = tf.constant(READ) if reads else None
     mask = 1.0 if reads else tf.cast(segments > 0, tf.float32)[..., None]
     hidden = tf.cast(tf.random.stateless_normal([3, LENGTH, config.hidden_size], [5, 6]), dtype)
-    weights = [tf.convert_to_tensor(weight) for weight in native_forward._weights(layer)]
+    weights = [tf.convert_to_tensor(weight) for weight in native_forward.weights_of(layer)]
 
     def theirs(hidden):
         attended = forward._attend(layer.attention, config, hidden, segments, [seeds[0], seeds[1]], read)
@@ -57,7 +57,7 @@ def both(layer, config, dtype, reads):
         output = theirs(hidden)
         direction = tf.cos(tf.reshape(tf.range(tf.size(output), dtype=tf.float32), tf.shape(output))) * mask
         value = tf.reduce_sum(tf.cast(output, tf.float32) * direction)
-    expected = tape.gradient(value, [hidden, *native_forward._weights(layer)])
+    expected = tape.gradient(value, [hidden, *native_forward.weights_of(layer)])
     ours = gradients_of(
         lambda hidden, *weights: native_forward.apply_layer(hidden, segments, read, seeds, list(weights), config),
         [hidden, *weights], mask,
@@ -119,7 +119,7 @@ def test_a_share_without_examples_gives_gradients_of_nothing(native, rows, reads
         output = native_forward.run_layers(bert, hidden, tf.zeros([rows, 8], tf.int32), read if reads else None)
         value = tf.reduce_sum(output * 0.0)
     assert output.shape == (rows, 3 if reads else 8, config.hidden_size) and np.isfinite(output).all()
-    assert not any(np.any(gradient) for gradient in tape.gradient(value, native_forward._weights(bert.encoder.layer[0])))
+    assert not any(np.any(gradient) for gradient in tape.gradient(value, native_forward.weights_of(bert.encoder.layer[0])))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -127,7 +127,7 @@ def test_what_is_no_number_is_not_hidden(native, dtype):
     """A run whose loss is none must see it."""
     layer, config = layer_of(0.0)
     hidden = tf.cast(tf.where(tf.range(LENGTH)[None, :, None] == 40, np.nan, tf.ones([3, LENGTH, config.hidden_size])), dtype)
-    weights = [tf.convert_to_tensor(weight) for weight in native_forward._weights(layer)]
+    weights = [tf.convert_to_tensor(weight) for weight in native_forward.weights_of(layer)]
     output = native_forward.apply_layer(hidden, tf.constant(SEGMENTS), None, tf.zeros([3, 2], tf.int32), weights, config)
     found = np.isnan(tf.cast(output, tf.float32).numpy()).all(axis=-1)
     same_segment = np.array(SEGMENTS) == np.array(SEGMENTS)[:, 40:41]
@@ -138,7 +138,7 @@ def test_an_encoder_without_its_fit_says_why(monkeypatch):
     config = tiny_config()
     assert native_forward.unfit(config, "float16") == "none of our own in float16"
     assert native_forward.unfit(tiny_config(hidden_act="relu"), "float32") == "none of our own with hidden_act=relu"
-    monkeypatch.setattr(native_forward, "kernels", lambda: Kernels(None, "no C++ compiler here"))
+    monkeypatch.setattr(native_forward, "kernels", lambda _: Kernels(None, "no C++ compiler here"))
     assert native_forward.unfit(config, "float32") == "none of our own: no C++ compiler here"
-    monkeypatch.setattr(native_forward, "kernels", lambda: Kernels(object(), ""))
+    monkeypatch.setattr(native_forward, "kernels", lambda _: Kernels(object(), ""))
     assert native_forward.unfit(config, "bfloat16") is None

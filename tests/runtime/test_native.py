@@ -29,8 +29,9 @@ import pytest
 import trainer
 from trainer.runtime import native
 native.OPTIONS = tuple(sys.argv[1] if option == "-march=native" else option for option in native.OPTIONS)
-tests = ["tests/runtime/test_native.py", "tests/models/test_native_forward.py", "-k", "not second_process and not compile"]
-sys.exit(pytest.main(["-p", "no:cacheprovider", *tests]))
+tests = ["runtime/test_native.py", "models/test_native_forward.py", "models/test_native_inference.py"]
+chosen = [*(f"tests/{test}" for test in tests), "-k", "not second_process and not compile"]
+sys.exit(pytest.main(["-p", "no:cacheprovider", *chosen]))
 """
 SIZES = st.integers(1, 150)
 
@@ -77,26 +78,27 @@ def test_products_are_the_same_bits_each_time(product):
 
 def test_a_second_process_finds_what_the_first_compiled(native, tmp_path, monkeypatch):
     monkeypatch.setenv("BERT_TRAINER_CACHE", str(tmp_path))
-    (tmp_path / "operations.cc").write_text("int nothing() { return 0; }\n")  # compiles at once
+    (tmp_path / "training.cc").write_text("int nothing() { return 0; }\n")  # compiles at once
     command = [sys.executable, "-c", LOAD, str(tmp_path)]
     told = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
-    assert "compiling operations for this processor, once" in told[0] and "compiling" not in told[1]
+    assert "compiling operations of training for this processor, once" in told[0] and "compiling" not in told[1]
     assert all("compiled for this processor" in text for text in told)
     assert len(list((tmp_path / "native").iterdir())) == 1, "nothing half made is left"
-    (tmp_path / "operations.cc").write_text("int nothing() { return 1; }\n")
+    (tmp_path / "training.cc").write_text("int nothing() { return 1; }\n")
     again = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "compiling" in again, "other sources are another library"
 
 
+@pytest.mark.parametrize("name", ["training", "inference"])
 @pytest.mark.parametrize("march", ["native", "x86-64-v3", "x86-64"])
-def test_the_sources_compile_without_a_warning(native, march):
+def test_the_sources_compile_without_a_warning(native, march, name):
     """For this processor, for one with vectors of eight numbers, and for any."""
     if march != "native" and platform.machine() != "x86_64":
         pytest.skip("the names are of x86-64's levels")
     compiler = native_module._compiler(os.environ)
     headers = [flag.replace("-I", "-isystem") for flag in tf.sysconfig.get_compile_flags()]  # whose own warnings are not ours
     command = [compiler, *headers, f"-march={march}", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-Wno-ignored-attributes"]
-    done = subprocess.run([*command, str(native_module.SOURCES / "operations.cc")], capture_output=True, text=True)
+    done = subprocess.run([*command, str(native_module.SOURCES / f"{name}.cc")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

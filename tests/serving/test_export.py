@@ -1,13 +1,20 @@
 """The export: what lies in it, that it is refused when it differs, and that it serves without this project."""
 
 import json
+import os
+import platform
+import shutil
 import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 
 from tests.conftest import run_cli, subprocess_environment
 from trainer.errors import UserError
+from trainer.models import native_forward
+from trainer.runtime import native
+from trainer.runtime.native import Kernels
 from trainer.serving import export
 from trainer.serving.export import difference, next_version, reload_and_call, requests_for
 
@@ -30,6 +37,50 @@ def test_a_clean_process_gives_predicts_answers(exported_run, exported, tmp_path
     for signature in ("serving_default", "examples"):
         assert replies[signature]["label"] == [row["label"] for row in predicted]
         assert replies[signature]["probability"] == pytest.approx([row["probability"] for row in predicted], abs=1e-4)
+
+
+def test_native_kernels_lie_beside_the_graph_and_reply_the_same(exported_run, exported, native_inference, reviews, tmp_path):
+    version = next_version(str(exported_run / "exports"))
+    assert run_cli("export", f"--workdir={exported_run}", "--set=export.kernels=native") == 0
+    folder = exported_run / f"exports/{version}"
+    library = folder / "assets.extra/operations.so"
+    requests = requests_for([[row["text"] for row in reviews[:50]]])
+    ours, theirs = (reload_and_call(str(path), requests) for path in (folder, exported))
+    for signature in ("serving_default", "examples"):
+        assert ours[signature]["label"] == theirs[signature]["label"]
+        assert ours[signature]["probability"] == pytest.approx(theirs[signature]["probability"], abs=1e-5)
+
+    # Here the operations are loaded already: a second library of the same must not be in the way.
+    tf.load_op_library(str(shutil.copy(library, tmp_path / "again.so")))
+    signatures = tf.saved_model.load(str(folder)).signatures
+    texts = [row["text"] for row in reviews[:600]]  # about 13,000 tokens: more than one row
+    together = signatures["serving_default"](text=tf.constant(texts))["probabilities"].numpy()
+    assert together[:50].max(1) == pytest.approx(theirs["serving_default"]["probability"], abs=1e-5)
+    alone = signatures["serving_default"](text=tf.constant([texts[555]]))["probabilities"].numpy()
+    assert abs(together[555] - alone[0]).max() < 1e-5
+    assert signatures["serving_default"](text=tf.constant([], tf.string))["probabilities"].shape == [0, 2]
+
+
+def test_native_kernels_that_cannot_be_had_are_told(run_copy, monkeypatch, cli):
+    monkeypatch.setattr(native_forward, "kernels", lambda _: Kernels(None, "no C++ compiler here"))
+    status, _, error = cli("export", f"--workdir={run_copy}", "--set=export.kernels=native")
+    assert status == 1
+    assert "export.kernels=native: none of our own: no C++ compiler here; export.kernels=tensorflow needs none" in error
+
+
+def test_a_library_for_another_processor_says_so(native_inference, tmp_path):
+    """Compiled as if for one with AVX512-ER, which none has had since Knights Mill."""
+    if platform.machine() != "x86_64":
+        pytest.skip("the names are of x86-64's")
+    compiler = native._compiler(os.environ)
+    flags, link = tf.sysconfig.get_compile_flags(), tf.sysconfig.get_link_flags()
+    source, library = str(native.SOURCES / "inference.cc"), str(tmp_path / "operations.so")
+    command = [compiler, *flags, "-O0", "-w", "-shared", "-fPIC", "-D__AVX512ER__", source, "-o", library, *link]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("this compiler does not know such a processor any more")
+    script = "import sys, tensorflow as tf; tf.load_op_library(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", script, library], capture_output=True, text=True)
+    assert "were compiled for a processor with avx512er, which this one lacks: export on this one" in done.stderr
 
 
 def test_a_different_export_is_refused_and_leaves_nothing(run_copy, monkeypatch, cli):

@@ -1,27 +1,11 @@
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.conftest import tiny_config
 from trainer.models.encoder import BertEncoder
 from trainer.serving import signatures
-from trainer.serving.signatures import cut_pairs
 from trainer.tasks.base import TextFields
 from trainer.tasks.classification import Config, Task
-from trainer.text.sequences import pair_lengths
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=6), st.integers(2, 20))
-def test_pairs_are_cut_in_graph_as_in_preparation(lengths, budget):
-    first, second = (
-        tf.ragged.constant([list(range(row[i])) for row in lengths], dtype=tf.int32, ragged_rank=1) for i in (0, 1)
-    )
-    kept = cut_pairs(first, second, budget)
-    found = list(zip(*[part.row_lengths().numpy().tolist() for part in kept], strict=True))
-    assert found == [pair_lengths(a, b, budget) for a, b in lengths]
-    assert all(row == list(range(len(row))) for row in kept[0].to_list()), "the beginning is what stays"
 
 
 def test_signatures_have_dynamic_batch_and_length(exported):
@@ -50,9 +34,9 @@ def test_a_model_too_large_for_one_graph_keeps_its_variables(tokenizer, monkeypa
     ids = tf.constant([[101, 2204, 102]])
     inputs = {"input_ids": ids, "token_type_ids": ids * 0, "position_ids": tf.range(3)[None], "segment_ids": ids * 0 + 1}
     inputs["cls_positions"] = tf.zeros([1, 1], tf.int32)
-    held, variables = signatures._traced(model, task)
+    held, variables = signatures._traced(model, task, native=False)
     monkeypatch.setattr(signatures, "MAX_HELD_BYTES", 0)
-    following, all_variables = signatures._traced(model, task)
+    following, all_variables = signatures._traced(model, task, native=False)
     assert len(variables) < 20 < 30 < len(all_variables)
     assert abs(held(inputs)["logits"] - following(inputs)["logits"]).numpy().max() < 1e-6
 

@@ -169,11 +169,14 @@ class TaskContract:
         json.dumps(scores)
         assert isinstance(scores[task.best_score], float)
 
-    def test_savedmodel_equals_keras(self, task, tmp_path):
+    @pytest.mark.parametrize("kernels", ["tensorflow", "native"])
+    def test_savedmodel_equals_keras(self, task, tmp_path, kernels, request):
+        if kernels == "native":
+            request.getfixturevalue("native_inference")
         model = self.build(task)
         outputs, _ = self.outputs(task, model, labelled=False)
         expected = task.serving({name: tf.constant(value) for name, value in outputs.items()})
-        module = ServingModule(model, task, task.tokenizer, len(self.text_columns), LENGTH)
+        module = ServingModule(model, task, task.tokenizer, len(self.text_columns), LENGTH, kernels == "native")
         tf.saved_model.save(module, str(tmp_path), signatures=module.signatures())
         names = ("text", "text_pair")[: len(self.text_columns)]
         texts = {

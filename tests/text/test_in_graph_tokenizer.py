@@ -3,12 +3,15 @@
 import gzip
 import random
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.errors import UserError
+from trainer.runtime.native import kernels
+from trainer.serving.text_inputs import NativeInputs
 from trainer.text.in_graph_tokenizer import InGraphTokenizer
 from trainer.text.tokenizer import Tokenizer, from_vocabulary, load_tokenizer
 
@@ -21,15 +24,30 @@ EDGE_CASES = [
 ]  # fmt: skip
 
 
+def texts_of(packed, places) -> list[list[int]]:
+    """Returns the ids of packed texts, without [CLS] and [SEP]."""
+    ids, segments, slots = packed["input_ids"].numpy(), packed["segment_ids"].numpy(), packed["cls_positions"].shape[1]
+    ends = segments != np.pad(segments, [[0, 0], [1, 0]])[:, :-1]  # where a text begins, in the order of rows and slots
+    pieces = np.split(ids[segments > 0], np.flatnonzero(ends[segments > 0])[1:])
+    rank = np.argsort(np.argsort(places.numpy()))
+    assert places.numpy().max(initial=0) < len(ids) * slots
+    return [pieces[i][1:-1].tolist() for i in rank]
+
+
 class Pair:
-    """A Hugging Face tokenizer and its twin."""
+    """A Hugging Face tokenizer and its twins: of TensorFlow's operations, and of one of our own, where that can be had."""
 
     def __init__(self, reference: Tokenizer):
         self.reference = reference
         self._graph = tf.function(InGraphTokenizer(reference), input_signature=[tf.TensorSpec([None], tf.string)])
+        self._native = NativeInputs(reference, 1 << 30) if kernels("inference").operations else None
 
     def in_graph(self, texts) -> list[list[int]]:
-        return self._graph(tf.constant(texts, tf.string)).to_list()
+        found = self._graph(tf.constant(texts, tf.string)).to_list()
+        if self._native is not None:
+            packed, places = self._native(tf.constant(texts, tf.string))
+            assert texts_of(packed, places) == found
+        return found
 
     def check(self, texts: list[str]) -> None:
         expected = self.reference.backend.encode_batch(texts, add_special_tokens=False)

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from trainer import assembly, files
 from trainer.cli import Options
 from trainer.data.sources import Row, RowError
 from trainer.errors import UserError
+from trainer.models.native_forward import unfit
+from trainer.runtime.native import kernels
 from trainer.serving.export import next_version, write_export
 from trainer.serving.hugging_face import write_hugging_face
 from trainer.serving.signatures import ServingModule
@@ -36,7 +39,10 @@ def run(options: Options) -> None:
     texts = _texts_to_compare(restored)
     exports = files.join(workdir, "exports")
     log.info("exporting the model of step %s; reading the tokenizer's tables", f"{restored.step:,}")
-    module = ServingModule(restored.assembled.model, task, restored.tokenizer, len(data.text_columns), data.max_seq_length)
+    library = _operations(restored)
+    is_native = library is not None
+    model, texts_each = restored.assembled.model, len(data.text_columns)
+    module = ServingModule(model, task, restored.tokenizer, texts_each, data.max_seq_length, is_native)
     expected = _model_reply(restored, texts)
     folder = write_export(
         exports,
@@ -46,6 +52,7 @@ def run(options: Options) -> None:
         texts,
         expected,
         restored.experiment.train.precision,
+        library,
     )
     log.info("reloaded in a clean process: equal to the model on %d texts, as strings and as tf.Examples", len(texts[0]))
     hugging_face = files.join(workdir, "huggingface")
@@ -57,6 +64,20 @@ def run(options: Options) -> None:
         task.labels_asset() or (),
     )
     print(f"SavedModel: {folder}\nHugging Face files: {hugging_face}")
+
+
+def _operations(restored: assembly.Restored) -> Path | None:
+    """Returns the library of our own operations, where the export is to run by them.
+
+    Raises:
+      UserError: they cannot be had for this model, or here.
+    """
+    if restored.experiment.export.kernels == "tensorflow":
+        return None
+    problem = unfit(restored.assembled.encoder.bert_config, restored.experiment.train.precision, "inference")
+    if problem:
+        raise UserError(f"export.kernels=native: {problem}; export.kernels=tensorflow needs none")
+    return kernels("inference").library
 
 
 def _texts_to_compare(restored: assembly.Restored) -> list[list[str]]:

@@ -6,20 +6,32 @@ their number is what takes the time. What is joined to a product is computed in 
 float32 between. Letters and sources as in `forward`.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 from transformers.activations_tf import get_tf_activation
 
+from trainer.models import native_inference
 from trainer.models.forward import MASKED, layer_norm
 
 _BITS = {2: tf.int16, 4: tf.int32}  # the integers of as many bytes
-_holding: list[dict[tuple, tf.Variable | tf.Tensor]] = []
+
+
+@dataclasses.dataclass(frozen=True)
+class _Held:
+    """What a graph that is traced holds: {key: weights}, and whether it computes with our own operations."""
+
+    native: bool
+    weights: dict[tuple, tf.Variable | tf.Tensor] = dataclasses.field(default_factory=dict)
+
+
+_holding: list[_Held] = []
 
 
 def trace_with_held_weights(
-    run: Callable[[Mapping[str, tf.Tensor]], Any], specs: Mapping[str, tf.TensorSpec]
+    run: Callable[[Mapping[str, tf.Tensor]], Any], specs: Mapping[str, tf.TensorSpec], native: bool = False
 ) -> tuple[tf.types.experimental.ConcreteFunction, list[tf.Variable]]:
     """Traces what calls `encode`, with the weights held in the graph: joined, and in the type that they are used in.
 
@@ -31,11 +43,12 @@ def trace_with_held_weights(
     Args:
       run: of {name: tensor}.
       specs: the tensors' shapes, None where they vary, and types.
+      native: `encode` is one operation of our own, see `native_inference`.
 
     Returns:
       The graph, and the variables that were made for it.
     """
-    held: dict[tuple, tf.Variable | tf.Tensor] = {}
+    held = _Held(native)
     _holding.append(held)
     try:
         # Variables cannot be made while a graph is traced: this call makes them.
@@ -43,21 +56,25 @@ def trace_with_held_weights(
         traced = tf.function(run, autograph=False).get_concrete_function(dict(specs))
     finally:
         _holding.pop()
-    return traced, [value for value in held.values() if isinstance(value, tf.Variable)]
+    return traced, [value for value in held.weights.values() if isinstance(value, tf.Variable)]
+
+
+def _hold(key: tuple, make: Callable[[], tf.Tensor], as_variable: bool) -> tf.Tensor:
+    """Returns what `make` returned when it was asked for `key` first."""
+    weights = _holding[-1].weights
+    if key not in weights:
+        value = make()
+        weights[key] = tf.Variable(value, trainable=False, name="held") if as_variable else value
+    value = weights[key]
+    return tf.convert_to_tensor(value) if isinstance(value, tf.Variable) else tf.constant(value.numpy())
 
 
 def _weight(variables: Sequence[Any], dtype: tf.DType) -> tf.Tensor:
     """Returns variables joined along their last axis, in a type; what is held of them in `trace_with_held_weights`."""
-    key = (dtype, *map(id, variables))
     if not _holding:
         return _joined(variables, dtype)
-    held = _holding[-1]
-    if key not in held:
-        value = _joined(variables, dtype)
-        is_matrix = dtype == tf.float32 and value.shape.rank == 2
-        held[key] = tf.Variable(value, trainable=False, name="held") if is_matrix else value
-    value = held[key]
-    return tf.convert_to_tensor(value) if isinstance(value, tf.Variable) else tf.constant(value.numpy())
+    is_matrix = dtype == tf.float32 and len(variables[0].shape) == 2
+    return _hold((dtype, *map(id, variables)), lambda: _joined(variables, dtype), is_matrix)
 
 
 def _joined(variables: Sequence[Any], dtype: tf.DType) -> tf.Tensor:
@@ -79,6 +96,11 @@ def encode(
     Returns:
       dtype [B, L, H], or [B, P, H] of the tokens that are read.
     """
+    if _holding and _holding[-1].native:
+        ids = (input_ids, token_type_ids, position_ids, segment_ids)
+        vectors = _hold(("vectors",), lambda: native_inference.vectors_of(bert), as_variable=False)
+        matrices = _hold(("matrices",), lambda: native_inference.matrices_of(bert, dtype), as_variable=True)
+        return tf.cast(native_inference.run(bert, ids, read_positions, vectors, matrices), dtype)
     config, embeddings = bert.config, bert.embeddings
     words = tf.gather(embeddings.weight, input_ids)
     positions = tf.gather(_weight([embeddings.position_embeddings], tf.float32), position_ids)

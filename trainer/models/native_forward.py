@@ -4,7 +4,7 @@ Padding is left out before the first layer: all rows become one, as long as ther
 here, since nothing is compiled for it. Letters and sources as in `forward`.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import tensorflow as tf
 
@@ -16,13 +16,13 @@ ACTIVATION = "gelu"
 FAST_ENOUGH = 0.5  # of the speed of the library's products; with AMX these are far ahead, elsewhere about equal
 
 
-def unfit(config: Any, precision: str) -> str | None:
-    """Returns why these operations cannot run an encoder (transformers' BertConfig) in a precision here; None if they can."""
+def unfit(config: Any, precision: str, purpose: Literal["training", "inference"] = "training") -> str | None:
+    """Returns why our operations cannot run an encoder (transformers' BertConfig) in a precision here; None if they can."""
     if precision not in PRECISIONS:
         return f"none of our own in {precision}"
     if config.hidden_act != ACTIVATION:
         return f"none of our own with hidden_act={config.hidden_act}"
-    found = kernels()
+    found = kernels(purpose)
     return None if found.operations else f"none of our own: {found.reason}"
 
 
@@ -75,7 +75,7 @@ def run_layers(
 def _layer(layer, config, hidden, segment_ids, read_positions, recompute):
     rates = (config.attention_probs_dropout_prob, config.hidden_dropout_prob, config.hidden_dropout_prob)
     seeds = tf.stack([draw_seed(rate) for rate in rates])  # drawn outside, see `forward`
-    weights = [tf.convert_to_tensor(weight) for weight in _weights(layer)]
+    weights = [tf.convert_to_tensor(weight) for weight in weights_of(layer)]
 
     def run(hidden, *weights):
         return apply_layer(hidden, segment_ids, read_positions, seeds, list(weights), config)
@@ -83,8 +83,8 @@ def _layer(layer, config, hidden, segment_ids, read_positions, recompute):
     return (tf.recompute_grad(run) if recompute else run)(hidden, *weights)
 
 
-def _weights(layer):
-    """The weights of a TFBertLayer in the order of `Weight` in trainer/native/layer.h."""
+def weights_of(layer: Any) -> list[tf.Variable]:
+    """Returns the weights of a TFBertLayer in the order of `Weight` in trainer/native/arrays.h."""
     attention, output, inner = layer.attention.self_attention, layer.attention.dense_output, layer.intermediate.dense
     denses = [attention.query, attention.key, attention.value, output.dense]
     vectors = [output.LayerNorm.gamma, output.LayerNorm.beta]

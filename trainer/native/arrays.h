@@ -24,6 +24,10 @@ enum Weight {
   kInner, kInnerBias, kOuter, kOuterBias, kOuterGamma, kOuterBeta, kWeights
 };
 
+inline bool IsMatrix(int weight) {
+  return weight == kQuery || weight == kKey || weight == kValue || weight == kOutput || weight == kInner || weight == kOuter;
+}
+
 // What a layer reads. `read_positions` is null where all tokens are read; seeds are those of attention's and both hidden dropouts.
 template <typename T>
 struct LayerInputs {

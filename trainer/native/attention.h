@@ -201,8 +201,10 @@ void Attend(const LayerShape& shape, const std::vector<Segment>& segments, const
   ForEachHead(shape, segments, out, [&](HeadAttention<T>& head, const Segment& segment) {
     head.Score();
     head.Softmax(out.log_sums);
-    head.DrawFactors(dropout);
-    head.Drop(head.weights, head.weights);
+    if (dropout.drops()) {
+      head.DrawFactors(dropout);
+      head.Drop(head.weights, head.weights);
+    }
     float* context = head.upstream;
     MultiplyHere(head.readers(), shape.width(), head.tokens(), head.weights, head.wide_tokens(), 1, head.values, head.wide(),
                  context, head.wide());

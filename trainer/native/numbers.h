@@ -119,9 +119,11 @@ class Dropout {
         threshold_(static_cast<uint32_t>(std::floor(static_cast<double>(rate) * 4294967296.0))),
         scale_(1.0f / (1.0f - rate)) {}
 
+  bool drops() const { return threshold_ != 0; }
+
   // What `count` elements from number `first` on are multiplied with: 0, or 1 / (1 - rate).
   void Factors(uint32_t first, long count, float* factors) const {
-    if (threshold_ == 0) {
+    if (!drops()) {
       for (long i = 0; i < count; ++i) factors[i] = 1.0f;
       return;
     }

@@ -32,11 +32,14 @@ constexpr int kVectors = 2;
 constexpr long kPanel = kVectors * kLanes, kTileRows = 6;
 
 // What a product's inner loop multiplies: a float, or where the processor can, a pair of bfloat16 along the inner dimension.
+// A word is multiplied in kSteps, of whose numbers one is taken at a time.
 struct FloatWord {
   using Element = float;
   static constexpr long kElements = 1;
-  typedef float Word;
-  static Vector Spread(const Word* word) { return *word - Vector{}; }
+  static constexpr int kSteps = 1;
+  typedef float Word, Left, Right;
+  static Vector Spread(const Left* word, int) { return *word - Vector{}; }
+  static Vector Columns(const Right* words, int) { return *reinterpret_cast<const Vector*>(words); }
   static Vector Add(Vector sum, Vector left, Vector right) { return sum + left * right; }
 };
 
@@ -44,8 +47,12 @@ struct FloatWord {
 struct BFloat16Word {
   using Element = BFloat16;
   static constexpr long kElements = 2;
-  typedef uint32_t Word;
-  static Vector Spread(const Word* word) { return reinterpret_cast<Vector>(_mm512_set1_epi32(static_cast<int>(*word))); }
+  static constexpr int kSteps = 1;
+  typedef uint32_t Word, Left, Right;
+  static Vector Spread(const Left* word, int) {
+    return reinterpret_cast<Vector>(_mm512_set1_epi32(static_cast<int>(*word)));
+  }
+  static Vector Columns(const Right* words, int) { return *reinterpret_cast<const Vector*>(words); }
   static Vector Add(Vector sum, Vector left, Vector right) {
     return reinterpret_cast<Vector>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(left),
                                                      reinterpret_cast<__m512bh>(right)));
@@ -68,14 +75,14 @@ Matrix<T> RowMajor(const T* data, long columns) {
   return {data, columns, 1};
 }
 
-// `rows` (1, 3 or 6) rows of the left operand times `vectors` vectors of columns of the right one, added to `out` or put there.
+// `rows` (up to 6) rows of the left operand times `vectors` vectors of columns of the right one, added to `out` or put there.
 template <typename Op, int rows, int vectors>
-inline void MultiplyTile(const typename Op::Word* left, long row_stride, long inner_stride, const typename Op::Word* right,
+inline void MultiplyTile(const typename Op::Left* left, long row_stride, long inner_stride, const typename Op::Right* right,
                          long right_stride, long inner, bool adds, float* out, long out_stride) {
   constexpr int kBases = rows == 6 ? 2 : 1, kEach = rows / kBases;  // an address reaches three rows by its index alone
-  const typename Op::Word* bases[kBases];
+  const typename Op::Left* bases[kBases];
 #pragma GCC unroll 2
-  for (int base = 0; base < kBases; ++base) bases[base] = left + 3 * base * row_stride;
+  for (int base = 0; base < kBases; ++base) bases[base] = left + kEach * base * row_stride;
   Vector sums[rows][vectors] = {};
   if (adds) {
 #pragma GCC unroll 6
@@ -86,22 +93,26 @@ inline void MultiplyTile(const typename Op::Word* left, long row_stride, long in
   }
 #pragma GCC unroll 2
   for (long k = 0; k < inner; ++k) {
-    Vector columns[vectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) columns[v] = *reinterpret_cast<const Vector*>(right + v * kLanes);
-    right += right_stride;
 #pragma GCC unroll 2
-    for (int base = 0; base < kBases; ++base) {
-#pragma GCC unroll 3
-      for (int i = 0; i < kEach; ++i) {
-        const Vector spread = Op::Spread(bases[base] + i * row_stride);
+    for (int step = 0; step < Op::kSteps; ++step) {
+      Vector columns[vectors];
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) {
-          sums[kEach * base + i][v] = Op::Add(sums[kEach * base + i][v], spread, columns[v]);
+      for (int v = 0; v < vectors; ++v) columns[v] = Op::Columns(right + v * kLanes, step);
+#pragma GCC unroll 2
+      for (int base = 0; base < kBases; ++base) {
+#pragma GCC unroll 5
+        for (int i = 0; i < kEach; ++i) {
+          const Vector spread = Op::Spread(bases[base] + i * row_stride, step);
+#pragma GCC unroll 4
+          for (int v = 0; v < vectors; ++v) {
+            sums[kEach * base + i][v] = Op::Add(sums[kEach * base + i][v], spread, columns[v]);
+          }
         }
       }
-      bases[base] += inner_stride;
     }
+    right += right_stride;
+#pragma GCC unroll 2
+    for (int base = 0; base < kBases; ++base) bases[base] += inner_stride;
   }
 #pragma GCC unroll 6
   for (int row = 0; row < rows; ++row) {
@@ -112,19 +123,21 @@ inline void MultiplyTile(const typename Op::Word* left, long row_stride, long in
 
 // As many rows as are left, up to a whole tile; returns how many.
 template <typename Op, int vectors>
-inline long MultiplyRows(long rows_left, const typename Op::Word* left, long row_stride, long inner_stride,
-                         const typename Op::Word* right, long right_stride, long inner, bool adds, float* out,
+inline long MultiplyRows(long rows_left, const typename Op::Left* left, long row_stride, long inner_stride,
+                         const typename Op::Right* right, long right_stride, long inner, bool adds, float* out,
                          long out_stride) {
-  if (rows_left >= 6) {
-    MultiplyTile<Op, 6, vectors>(left, row_stride, inner_stride, right, right_stride, inner, adds, out, out_stride);
-    return 6;
+  const auto multiply = [&](auto rows) {
+    MultiplyTile<Op, rows, vectors>(left, row_stride, inner_stride, right, right_stride, inner, adds, out, out_stride);
+    return static_cast<long>(rows);
+  };
+  switch (rows_left) {
+    case 1: return multiply(std::integral_constant<int, 1>());
+    case 2: return multiply(std::integral_constant<int, 2>());
+    case 3: return multiply(std::integral_constant<int, 3>());
+    case 4: return multiply(std::integral_constant<int, 4>());
+    case 5: return multiply(std::integral_constant<int, 5>());
+    default: return multiply(std::integral_constant<int, 6>());
   }
-  if (rows_left >= 3) {
-    MultiplyTile<Op, 3, vectors>(left, row_stride, inner_stride, right, right_stride, inner, adds, out, out_stride);
-    return 3;
-  }
-  MultiplyTile<Op, 1, vectors>(left, row_stride, inner_stride, right, right_stride, inner, adds, out, out_stride);
-  return 1;
 }
 
 // out = left times right on this thread alone, for the small matrices of attention.

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tensorflow as tf
 
@@ -41,15 +41,17 @@ class Kernels:
     Attributes:
       operations: TensorFlow's module of them; None where they are not used.
       reason: why, or why not.
+      library: the compiled file.
     """
 
     operations: Any
     reason: str
+    library: Path | None = None
 
 
 @functools.cache
-def kernels() -> Kernels:
-    """Returns our operations, compiled and loaded at the first call."""
+def kernels(name: Literal["training", "inference"] = "training") -> Kernels:
+    """Returns our operations for training or for inference, compiled and loaded at the first call."""
     if has_accelerator():
         return Kernels(None, "not for a GPU or TPU")
     if not sys.platform.startswith("linux") or platform.machine() not in MACHINES:
@@ -58,13 +60,13 @@ def kernels() -> Kernels:
     if compiler is None:
         return Kernels(None, f"no C++ compiler here ({', '.join(COMPILERS)}, or one named by CXX)")
     try:
-        path = _library(compiler)
+        path = _library(compiler, name)
     except subprocess.CalledProcessError as error:
         log.debug("%s said:\n%s", compiler, error.stderr)
         return Kernels(None, f"{compiler} cannot compile them (--verbose shows what it says)")
     except (OSError, RuntimeError) as error:
         return Kernels(None, f"they cannot be kept: {error}")
-    return Kernels(tf.load_op_library(str(path)), "compiled for this processor")
+    return Kernels(tf.load_op_library(str(path)), "compiled for this processor", path)
 
 
 def _compiler(environment: Mapping[str, str]) -> str | None:
@@ -73,22 +75,22 @@ def _compiler(environment: Mapping[str, str]) -> str | None:
     return next((found for found in map(shutil.which, names) if found), None)
 
 
-def _library(compiler: str) -> Path:
-    """Returns the compiled library's path; compiles it where there is none of these sources, options and processor."""
+def _library(compiler: str, name: str) -> Path:
+    """Returns the compiled path of `<name>.cc`; compiles it where there is none of these sources, options and processor."""
     options = [*OPTIONS, *([WIDE] if platform.machine() == "x86_64" else [])]
-    sources = sorted(SOURCES.glob("*.h")) + sorted(SOURCES.glob("*.cc"))
+    source = SOURCES / f"{name}.cc"
     parts = [compiler, *options, importlib.metadata.version("tensorflow"), compile_cache.machine()]
-    told = "\n".join(parts).encode() + b"".join(source.read_bytes() for source in sources)
+    told = "\n".join(parts).encode() + b"".join(path.read_bytes() for path in [*sorted(SOURCES.glob("*.h")), source])
     folder = compile_cache.cache_folder("native") or Path(tempfile.mkdtemp(prefix="bert-trainer-"))  # else for this process
-    path = folder / f"operations-{hashlib.sha256(told).hexdigest()[:16]}.so"
+    path = folder / f"{name}-{hashlib.sha256(told).hexdigest()[:16]}.so"
     if path.exists():
         return path
-    log.info("compiling operations for this processor, once (about 20 seconds)")
+    log.info("compiling operations of %s for this processor, once (about 20 seconds)", name)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(dir=folder) as scratch:  # another process may be at it: whole, or not there
         fresh = Path(scratch) / path.name
-        sources = [*options, str(SOURCES / "operations.cc"), "-o", str(fresh)]
-        command = [compiler, *tf.sysconfig.get_compile_flags(), *sources, *tf.sysconfig.get_link_flags()]
+        files = [*options, str(source), "-o", str(fresh)]
+        command = [compiler, *tf.sysconfig.get_compile_flags(), *files, *tf.sysconfig.get_link_flags()]
         subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         os.replace(fresh, path)
     log.debug("compiled in %.1f s: %s", time.monotonic() - begun, path)

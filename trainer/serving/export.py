@@ -37,6 +37,7 @@ def write_export(
     texts: Sequence[Sequence[str]],
     expected: Mapping[str, list],
     precision: str,
+    library: Path | None = None,
 ) -> str:
     """Saves a module as exports/<version>, once a clean process has shown that it equals the model.
 
@@ -48,6 +49,7 @@ def write_export(
       texts: real texts, for each input as many: the warm-up and the comparison use them.
       expected: the model's own reply for these texts, through the Hugging Face tokenizer.
       precision: sets how far numbers may differ.
+      library: compiled operations that the module needs, kept beside it as reload.OPERATIONS_FILE.
 
     Returns:
       The export's folder.
@@ -60,6 +62,10 @@ def write_export(
     try:
         with files.explain_full_disk(partial):
             _save(module, partial, labels)
+            if library is not None:
+                kept = files.join(partial, reload.OPERATIONS_FILE)
+                files.make_dirs(kept.rpartition("/")[0])
+                files.copy(str(library), kept)
             write_warmup(partial, "bert", texts, TEXT_INPUTS[: len(texts)])
         for signature, reply in reload_and_call(partial, requests_for(texts)).items():
             problem = difference(reply, expected, TOLERANCE[precision])

@@ -5,7 +5,11 @@ Loads a SavedModel and calls every signature, as a server would. It must import 
 
 import importlib.abc
 import json
+import os
 import sys
+import tempfile
+
+OPERATIONS_FILE = "assets.extra/operations.so"  # of an export that needs operations of this project
 
 NOT_ON_A_SERVER = {"trainer", "transformers", "tokenizers", "tf_keras", "tensorflow_datasets", "torch"}
 
@@ -25,6 +29,7 @@ def main(export: str, inputs_path: str, outputs_path: str) -> None:
     import tensorflow as tf
     import tensorflow_text  # noqa: F401  registers the operations of the in-graph tokenizer
 
+    _load_operations(tf, f"{export.rstrip('/')}/{OPERATIONS_FILE}")
     with open(inputs_path, encoding="utf8") as file:
         requests = json.load(file)
     model = tf.saved_model.load(export)
@@ -35,6 +40,15 @@ def main(export: str, inputs_path: str, outputs_path: str) -> None:
         replies[signature] = {name: _plain(value.numpy()) for name, value in reply.items()}
     with open(outputs_path, "w", encoding="utf8") as file:
         json.dump(replies, file)
+
+
+def _load_operations(tf, path):
+    if not tf.io.gfile.exists(path):
+        return
+    with tempfile.TemporaryDirectory() as folder:  # the export may be in an object store
+        local = os.path.join(folder, "operations.so")
+        tf.io.gfile.copy(path, local)
+        tf.load_op_library(local)
 
 
 def _tensor(tf, entry):

@@ -6,21 +6,14 @@ from typing import Protocol
 
 import tensorflow as tf
 
-from trainer.data.packing import pack_evenly
-from trainer.features import ROW_ID, TOKENS
-from trainer.models.encoder import PACKED_INPUTS
 from trainer.models.inference_forward import trace_with_held_weights
 from trainer.models.task_model import TaskModel
-from trainer.text.in_graph_tokenizer import InGraphTokenizer
+from trainer.serving.text_inputs import INPUTS, PIECE_TOKENS, GraphInputs, NativeInputs
 from trainer.text.tokenizer import Tokenizer
 
-ROW_WIDTH = 64  # tokens of a packed row, about; longer where a text is
-PIECE_TOKENS = 8192  # of a request, computed at a time
-PACKED = {**TOKENS, **ROW_ID}
 MAX_HELD_BYTES = 1 << 30  # a graph holds less than 2 GB
 TEXT_INPUTS = ("text", "text_pair")  # as Hugging Face's tokenizers name them
 Tensors = Mapping[str, tf.Tensor]
-INPUTS = (*PACKED_INPUTS, "cls_positions")
 
 
 class Served(Protocol):
@@ -42,14 +35,16 @@ class ServingModule(tf.Module):
       tokenizer: the run's.
       texts: 1, or 2 for pairs.
       max_seq_length: longer inputs are cut to this, as in training.
+      native: tokenizer and encoder are operations of our own, which a server must load.
     """
 
-    def __init__(self, model: TaskModel, task: Served, tokenizer: Tokenizer, texts: int, max_seq_length: int):
+    def __init__(
+        self, model: TaskModel, task: Served, tokenizer: Tokenizer, texts: int, max_seq_length: int, native: bool = False
+    ):
         super().__init__(name="serving")
-        self._encode, self.weights = _traced(model, task)
+        self._encode, self.weights = _traced(model, task, native)
         self._serve = task.serving
-        self._tokenize = InGraphTokenizer(tokenizer)
-        self._ids = (tokenizer.cls_id, tokenizer.sep_id)
+        self._inputs_of = (NativeInputs if native else GraphInputs)(tokenizer, max_seq_length)
         self._texts, self._max_seq_length = texts, max_seq_length
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
@@ -65,20 +60,8 @@ class ServingModule(tf.Module):
 
     def _from_strings(self, text: tf.Tensor, text_pair: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """string [batch] (twice for pairs) → the reply."""
-        cls_id, sep_id = self._ids
-        if text_pair is None:
-            parts = [self._tokenize(text)[:, : self._max_seq_length - 2]]
-        else:
-            parts = cut_pairs(self._tokenize(text), self._tokenize(text_pair), self._max_seq_length - 3)
-        batch = tf.shape(text)[0]
-        sep = tf.fill([batch, 1], sep_id)
-        pieces = [tf.concat([part, sep], axis=1) for part in parts]
-        first = tf.concat([tf.fill([batch, 1], cls_id), pieces[0]], axis=1)
-        rows = tf.concat([first, *pieces[1:]], axis=1)
-        types = tf.concat([tf.zeros_like(first), *[tf.ones_like(piece) for piece in pieces[1:]]], axis=1)
-        features = {"input_ids": rows, "token_type_ids": types, "row_id": tf.range(batch)}
-        packed, places = pack_evenly(features, PACKED, ROW_WIDTH)
-        outputs = self._encode_in_pieces({name: packed[name] for name in INPUTS})
+        packed, places = self._inputs_of(text) if text_pair is None else self._inputs_of(text, text_pair)
+        outputs = self._encode_in_pieces(packed)
         return self._serve({name: tf.gather(value, places) for name, value in outputs.items()})
 
     def _encode_in_pieces(self, packed: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -121,7 +104,7 @@ class ServingModule(tf.Module):
         return self._from_strings(*[parsed[name] for name in wanted])
 
 
-def _traced(model: TaskModel, task: Served) -> tuple[tf.types.experimental.ConcreteFunction, list[tf.Variable]]:
+def _traced(model: TaskModel, task: Served, native: bool) -> tuple[tf.types.experimental.ConcreteFunction, list[tf.Variable]]:
     """Returns the model as one function that all signatures call, and the variables that it still reads.
 
     Its weights are held as suits serving; only a model that would not fit into a graph keeps reading all its variables. (Keras'
@@ -131,33 +114,9 @@ def _traced(model: TaskModel, task: Served) -> tuple[tf.types.experimental.Concr
     specs = {name: tf.TensorSpec([None, None], tf.int32, name) for name in INPUTS}
     size = 4 * sum(variable.shape.num_elements() for variable in model.weights)
     held: list[tf.Variable] = []
-    if size <= MAX_HELD_BYTES:
-        traced, held = trace_with_held_weights(served, specs)
+    if native or size <= MAX_HELD_BYTES:
+        traced, held = trace_with_held_weights(served, specs, native)
     else:
         traced = tf.function(served, autograph=False).get_concrete_function(specs)
     read = {id(captured) for captured in traced.captured_inputs}
     return traced, [variable for variable in (*model.weights, *held) if id(variable.handle) in read]
-
-
-def cut_pairs(first: tf.RaggedTensor, second: tf.RaggedTensor, budget: int) -> list[tf.RaggedTensor]:
-    """Cuts pairs of token rows to `budget` together, as `text.sequences.pair_lengths` does: int32 [batch, (tokens)] each."""
-    lengths = [tf.cast(part.row_lengths(), tf.int32) for part in (first, second)]
-    short = tf.minimum(*lengths)
-    long = tf.maximum(short, budget - short)
-    is_both = short + long > budget
-    short = tf.where(is_both, budget // 2, short)
-    long = tf.where(is_both, budget // 2 + budget % 2, long)
-    first_is_longer = lengths[0] > lengths[1]
-    kept = [tf.where(first_is_longer, long, short), tf.where(first_is_longer, short, long)]
-    fits = lengths[0] + lengths[1] <= budget
-    return [
-        _keep(part[:, :budget], tf.where(fits, length, keep))
-        for part, length, keep in zip((first, second), lengths, kept, strict=True)
-    ]
-
-
-def _keep(rows: tf.RaggedTensor, lengths: tf.Tensor) -> tf.RaggedTensor:
-    """Keeps the first tokens of each row."""
-    position = tf.ragged.range(tf.cast(rows.row_lengths(), tf.int32))
-    limit = tf.gather(lengths, position.value_rowids())
-    return tf.ragged.boolean_mask(rows, position.with_values(position.flat_values < limit))

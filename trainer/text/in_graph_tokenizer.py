@@ -26,7 +26,7 @@ class InGraphTokenizer(tf.Module):
 
     def __init__(self, tokenizer: Tokenizer):
         super().__init__(name="in_graph_tokenizer")
-        self._special_tokens = _special_tokens(tokenizer)
+        self._special_tokens = special_tokens(tokenizer)
         self._unk_id = tokenizer.unk_id
         self._wordpiece = _fast_wordpiece(tokenizer)
         self._tables = read_tables(tokenizer)
@@ -149,7 +149,7 @@ def _look_up(table: PagedTable, points: tf.Tensor) -> tf.Tensor:
     return tf.gather(tf.reshape(tf.constant(table.pages), [-1]), page * PAGE + points % PAGE)
 
 
-def _special_tokens(tokenizer: Tokenizer) -> list[tuple[str, int]]:
+def special_tokens(tokenizer: Tokenizer) -> list[tuple[str, int]]:
     """Returns [(token, id)] of the tokens that are found in the raw text before anything else."""
     added: Mapping = tokenizer.backend.get_added_tokens_decoder()
     found = []
@@ -166,6 +166,22 @@ def _special_tokens(tokenizer: Tokenizer) -> list[tuple[str, int]]:
 
 
 def _fast_wordpiece(tokenizer: Tokenizer) -> tf_text.FastWordpieceTokenizer:
+    return tf_text.FastWordpieceTokenizer(
+        vocab=pieces(tokenizer),
+        suffix_indicator=tokenizer.backend.model.continuing_subword_prefix,
+        max_bytes_per_word=4 * MAX_CHARACTERS_PER_WORD,
+        token_out_type=tf.int32,
+        unknown_token=SPECIAL_TOKENS["unk"],
+        no_pretokenization=True,
+    )
+
+
+def pieces(tokenizer: Tokenizer) -> list[str]:
+    """Returns WordPiece's vocabulary by id, "" where an id has no piece.
+
+    Raises:
+      UserError: the tokenizer's model is not WordPiece.
+    """
     model = tokenizer.backend.model
     if type(model).__name__ != "WordPiece" or model.max_input_chars_per_word != MAX_CHARACTERS_PER_WORD:
         raise UserError(f"the in-graph tokenizer reproduces WordPiece with words up to {MAX_CHARACTERS_PER_WORD} characters")
@@ -173,11 +189,4 @@ def _fast_wordpiece(tokenizer: Tokenizer) -> tf_text.FastWordpieceTokenizer:
     vocabulary = [""] * (max(ids.values()) + 1)
     for token, number in ids.items():
         vocabulary[number] = token
-    return tf_text.FastWordpieceTokenizer(
-        vocab=vocabulary,
-        suffix_indicator=model.continuing_subword_prefix,
-        max_bytes_per_word=4 * MAX_CHARACTERS_PER_WORD,
-        token_out_type=tf.int32,
-        unknown_token=SPECIAL_TOKENS["unk"],
-        no_pretokenization=True,
-    )
+    return vocabulary

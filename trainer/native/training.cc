@@ -1,65 +1,15 @@
-// The operations of this folder for TensorFlow: BertLayer, BertLayerGrad, AdamWUpdate, MatrixProduct; on CPUs only.
+// The operations of training for TensorFlow: BertLayer, BertLayerGrad, AdamWUpdate, MatrixProduct; on CPUs only.
 
 #include <cstring>
-#include <string>
 #include <vector>
 
 #include "adamw.h"
 #include "layer.h"
-#include "absl/status/status.h"
-#include "tensorflow/core/framework/common_shape_fns.h"
-#include "tensorflow/core/framework/op.h"
-#include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/framework/resource_mgr.h"
+#include "operation.h"
 #include "tensorflow/core/framework/resource_var.h"
 
 namespace trainer {
 namespace {
-
-namespace tf = tensorflow;
-
-// TensorFlow's type for ours.
-template <typename T>
-struct InTensorFlow {
-  using Type = T;
-};
-template <>
-struct InTensorFlow<BFloat16> {
-  using Type = tf::bfloat16;
-};
-
-// The numbers of a tensor, as ours.
-template <typename T>
-T* Numbers(const tf::Tensor& tensor) {
-  return static_cast<T*>(tensor.data());
-}
-
-// Hands out inputs and allocates outputs, in their order.
-class Call {
- public:
-  explicit Call(tf::OpKernelContext* context) : context_(context) {}
-
-  const tf::Tensor& Next() { return context_->input(next_input_++); }
-  const tf::ResourceHandle& NextVariable() { return HandleFromInput(context_, next_input_++); }
-
-  template <typename T>
-  T* Allocate(std::initializer_list<int64_t> shape) {
-    tf::Tensor* output = nullptr;
-    status_.Update(context_->allocate_output(next_output_++, tf::TensorShape(shape), &output));
-    return output == nullptr ? nullptr : Numbers<T>(*output);
-  }
-
-  // Whether all could be allocated; TensorFlow is told if not.
-  bool ok() {
-    if (!status_.ok()) context_->CtxFailure(status_);
-    return status_.ok();
-  }
-
- private:
-  tf::OpKernelContext* context_;
-  int next_input_ = 0, next_output_ = 0;
-  absl::Status status_;
-};
 
 // --- BertLayer ----------------------------------------------------------------------------------------------------------------
 
@@ -156,9 +106,8 @@ class LayerBackwardKernel : public LayerKernel<T> {
     LayerGradients<T> out{};
     out.hidden = call.Allocate<T>({shape.rows, shape.length, h});
     for (int i = 0; i < kWeights; ++i) {
-      const bool is_matrix = i == kQuery || i == kKey || i == kValue || i == kOutput || i == kInner || i == kOuter;
       const long in_size = i == kOuter ? f : h, out_size = i == kInner || i == kInnerBias ? f : h;
-      out.weights[i] = is_matrix ? call.Allocate<float>({in_size, out_size}) : call.Allocate<float>({out_size});
+      out.weights[i] = IsMatrix(i) ? call.Allocate<float>({in_size, out_size}) : call.Allocate<float>({out_size});
     }
     if (call.ok()) LayerBackward(shape, in, saved, upstream, out);
   }

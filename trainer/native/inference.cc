@@ -1,0 +1,315 @@
+// The operations of inference for TensorFlow: BertInputs, strings to the encoder's inputs, and BertEncoder; on CPUs only.
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "inference.h"
+#include "operation.h"
+#include "wordpiece.h"
+
+namespace trainer {
+namespace {
+
+// --- BertInputs ---------------------------------------------------------------------------------------------------------------
+
+std::string_view View(const tf::tstring& string) { return {string.data(), string.size()}; }
+
+class InputsKernel : public tf::OpKernel {
+ public:
+  explicit InputsKernel(tf::OpKernelConstruction* construction) : OpKernel(construction) {
+    OP_REQUIRES_OK(construction, construction->GetAttr("texts", &texts_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("max_seq_length", &max_seq_length_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("row_tokens", &row_tokens_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("cls_id", &cls_id_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("sep_id", &sep_id_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("unk_id", &unk_id_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("suffix_indicator", &suffix_indicator_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("special_tokens", &special_tokens_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("special_ids", &special_ids_));
+  }
+
+  void Compute(tf::OpKernelContext* context) override {
+    Call call(context);
+    std::vector<const tf::tstring*> columns;
+    const long batch = context->input(0).NumElements();
+    for (int i = 0; i < texts_; ++i) {
+      const tf::Tensor& column = call.Next();
+      OP_REQUIRES(context, column.NumElements() == batch,
+                  absl::InvalidArgumentError("BertInputs: " + std::to_string(batch) + " first texts and " +
+                                             std::to_string(column.NumElements()) + " second ones"));
+      columns.push_back(Numbers<tf::tstring>(column));
+    }
+    const tf::Tensor& vocabulary = call.Next();
+    const WordPiece& pieces = PiecesOf(vocabulary);
+    CharacterTables tables{};
+    tables.replacement = NextTable(&call);
+    tables.replacement_values = Numbers<int32_t>(call.Next());
+    tables.replacement_starts = Numbers<int32_t>(call.Next());
+    tables.kind = NextTable(&call);
+    tables.starters = NextTable(&call);
+    const tf::Tensor& ranks = call.Next();
+    tables.mark_order = {Numbers<int32_t>(ranks), Numbers<int32_t>(call.Next())};
+    tables.reorders = ranks.NumElements() > 0;
+
+    std::vector<std::vector<int32_t>> ids(batch);
+    std::vector<size_t> first_lengths(batch);  // with [CLS] and [SEP]
+    constexpr long kTextsEach = 8;             // of a thread at the least
+    ParallelRanges(batch, kTextsEach, [&](long begin, long end) {
+      for (long i = begin; i < end; ++i) ids[i] = Sequence(pieces, tables, columns, i, &first_lengths[i]);
+    });
+    const PackedTexts packed = PackInOrder(ids, row_tokens_);
+    const long cells = packed.rows * packed.length;
+    int32_t* of_cells[4];  // ids, types, positions, segments
+    for (int32_t*& one : of_cells) one = call.Allocate<int32_t>({packed.rows, packed.length});
+    int32_t* cls_positions = call.Allocate<int32_t>({packed.rows, packed.slots});
+    int32_t* places = call.Allocate<int32_t>({batch});
+    if (!call.ok()) return;
+    for (int32_t* one : of_cells) std::fill_n(one, cells, 0);
+    std::fill_n(cls_positions, packed.rows * packed.slots, 0);
+    for (long i = 0; i < batch; ++i) {
+      const long first_cell = packed.row[i] * packed.length + packed.start[i], length = static_cast<long>(ids[i].size());
+      for (long j = 0; j < length; ++j) {
+        of_cells[0][first_cell + j] = ids[i][j];
+        of_cells[1][first_cell + j] = j >= static_cast<long>(first_lengths[i]);
+        of_cells[2][first_cell + j] = static_cast<int32_t>(j);
+        of_cells[3][first_cell + j] = static_cast<int32_t>(packed.slot[i]) + 1;
+      }
+      places[i] = static_cast<int32_t>(packed.row[i] * packed.slots + packed.slot[i]);
+      cls_positions[places[i]] = static_cast<int32_t>(packed.start[i]);
+    }
+  }
+
+ private:
+  static PagedTable NextTable(Call* call) {
+    const tf::Tensor& page_of = call->Next();
+    return {Numbers<int32_t>(page_of), Numbers<int32_t>(call->Next())};
+  }
+
+  // The vocabulary to look pieces up in; made at the first call, for it never changes.
+  const WordPiece& PiecesOf(const tf::Tensor& vocabulary) {
+    std::call_once(made_, [&] {
+      vocabulary_ = vocabulary;  // the pieces are views of it
+      std::vector<std::string_view> tokens;
+      for (long i = 0; i < vocabulary_.NumElements(); ++i) tokens.push_back(View(Numbers<tf::tstring>(vocabulary_)[i]));
+      std::vector<std::pair<std::string, int32_t>> specials;
+      for (size_t i = 0; i < special_tokens_.size(); ++i) specials.emplace_back(special_tokens_[i], special_ids_[i]);
+      pieces_ = std::make_unique<WordPiece>(tokens, suffix_indicator_, unk_id_, std::move(specials));
+    });
+    return *pieces_;
+  }
+
+  // [CLS] text [SEP], or [CLS] first [SEP] second [SEP], cut to max_seq_length.
+  std::vector<int32_t> Sequence(const WordPiece& pieces, const CharacterTables& tables,
+                                const std::vector<const tf::tstring*>& columns, long row, size_t* first_length) const {
+    const size_t budget = max_seq_length_ - 1 - texts_;
+    const size_t limit = texts_ == 1 ? budget : SIZE_MAX;  // of a pair it matters which is the longer
+    std::vector<int32_t> first = pieces.Ids(tables, View(columns[0][row]), limit), second;
+    if (texts_ == 1) {
+      first.resize(std::min(first.size(), budget));
+    } else {
+      second = pieces.Ids(tables, View(columns[1][row]), limit);
+      CutPair(&first, &second, budget);
+    }
+    std::vector<int32_t> ids{cls_id_};
+    ids.insert(ids.end(), first.begin(), first.end());
+    ids.push_back(sep_id_);
+    *first_length = ids.size();
+    if (texts_ == 2) {
+      ids.insert(ids.end(), second.begin(), second.end());
+      ids.push_back(sep_id_);
+    }
+    return ids;
+  }
+
+  int texts_ = 0, max_seq_length_ = 0, row_tokens_ = 0;
+  int32_t cls_id_ = 0, sep_id_ = 0, unk_id_ = 0;
+  std::string suffix_indicator_;
+  std::vector<std::string> special_tokens_;
+  std::vector<int32_t> special_ids_;
+  std::once_flag made_;
+  tf::Tensor vocabulary_;
+  std::unique_ptr<WordPiece> pieces_;
+};
+
+// Tables as in wordpiece.h: pages, and which of them each block has. Texts come one after the other in rows of about `row_tokens`;
+// `places` says where each one's slot is, counted over rows and slots.
+REGISTER_OP("BertInputs")
+    .Attr("texts: int")
+    .Attr("max_seq_length: int")
+    .Attr("row_tokens: int")
+    .Attr("cls_id: int")
+    .Attr("sep_id: int")
+    .Attr("unk_id: int")
+    .Attr("suffix_indicator: string")
+    .Attr("special_tokens: list(string)")
+    .Attr("special_ids: list(int)")
+    .Input("text: texts * string")
+    .Input("vocabulary: string")
+    .Input("replacement_pages_of: int32")
+    .Input("replacement_pages: int32")
+    .Input("replacement_values: int32")
+    .Input("replacement_starts: int32")
+    .Input("kind_pages_of: int32")
+    .Input("kind_pages: int32")
+    .Input("starter_pages_of: int32")
+    .Input("starter_pages: int32")
+    .Input("mark_pages_of: int32")
+    .Input("mark_pages: int32")
+    .Output("input_ids: int32")
+    .Output("token_type_ids: int32")
+    .Output("position_ids: int32")
+    .Output("segment_ids: int32")
+    .Output("cls_positions: int32")
+    .Output("places: int32")
+    .SetShapeFn([](tf::shape_inference::InferenceContext* context) {
+      const auto unknown = context->UnknownDim();
+      for (int i = 0; i < 5; ++i) context->set_output(i, context->MakeShape({unknown, unknown}));
+      context->set_output(5, context->MakeShape({unknown}));
+      return absl::OkStatus();
+    });
+
+// --- BertEncoder --------------------------------------------------------------------------------------------------------------
+
+absl::Status Wrong(const std::string& what) { return absl::InvalidArgumentError("BertEncoder: " + what); }
+
+// Whether all of `numbers` are in [0, limit); else what is wrong.
+absl::Status InRange(const char* name, const tf::Tensor& tensor, long limit) {
+  const int32_t* numbers = Numbers<int32_t>(tensor);
+  for (long i = 0; i < tensor.NumElements(); ++i) {
+    if (numbers[i] < 0 || numbers[i] >= limit) {
+      return Wrong(std::string(name) + " holds " + std::to_string(numbers[i]) + ", which is not in [0, " + std::to_string(limit) + ")");
+    }
+  }
+  return absl::OkStatus();
+}
+
+template <typename T>
+class EncoderKernel : public tf::OpKernel {
+ public:
+  explicit EncoderKernel(tf::OpKernelConstruction* construction) : OpKernel(construction) {
+    OP_REQUIRES_OK(construction, construction->GetAttr("heads", &heads_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("inner", &inner_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("epsilon", &epsilon_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("layers", &layers_));
+  }
+
+  void Compute(tf::OpKernelContext* context) override {
+    Call call(context);
+    const tf::Tensor &ids = call.Next(), &types = call.Next(), &positions = call.Next(), &segments = call.Next();
+    const tf::Tensor &read = call.Next(), &words = call.Next(), &position_table = call.Next(), &type_table = call.Next();
+    const tf::Tensor &vectors = call.Next(), &matrices = call.Next();
+    for (const tf::Tensor* one : {&types, &positions, &segments}) {
+      OP_REQUIRES(context, one->shape() == ids.shape(), Wrong("ids, types, positions and segments differ in shape"));
+    }
+    OP_REQUIRES_OK(context, InRange("input_ids", ids, words.dim_size(0)));
+    OP_REQUIRES_OK(context, InRange("token_type_ids", types, type_table.dim_size(0)));
+    OP_REQUIRES_OK(context, InRange("position_ids", positions, position_table.dim_size(0)));
+    OP_REQUIRES_OK(context, InRange("read_positions", read, ids.dim_size(1)));
+    const bool reads_all = read.dim_size(1) == 0;
+    const Request request{ids.dim_size(0),
+                          ids.dim_size(1),
+                          reads_all ? ids.dim_size(1) : read.dim_size(1),
+                          Numbers<int32_t>(ids),
+                          Numbers<int32_t>(types),
+                          Numbers<int32_t>(positions),
+                          Numbers<int32_t>(segments),
+                          reads_all ? nullptr : Numbers<int32_t>(read)};
+    LayerShape shape{};
+    shape.hidden = words.dim_size(1);
+    shape.heads = heads_;
+    shape.inner = inner_;
+    shape.epsilon = epsilon_;
+    Embeddings embeddings{Numbers<float>(words), Numbers<float>(position_table), Numbers<float>(type_table), nullptr, nullptr};
+    std::vector<ServedLayer<T>> layers(layers_);
+    const float* vector = Numbers<float>(vectors);
+    const T* matrix = Numbers<T>(matrices);
+    embeddings.gamma = std::exchange(vector, vector + shape.hidden);
+    embeddings.beta = std::exchange(vector, vector + shape.hidden);
+    for (ServedLayer<T>& layer : layers) {
+      for (int i = 0; i < kWeights; ++i) {
+        const long in = i == kOuter ? inner_ : shape.hidden, out = i == kInner || i == kInnerBias ? inner_ : shape.hidden;
+        if (IsMatrix(i)) {
+          layer.matrices[i] = std::exchange(matrix, matrix + PanelSize(in, out));
+        } else {
+          layer.vectors[i] = std::exchange(vector, vector + out);
+        }
+      }
+    }
+    OP_REQUIRES(context, vector == Numbers<float>(vectors) + vectors.NumElements(), Wrong("vectors have another size"));
+    OP_REQUIRES(context, matrix == Numbers<T>(matrices) + matrices.NumElements(), Wrong("matrices have another size"));
+    float* output = call.Allocate<float>({request.rows, request.readers, shape.hidden});
+    if (call.ok()) Serve(shape, request, embeddings, layers, output);
+  }
+
+ private:
+  int heads_ = 0, inner_ = 0, layers_ = 0;
+  float epsilon_ = 0.0f;
+};
+
+absl::Status EncoderShapes(tf::shape_inference::InferenceContext* context) {
+  tf::shape_inference::DimensionHandle hidden = context->UnknownDim();
+  if (context->RankKnown(context->input(5))) hidden = context->Dim(context->input(5), 1);
+  context->set_output(0, context->MakeShape({context->UnknownDim(), context->UnknownDim(), hidden}));
+  return absl::OkStatus();
+}
+
+// `vectors` are the embeddings' gamma and beta and then each layer's, `matrices` each layer's in panels (panels.h), in the order of
+// `Weight`, one after the other.
+REGISTER_OP("BertEncoder")
+    .Attr("T: {float, bfloat16}")
+    .Attr("layers: int >= 1")
+    .Attr("heads: int >= 1")
+    .Attr("inner: int >= 1")
+    .Attr("epsilon: float")
+    .Input("input_ids: int32")
+    .Input("token_type_ids: int32")
+    .Input("position_ids: int32")
+    .Input("segment_ids: int32")
+    .Input("read_positions: int32")
+    .Input("words: float")
+    .Input("positions: float")
+    .Input("types: float")
+    .Input("vectors: float")
+    .Input("matrices: T")
+    .Output("output: float")
+    .SetShapeFn(EncoderShapes);
+
+// What this library was compiled to use and the processor that loads it lacks; null where it lacks nothing.
+const char* MissingHere() {
+#if defined(__AVX512ER__)  // no newer processor has it: for a test
+  if (!__builtin_cpu_supports("avx512er")) return "avx512er";
+#endif
+#if defined(__AVX512BF16__)
+  if (!__builtin_cpu_supports("avx512bf16")) return "avx512bf16";
+#endif
+#if defined(__AVX512F__)
+  if (!__builtin_cpu_supports("avx512f")) return "avx512f";
+#endif
+#if defined(__AVX2__)
+  if (!__builtin_cpu_supports("avx2")) return "avx2";
+#endif
+  return nullptr;
+}
+
+// Each export brings this library along, and a process may load several: the first one's kernels serve all.
+const bool kIsRegistered = [] {
+  if (tf::GetRegisteredKernelsForOp("BertEncoder").kernel_size() > 0) return true;
+  if (const char* missing = MissingHere()) {
+    std::fprintf(stderr, "BertInputs and BertEncoder were compiled for a processor with %s, which this one lacks: export on this one\n",
+                 missing);
+    return false;
+  }
+  REGISTER_KERNEL_BUILDER(Name("BertInputs").Device(tf::DEVICE_CPU), InputsKernel);
+  REGISTER_KERNEL_BUILDER(Name("BertEncoder").Device(tf::DEVICE_CPU).TypeConstraint<float>("T"), EncoderKernel<float>);
+  REGISTER_KERNEL_BUILDER(Name("BertEncoder").Device(tf::DEVICE_CPU).TypeConstraint<tf::bfloat16>("T"), EncoderKernel<BFloat16>);
+  return true;
+}();
+
+}  // namespace
+}  // namespace trainer
