@@ -15,6 +15,8 @@ import tensorflow_text  # noqa: F401  the tokenizer's operations
 def main(export, texts, first):
     operations = Path(export, "assets.extra/operations.so")
     if operations.exists():
+        tf.config.threading.set_inter_op_parallelism_threads(1)  # as docs/serving.md says: the operations have their own
+        tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.load_op_library(str(operations))
     model = tf.saved_model.load(export)
     signature = model.signatures["serving_default"]

@@ -1,6 +1,7 @@
 // The operations of inference for TensorFlow: BertInputs, strings to the encoder's inputs, and BertEncoder; on CPUs only.
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <memory>
 #include <mutex>
@@ -243,11 +244,14 @@ class EncoderKernel : public tf::OpKernel {
     }
     OP_REQUIRES(context, vector == Numbers<float>(vectors) + vectors.NumElements(), Wrong("vectors have another size"));
     OP_REQUIRES(context, matrix == Numbers<T>(matrices) + matrices.NumElements(), Wrong("matrices have another size"));
+    const T* const first = Numbers<T>(matrices);
+    if (held_.exchange(first) != first) HoldInHugePages(first, matrices.NumElements());
     float* output = call.Allocate<float>({request.rows, request.readers, shape.hidden});
     if (call.ok()) Serve(shape, request, embeddings, layers, output);
   }
 
  private:
+  std::atomic<const T*> held_{nullptr};  // the matrices that huge pages were asked for
   int heads_ = 0, inner_ = 0, layers_ = 0;
   float epsilon_ = 0.0f;
 };

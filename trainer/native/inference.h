@@ -86,8 +86,8 @@ void ServeLayer(const LayerShape& shape, const ServedLayer<T>& layer, const std:
   const T* const* matrices = layer.matrices;
   const float* const* vectors = layer.vectors;
   Buffer<float> query(readers * h), key(tokens * h), value(tokens * h), context(readers * h), log_sums(readers * shape.heads);
-  float* const projected[] = {key.data(), value.data(), query.data()};
-  const float* const biases[] = {vectors[kKeyBias], vectors[kValueBias], vectors[kQueryBias]};
+  float* const projected[] = {query.data(), key.data(), value.data()};
+  const float* const biases[] = {vectors[kQueryBias], vectors[kKeyBias], vectors[kValueBias]};
   const auto project = [&](long rows, const float* inputs, long first, const std::vector<const T*>& rights) {
     MultiplyPanels<T>(rows, h, h, inputs, rights, [&](const Tile& tile) {
       float* to = projected[first + tile.product];
@@ -96,10 +96,10 @@ void ServeLayer(const LayerShape& shape, const ServedLayer<T>& layer, const std:
     });
   };
   if (reading == hidden) {
-    project(tokens, hidden, 0, {matrices[kKey], matrices[kValue], matrices[kQuery]});
+    project(tokens, hidden, 0, {matrices[kQuery], matrices[kKey], matrices[kValue]});
   } else {
-    project(tokens, hidden, 0, {matrices[kKey], matrices[kValue]});
-    project(readers, reading, 2, {matrices[kQuery]});
+    project(readers, reading, 0, {matrices[kQuery]});
+    project(tokens, hidden, 1, {matrices[kKey], matrices[kValue]});
   }
   LayerOutputs<float> attention{};
   attention.query = query.data();
