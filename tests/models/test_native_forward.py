@@ -138,6 +138,8 @@ def test_an_encoder_without_its_fit_says_why(monkeypatch):
     config = tiny_config()
     assert native_forward.unfit(config, "float16") == "none of our own in float16"
     assert native_forward.unfit(tiny_config(hidden_act="relu"), "float32") == "none of our own with hidden_act=relu"
+    odd = native_forward.unfit(tiny_config(intermediate_size=65), "bfloat16", "inference")
+    assert odd == "none of our own in bfloat16 with an odd hidden_size or intermediate_size"
     monkeypatch.setattr(native_forward, "kernels", lambda _: Kernels(None, "no C++ compiler here"))
     assert native_forward.unfit(config, "float32") == "none of our own: no C++ compiler here"
     monkeypatch.setattr(native_forward, "kernels", lambda _: Kernels(object(), ""))

@@ -169,20 +169,25 @@ class TaskContract:
         json.dumps(scores)
         assert isinstance(scores[task.best_score], float)
 
-    @pytest.mark.parametrize("kernels", ["tensorflow", "native"])
-    def test_savedmodel_equals_keras(self, task, tmp_path, kernels, request):
-        if kernels == "native":
-            request.getfixturevalue("native_inference")
+    def test_savedmodel_equals_keras(self, task, tmp_path):
         model = self.build(task)
+        module = ServingModule(model, task, task.tokenizer, len(self.text_columns), LENGTH)
+        tf.saved_model.save(module, str(tmp_path), signatures=module.signatures())
+        self.check_reply(tf.saved_model.load(str(tmp_path)).signatures["serving_default"], task, model)
+
+    def test_native_serving_equals_keras(self, task, native_inference):
+        model = self.build(task)
+        module = ServingModule(model, task, task.tokenizer, len(self.text_columns), LENGTH, native=True)
+        self.check_reply(module.signatures()["serving_default"], task, model)
+
+    def check_reply(self, serve, task, model):
         outputs, _ = self.outputs(task, model, labelled=False)
         expected = task.serving({name: tf.constant(value) for name, value in outputs.items()})
-        module = ServingModule(model, task, task.tokenizer, len(self.text_columns), LENGTH, kernels == "native")
-        tf.saved_model.save(module, str(tmp_path), signatures=module.signatures())
         names = ("text", "text_pair")[: len(self.text_columns)]
         texts = {
             name: tf.constant([row[column] for row in self.rows]) for name, column in zip(names, self.text_columns, strict=True)
         }
-        reply = tf.saved_model.load(str(tmp_path)).signatures["serving_default"](**texts)
+        reply = serve(**texts)
         for name, value in expected.items():
             if value.dtype == tf.string:
                 assert reply[name].numpy().tolist() == value.numpy().tolist()

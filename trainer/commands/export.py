@@ -16,6 +16,7 @@ from trainer.models.native_forward import unfit
 from trainer.runtime.native import kernels
 from trainer.serving.export import next_version, write_export
 from trainer.serving.hugging_face import write_hugging_face
+from trainer.serving.reload import OPERATIONS_FILE
 from trainer.serving.signatures import ServingModule
 
 log = logging.getLogger(__name__)
@@ -40,9 +41,9 @@ def run(options: Options) -> None:
     exports = files.join(workdir, "exports")
     log.info("exporting the model of step %s; reading the tokenizer's tables", f"{restored.step:,}")
     library = _operations(restored)
-    is_native = library is not None
-    model, texts_each = restored.assembled.model, len(data.text_columns)
-    module = ServingModule(model, task, restored.tokenizer, texts_each, data.max_seq_length, is_native)
+    module = ServingModule(
+        restored.assembled.model, task, restored.tokenizer, len(data.text_columns), data.max_seq_length, library is not None
+    )
     expected = _model_reply(restored, texts)
     folder = write_export(
         exports,
@@ -63,7 +64,10 @@ def run(options: Options) -> None:
         *task.hugging_face_head(restored.assembled.model),
         task.labels_asset() or (),
     )
-    print(f"SavedModel: {folder}\nHugging Face files: {hugging_face}")
+    print(f"SavedModel: {folder}")
+    if library is not None:
+        print(f"Operations that a server loads first: {folder}/{OPERATIONS_FILE}")
+    print(f"Hugging Face files: {hugging_face}")
 
 
 def _operations(restored: assembly.Restored) -> Path | None:

@@ -22,6 +22,8 @@ def unfit(config: Any, precision: str, purpose: Literal["training", "inference"]
         return f"none of our own in {precision}"
     if config.hidden_act != ACTIVATION:
         return f"none of our own with hidden_act={config.hidden_act}"
+    if purpose == "inference" and precision == "bfloat16" and (config.hidden_size | config.intermediate_size) % 2:
+        return "none of our own in bfloat16 with an odd hidden_size or intermediate_size"
     found = kernels(purpose)
     return None if found.operations else f"none of our own: {found.reason}"
 
