@@ -76,9 +76,16 @@ def read_tables(tokenizer: Tokenizer) -> CharacterTables:
             "the in-graph tokenizer reproduces BertNormalizer and BertPreTokenizer; this tokenizer has "
             f"{type(normalizer).__name__} and {type(pre_tokenizer).__name__}"
         )
-    outputs = _outputs(normalizer)
-    strips = normalizer.strip_accents if normalizer.strip_accents is not None else normalizer.lowercase
-    starters, mark_order = _combining_tables(normalizer, outputs) if strips else (None, None)
+    return _tables(normalizer.clean_text, normalizer.handle_chinese_chars, normalizer.strip_accents, normalizer.lowercase)
+
+
+@functools.cache  # some seconds; all that a vocabulary does not say
+def _tables(clean_text: bool, handle_chinese_chars: bool, strip_accents: bool | None, lowercase: bool) -> CharacterTables:
+    options = {"clean_text": clean_text, "handle_chinese_chars": handle_chinese_chars}
+    outputs = _outputs(normalizers.BertNormalizer(**options, strip_accents=strip_accents, lowercase=lowercase))
+    strips = strip_accents if strip_accents is not None else lowercase
+    keeping = normalizers.BertNormalizer(**options, strip_accents=False, lowercase=False)
+    starters, mark_order = _combining_tables(keeping, outputs) if strips else (None, None)
     replacement, values, starts = _replacement_table(outputs)
     kind = PagedTable.of(_kinds())
     return CharacterTables(replacement, values, starts, kind, starters, mark_order)
@@ -91,10 +98,15 @@ def _characters() -> list[str]:
 
 
 def _outputs(normalizer) -> list[str]:
-    """Returns the normalizer's output for each of `_characters()`, asked in one call."""
-    outputs = normalizer.normalize_str(_SEPARATOR.join(_characters())).split(_SEPARATOR)
+    """Returns the normalizer's output for each of `_characters()`."""
+    return _normalized(normalizer, _characters())
+
+
+def _normalized(normalizer, texts: list[str]) -> list[str]:
+    """Returns the normalizer's output for each of the texts that stand for `_characters()`, asked in one call."""
+    outputs = normalizer.normalize_str(_SEPARATOR.join(texts)).split(_SEPARATOR)
     position = ord(_SEPARATOR)  # the separator itself was cut into two empty outputs
-    if outputs[position : position + 2] != ["", ""] or len(outputs) != len(_characters()) + 1:
+    if outputs[position : position + 2] != ["", ""] or len(outputs) != len(texts) + 1:
         raise UserError(f"this tokenizer changes or makes {_SEPARATOR!r}; its character tables cannot be read")
     return [*outputs[:position], _SEPARATOR, *outputs[position + 2 :]]
 
@@ -124,19 +136,20 @@ def _kinds() -> np.ndarray:
     return table
 
 
-def _combining_tables(normalizer, outputs: list[str]) -> tuple[PagedTable, PagedTable]:
-    """Returns the tables `starters` and `mark_order`."""
-    keeping = normalizers.BertNormalizer(
-        clean_text=normalizer.clean_text,
-        handle_chinese_chars=normalizer.handle_chinese_chars,
-        strip_accents=False,
-        lowercase=False,
-    )
+def _combining_tables(keeping, outputs: list[str]) -> tuple[PagedTable, PagedTable]:
+    """Returns the tables `starters` and `mark_order`.
+
+    Args:
+      keeping: the normalizer without what it does to accents and case.
+      outputs: the normalizer's.
+    """
     nfd = normalizers.NFD()
     nonstarters = _nonstarters(nfd)
     starters = np.zeros(CODE_POINTS, np.int32)
-    for character, cleaned in zip(_characters(), _outputs(keeping), strict=True):
-        decomposed = nfd.normalize_str(cleaned) if not cleaned.isascii() else cleaned
+    for character, decomposed in zip(_characters(), _normalized(nfd, _outputs(keeping)), strict=True):
+        if len(decomposed) == 1:  # nearly all
+            starters[ord(character)] = decomposed not in nonstarters
+            continue
         count = sum(part not in nonstarters for part in decomposed)
         if any(part in nonstarters for part in decomposed[:count]):
             raise UserError(f"U+{ord(character):04X} decomposes to a mark before a letter; reordering it is not supported")
