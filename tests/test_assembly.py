@@ -89,7 +89,7 @@ def test_our_own_operations_are_chosen_by_their_products(monkeypatch, native, as
 
 def test_our_own_operations_that_cannot_be_had_are_told(monkeypatch):
     placement = devices_of(monkeypatch, "default", ["CPU:0"])
-    monkeypatch.setattr("trainer.models.native_forward.kernels", lambda: Kernels(None, "no C++ compiler here"))
+    monkeypatch.setattr("trainer.models.native_forward.kernels", lambda _: Kernels(None, "no C++ compiler here"))
     step = assembly.step_kernels(TrainConfig(), tiny_config(), placement)
     assert not step.native and step.line.endswith("(auto: a CPU; none of our own: no C++ compiler here)")
     with pytest.raises(
