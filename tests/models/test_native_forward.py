@@ -6,6 +6,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras as keras
 
 from tests.conftest import tiny_config
 from trainer.models import forward, native_forward
@@ -20,7 +21,7 @@ READ = [[0, 33, 33], [69, 0, 0], [57, 17, 0]]  # a token may be read twice
 
 
 def layer_of(rate, hidden=96, heads=3, inner=200):
-    tf.random.set_seed(1)
+    keras.utils.set_random_seed(1)
     config = tiny_config(
         hidden_size=hidden, num_attention_heads=heads, intermediate_size=inner, num_hidden_layers=1,
         hidden_dropout_prob=rate, attention_probs_dropout_prob=rate,
@@ -86,7 +87,7 @@ def test_bfloat16_differs_by_its_rounding_only(native, sizes, reads):
     for found, other, wanted in zip(our_gradients, their_gradients, exact_gradients, strict=True):
         if tf.norm(wanted) > 1e-3:  # the key's bias has none
             gaps = [float(tf.norm(tf.cast(one, tf.float32) - wanted) / tf.norm(wanted)) for one in (found, other)]
-            assert gaps[0] < 0.2 and gaps[0] < 1.2 * gaps[1] + 1e-3, (found.shape, gaps)
+            assert gaps[0] < 0.2 and gaps[0] < 1.2 * gaps[1] + 3e-3, (found.shape, gaps)
 
 
 @pytest.mark.parametrize("reads", [False, True], ids=["all tokens", "some tokens"])

@@ -133,6 +133,13 @@ def test_inputs_of_different_shapes_are_told():
         ours(inputs)
 
 
+def test_read_positions_of_other_rows_are_told():
+    _, ours = both_of(BertEncoder(tiny_config()), True)
+    inputs = inputs_of(2, 9) | {"read": tf.zeros([1, 3], tf.int32)}
+    with pytest.raises(tf.errors.InvalidArgumentError, match="read_positions has other rows than input_ids"):
+        ours(inputs)
+
+
 @pytest.mark.parametrize("name", ["vectors", "matrices"])
 def test_weights_of_another_model_are_told(name):
     encoder = BertEncoder(tiny_config())

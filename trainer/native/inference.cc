@@ -213,6 +213,7 @@ class EncoderKernel : public tf::OpKernel {
     OP_REQUIRES_OK(context, InRange("position_ids", positions, position_table.dim_size(0)));
     OP_REQUIRES_OK(context, InRange("read_positions", read, ids.dim_size(1)));
     const bool reads_all = read.dim_size(1) == 0;
+    OP_REQUIRES(context, reads_all || read.dim_size(0) == ids.dim_size(0), Wrong("read_positions has other rows than input_ids"));
     const Request request{ids.dim_size(0),
                           ids.dim_size(1),
                           reads_all ? ids.dim_size(1) : read.dim_size(1),
