@@ -48,7 +48,7 @@ Layer<T> MakeLayer(const T* hidden, const std::vector<int32_t>& segment_ids, con
   Layer<T> layer{{1, l, p, h, kHeads, f, 1e-12f, 0.1f, 0.1f}, {}, {}, {}};
   layer.in = {hidden, segment_ids.data(), read ? read->data() : nullptr, seeds, {}};
   for (int i = 0; i < kWeights; ++i) {
-    const long size = (i == kInner || i == kInnerBias ? f : h) * (IsMatrix(i) ? (i == kOuter ? f : h) : 1);
+    const long size = ColumnsOf(i, h, f) * (IsMatrix(i) ? RowsOf(i, h, f) : 1);
     layer.in.weights[i] = Random<float>(size);
     layer.gradients.weights[i] = Random<float>(size);
   }

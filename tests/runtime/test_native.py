@@ -21,7 +21,7 @@ import trainer
 from trainer.runtime import native
 native.SOURCES = pathlib.Path(sys.argv[1])
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-print(native.kernels().reason)
+print(native.kernels("training").reason)
 """
 FOR_ANOTHER = """
 import sys
@@ -43,7 +43,7 @@ def product(native):
 
 def anew():
     """Looks again, whatever an earlier look found."""
-    return kernels.__wrapped__()
+    return kernels.__wrapped__("training")
 
 
 @settings(max_examples=40, deadline=None)
@@ -155,5 +155,5 @@ def test_the_shorter_of_both_products_counts(native, monkeypatch):
     assert native_module.product_seconds(tf.float32, True) > 0 and native_module.product_seconds(tf.float32, False) > 0
     monkeypatch.setattr(native_module, "product_seconds", lambda dtype, with_ours: 1.0 if with_ours else 2.0)
     assert native_module.best_seconds(tf.float32) == 1.0
-    monkeypatch.setattr(native_module, "kernels", lambda: native_module.Kernels(None, ""))
+    monkeypatch.setattr(native_module, "kernels", lambda _: native_module.Kernels(None, ""))
     assert native_module.best_seconds(tf.float32) == 2.0

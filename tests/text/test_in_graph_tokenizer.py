@@ -27,8 +27,8 @@ EDGE_CASES = [
 def texts_of(packed, places) -> list[list[int]]:
     """Returns the ids of packed texts, without [CLS] and [SEP]."""
     ids, segments, slots = packed["input_ids"].numpy(), packed["segment_ids"].numpy(), packed["cls_positions"].shape[1]
-    ends = segments != np.pad(segments, [[0, 0], [1, 0]])[:, :-1]  # where a text begins, in the order of rows and slots
-    pieces = np.split(ids[segments > 0], np.flatnonzero(ends[segments > 0])[1:])
+    begins = segments != np.pad(segments, [[0, 0], [1, 0]])[:, :-1]  # where a text begins, in the order of rows and slots
+    pieces = np.split(ids[segments > 0], np.flatnonzero(begins[segments > 0])[1:])
     rank = np.argsort(np.argsort(places.numpy()))
     assert places.numpy().max(initial=0) < len(ids) * slots
     return [pieces[i][1:-1].tolist() for i in rank]

@@ -98,8 +98,8 @@ def encode(
     """
     if _holding and _holding[-1].native:
         ids = (input_ids, token_type_ids, position_ids, segment_ids)
-        vectors = _hold(("vectors",), lambda: native_inference.vectors_of(bert), as_variable=False)
-        matrices = _hold(("matrices",), lambda: native_inference.matrices_of(bert, dtype), as_variable=True)
+        vectors = _hold(("vectors", id(bert)), lambda: native_inference.vectors_of(bert), as_variable=False)
+        matrices = _hold(("matrices", id(bert)), lambda: native_inference.matrices_of(bert, dtype), as_variable=True)
         return tf.cast(native_inference.run(bert, ids, read_positions, vectors, matrices), dtype)
     config, embeddings = bert.config, bert.embeddings
     words = tf.gather(embeddings.weight, input_ids)

@@ -4,11 +4,11 @@ Padding is left out before the first layer: all rows become one, as long as ther
 here, since nothing is compiled for it. Letters and sources as in `forward`.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import tensorflow as tf
 
-from trainer.runtime.native import kernels
+from trainer.runtime.native import Purpose, kernels
 from trainer.runtime.randomness import draw_seed
 
 PRECISIONS = ("float32", "bfloat16")
@@ -16,7 +16,7 @@ ACTIVATION = "gelu"
 FAST_ENOUGH = 0.5  # of the speed of the library's products; with AMX these are far ahead, elsewhere about equal
 
 
-def unfit(config: Any, precision: str, purpose: Literal["training", "inference"] = "training") -> str | None:
+def unfit(config: Any, precision: str, purpose: Purpose = "training") -> str | None:
     """Returns why our operations cannot run an encoder (transformers' BertConfig) in a precision here; None if they can."""
     if precision not in PRECISIONS:
         return f"none of our own in {precision}"
@@ -113,7 +113,7 @@ def apply_layer(
       weights: 16 tensors, float32.
       config: transformers' BertConfig.
     """
-    operations = kernels().operations
+    operations = kernels("training").operations
     read = tf.zeros([1, 0], tf.int32) if read_positions is None else read_positions
     attributes = {
         "heads": config.num_attention_heads,

@@ -100,7 +100,7 @@ class AdamW(keras.optimizers.Optimizer):
         listed = [gradient for gradient in gradients if isinstance(gradient, tf.IndexedSlices)]
         correction, epsilon = self._corrections()
         handles = [[variable.handle for variable in kind] for kind in (variables, first, second, averages)]
-        kernels().operations.adam_w_update(
+        kernels("training").operations.adam_w_update(
             tf.stack([self.learning_rate, correction, epsilon]),
             *handles,
             [gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient for gradient in gradients],

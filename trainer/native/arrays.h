@@ -28,6 +28,10 @@ inline bool IsMatrix(int weight) {
   return weight == kQuery || weight == kKey || weight == kValue || weight == kOutput || weight == kInner || weight == kOuter;
 }
 
+// The rows of a matrix, and the columns of a matrix or the size of a vector.
+inline long RowsOf(int weight, long hidden, long inner) { return weight == kOuter ? inner : hidden; }
+inline long ColumnsOf(int weight, long hidden, long inner) { return weight == kInner || weight == kInnerBias ? inner : hidden; }
+
 // What a layer reads. `read_positions` is null where all tokens are read; seeds are those of attention's and both hidden dropouts.
 template <typename T>
 struct LayerInputs {

@@ -235,11 +235,11 @@ class EncoderKernel : public tf::OpKernel {
     embeddings.beta = std::exchange(vector, vector + shape.hidden);
     for (ServedLayer<T>& layer : layers) {
       for (int i = 0; i < kWeights; ++i) {
-        const long in = i == kOuter ? inner_ : shape.hidden, out = i == kInner || i == kInnerBias ? inner_ : shape.hidden;
+        const long columns = ColumnsOf(i, shape.hidden, inner_);
         if (IsMatrix(i)) {
-          layer.matrices[i] = std::exchange(matrix, matrix + PanelSize(in, out));
+          layer.matrices[i] = std::exchange(matrix, matrix + PanelSize(RowsOf(i, shape.hidden, inner_), columns));
         } else {
-          layer.vectors[i] = std::exchange(vector, vector + out);
+          layer.vectors[i] = std::exchange(vector, vector + columns);
         }
       }
     }

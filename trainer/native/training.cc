@@ -106,8 +106,8 @@ class LayerBackwardKernel : public LayerKernel<T> {
     LayerGradients<T> out{};
     out.hidden = call.Allocate<T>({shape.rows, shape.length, h});
     for (int i = 0; i < kWeights; ++i) {
-      const long in_size = i == kOuter ? f : h, out_size = i == kInner || i == kInnerBias ? f : h;
-      out.weights[i] = IsMatrix(i) ? call.Allocate<float>({in_size, out_size}) : call.Allocate<float>({out_size});
+      const long rows = RowsOf(i, h, f), columns = ColumnsOf(i, h, f);
+      out.weights[i] = IsMatrix(i) ? call.Allocate<float>({rows, columns}) : call.Allocate<float>({columns});
     }
     if (call.ok()) LayerBackward(shape, in, saved, upstream, out);
   }

@@ -201,7 +201,7 @@ struct PackedTexts {
   std::vector<long> row, start, slot;  // of each text
 };
 
-// Puts texts of `lengths` tokens into rows one after the other, up to `row_tokens` in each, or one longer text.
+// Puts texts, the ids of each, into rows one after the other, up to `row_tokens` in each, or one longer text.
 inline PackedTexts PackInOrder(const std::vector<std::vector<int32_t>>& texts, long row_tokens) {
   PackedTexts packed;
   long row = 0, used = 0, slot = 0;

@@ -32,6 +32,7 @@ OPTIONS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-pt
 WIDE = "-mprefer-vector-width=512"  # x86: GCC halves the vectors otherwise
 MACHINES = ("x86_64", "aarch64")
 MEASURED_SIZE, MEASUREMENTS = 768, 5  # of the product that is measured: some milliseconds each
+Purpose = Literal["training", "inference"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Kernels:
 
 
 @functools.cache
-def kernels(name: Literal["training", "inference"] = "training") -> Kernels:
-    """Returns our operations for training or for inference, compiled and loaded at the first call."""
+def kernels(purpose: Purpose) -> Kernels:
+    """Returns our operations for a purpose, compiled and loaded at the first call."""
     if has_accelerator():
         return Kernels(None, "not for a GPU or TPU")
     if not sys.platform.startswith("linux") or platform.machine() not in MACHINES:
@@ -60,7 +61,7 @@ def kernels(name: Literal["training", "inference"] = "training") -> Kernels:
     if compiler is None:
         return Kernels(None, f"no C++ compiler here ({', '.join(COMPILERS)}, or one named by CXX)")
     try:
-        path = _library(compiler, name)
+        path = _library(compiler, purpose)
     except subprocess.CalledProcessError as error:
         log.debug("%s said:\n%s", compiler, error.stderr)
         return Kernels(None, f"{compiler} cannot compile them (--verbose shows what it says)")
@@ -102,7 +103,7 @@ def product_seconds(dtype: tf.DType, with_ours: bool) -> float:
     """Returns the shortest of some products of MEASURED_SIZE rows and columns, by our operation or by TensorFlow's library."""
     left = tf.cast(tf.random.stateless_normal([MEASURED_SIZE, MEASURED_SIZE], [1, 2]), dtype)
     right = tf.cast(left, tf.float32) if with_ours else left
-    multiply = kernels().operations.matrix_product if with_ours else tf.linalg.matmul
+    multiply = kernels("training").operations.matrix_product if with_ours else tf.linalg.matmul
     product = tf.function(lambda left, right: multiply(left, right)[0, 0], autograph=False)
     product(left, right)
     seconds = []
@@ -115,5 +116,5 @@ def product_seconds(dtype: tf.DType, with_ours: bool) -> float:
 
 def best_seconds(dtype: tf.DType) -> float:
     """Returns the shorter of both `product_seconds`, of those that can be had."""
-    ways = [False, True] if kernels().operations else [False]
+    ways = [False, True] if kernels("training").operations else [False]
     return min(product_seconds(dtype, with_ours) for with_ours in ways)
