@@ -53,24 +53,26 @@ def write_model(folder: Path, tokenizer: Any) -> None:
     write_hugging_face(str(folder), encoder, tokenizer, *head, ())
 
 
-def write_case(name: str, data: Path, folder: Path, tokenizer: Any) -> Path:
-    """Writes a case's masked examples and their targets."""
+def write_case(
+    name: str, data: Path, folder: Path, tokenizer: Any, length: int = LENGTH, batch: int = BATCH, batches: int = BATCHES
+) -> Path:
+    """Writes a case's masked examples and their targets: <name>-<length>.json."""
     from trainer.text.masks import MaskableTokens, MaskingRecipe, StaticMasker
 
     with gzip.open(data / "enwik8_clean.txt.gz", "rt", encoding="utf8") as file:
         encoded = [tokenizer.encode(line) for line in islice(file, 40_000) if line.strip()]
-    generator, count = random.Random(1), BATCHES * BATCH
+    generator, count = random.Random(1), batches * batch
     if name == "full":
         flat = [token for ids in encoded for token in ids]
-        bodies = [flat[start : start + LENGTH - 2] for start in range(0, len(flat) - LENGTH, LENGTH - 2)]
+        bodies = [flat[start : start + length - 2] for start in range(0, len(flat) - length, length - 2)]
     else:
-        bodies = [ids[: LENGTH - 2] for ids in encoded if ids]
+        bodies = [ids[: length - 2] for ids in encoded if ids]
     generator.shuffle(bodies)
     mask = StaticMasker(MaskingRecipe(), MaskableTokens(tokenizer))
     masked = [mask([tokenizer.cls_id, *ids, tokenizer.sep_id], generator) for ids in bodies[:count]]
     content = {"examples": [ids for ids, _ in masked], "targets": [targets for _, targets in masked]}
-    path = folder / f"{name}.json"
-    path.write_text(json.dumps({**content, "batch_size": BATCH, "max_length": LENGTH}))
+    path = folder / f"{name}-{length}.json"
+    path.write_text(json.dumps({**content, "batch_size": batch, "max_length": length}))
     return path
 
 

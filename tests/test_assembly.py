@@ -87,6 +87,20 @@ def test_our_own_operations_are_chosen_by_their_products(monkeypatch, native, as
     assert (step.whole, step.native) == (False, is_native) and step.line.startswith(line)
 
 
+@pytest.mark.parametrize(
+    ("asked", "ours", "has_compiler", "is_native"),
+    [("auto", 1.0, True, True), ("xla", 1.0, True, False), ("auto", 9.0, True, False), ("native", 1.0, False, False)],
+)
+def test_evaluation_takes_our_own_operations_where_it_can(monkeypatch, native, asked, ours, has_compiler, is_native):
+    """A run that was trained by them is scored without, where there is no compiler."""
+    monkeypatch.setattr("trainer.runtime.native.product_seconds", lambda dtype, with_ours: ours if with_ours else 1.0)
+    if not has_compiler:
+        monkeypatch.setattr("trainer.models.native_forward.kernels", lambda _: Kernels(None, "no C++ compiler here"))
+    encoder = types.SimpleNamespace(bert_config=tiny_config(), native=None)
+    assembly.choose_inference_kernels(types.SimpleNamespace(encoder=encoder), TrainConfig(kernels=asked))
+    assert encoder.native == is_native
+
+
 def test_our_own_operations_that_cannot_be_had_are_told(monkeypatch):
     placement = devices_of(monkeypatch, "default", ["CPU:0"])
     monkeypatch.setattr("trainer.models.native_forward.kernels", lambda _: Kernels(None, "no C++ compiler here"))

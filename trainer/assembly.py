@@ -173,7 +173,7 @@ def compile_model(
     step = step_kernels(train, encoder.bert_config, placement)
     log.info("step: %s", step.line)
     encoder.native = inner_optimizer(optimizer).native = step.native
-    assembled.model.prepare_training(task, train.seed, train.accumulation_steps)
+    assembled.model.prepare_training(task, train.seed, train.accumulation_steps, step.whole)
     assembled.model.compile(
         optimizer=optimizer,
         jit_compile=step.whole and placement.kind != "tpu",
@@ -213,7 +213,7 @@ def step_kernels(train: TrainConfig, bert_config: BertConfig, placement: Placeme
         return StepKernels(True, False, f"compiled whole by XLA ({why})")
     if placement.has_gpu:
         return StepKernels(False, False, f"matrix products by the GPU's library, what lies between compiled by XLA ({why})")
-    native, reason = (False, "train.kernels=xla") if train.kernels == "xla" else native_layers(bert_config, train.precision)
+    native, reason = native_layers(train, bert_config)
     if native or (train.kernels == "native" and native is None):
         return StepKernels(False, True, f"layers and AdamW by operations of our own ({reason})")
     if train.kernels == "native":
@@ -221,15 +221,27 @@ def step_kernels(train: TrainConfig, bert_config: BertConfig, placement: Placeme
     return StepKernels(False, False, f"matrix products by oneDNN, what lies between compiled by XLA ({why}; {reason})")
 
 
-def native_layers(bert_config: BertConfig, precision: str) -> tuple[bool | None, str]:
+def native_layers(train: TrainConfig, bert_config: BertConfig) -> tuple[bool | None, str]:
     """Returns whether our own operations are to run the layers, and why: None where they could, but are slower here."""
-    problem = native_forward.unfit(bert_config, precision)
+    if train.kernels == "xla":
+        return False, "train.kernels=xla"
+    problem = native_forward.unfit(bert_config, train.precision)
     if problem:
         return False, problem
-    dtype = tf.as_dtype(precision)
+    dtype = tf.as_dtype(train.precision)
     times = native.product_seconds(dtype, with_ours=False) / native.product_seconds(dtype, with_ours=True)
-    told = f"our {precision} products are {times:.2f} x as fast as oneDNN's here"
+    told = f"our {train.precision} products are {times:.2f} x as fast as oneDNN's here"
     return (True if times > native_forward.FAST_ENOUGH else None), told
+
+
+def choose_inference_kernels(assembled: Assembled, train: TrainConfig) -> None:
+    """Lets our own operations run a model's layers in evaluation and prediction, where they can be had and are as fast.
+
+    Nothing fails without them, also where the run was trained by `train.kernels: native`: this may be another machine.
+    """
+    native, reason = native_layers(train, assembled.encoder.bert_config)
+    assembled.encoder.native = bool(native)
+    log.debug("layers: %s (%s)", "operations of our own" if native else "TensorFlow's operations", reason)
 
 
 def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> AdamW:

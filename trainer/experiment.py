@@ -189,7 +189,8 @@ class TrainConfig:
     """Compile the step whole with XLA (always so on TPU); null: what is fastest, on GPUs the whole step, on a CPU its parts."""
     kernels: Literal["auto", "native", "xla"] = "auto"
     """Of the layers and AdamW on a CPU: operations of this project, which a C++ compiler makes for the processor, or XLA's
-    between products of TensorFlow's library; auto: the former, where they can be had and their products are as fast."""
+    between products of TensorFlow's library; auto: the former, where they can be had and their products are as fast. The
+    layers in evaluation and prediction, too; there native is as auto."""
     recompute_activations: bool = False
     """Keep each layer's input only and compute the layer again in the backward pass: less memory, about a third slower."""
     steps_per_execution: int = 1

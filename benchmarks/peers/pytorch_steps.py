@@ -1,4 +1,4 @@
-"""PyTorch as a side of `benchmarks/speed.py` and `pretraining_speed.py`, at its defaults or at its best settings.
+"""PyTorch as a side of `benchmarks/speed.py`, `pretraining_speed.py`, `gpu_speed.py`, at its defaults or at its best settings.
 
 It is BertForSequenceClassification; or, where the case has masked tokens ("targets"), BertForMaskedLM.
 """
@@ -25,16 +25,22 @@ def main():
     parser.add_argument("--grouped", action="store_true", help="batches of like lengths, as HF's group_by_length")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--fused_optimizer", action="store_true")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
 
     case = protocol.load_case(options.case)
     torch.manual_seed(options.seed)
-    model = load_model(options.encoder, case, options.attention)
+    model = load_model(options.encoder, case, options.attention).to(options.device)
+    if options.device == "cuda":
+        torch.set_float32_matmul_precision("high")  # what stays float32 may be rounded to TF32
     examples, size = case["examples"], case["batch_size"]
+
+    def on_device(batch):
+        return {name: values.to(options.device) for name, values in batch.items()}
 
     def tensors(rows):
         width = case["max_length"] if options.padding == "max" else max(len(examples[row]) for row in rows)
-        return {**padded([examples[row] for row in rows], width), "labels": labels_of(case, rows, width)}
+        return on_device({**padded([examples[row] for row in rows], width), "labels": labels_of(case, rows, width)})
 
     model.eval()
     with torch.no_grad():
@@ -49,7 +55,7 @@ def main():
     forward = torch.compile(model, dynamic=True) if options.compile else model
 
     def step(batch):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.precision == "bfloat16"):
+        with torch.autocast(options.device, dtype=torch.bfloat16, enabled=options.precision == "bfloat16"):
             loss = forward(**batch).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -57,6 +63,7 @@ def main():
         optimizer.step()
         if schedule:
             schedule.step()
+        loss.item()  # a GPU is not done when the calls are
 
     def evaluate():
         tests, hits = case["test_examples"], 0
@@ -64,7 +71,7 @@ def main():
         for start in range(0, len(tests), 128):
             rows = tests[start : start + 128]
             with torch.inference_mode():
-                predicted = model(**padded(rows, max(map(len, rows)))).logits.argmax(-1)
+                predicted = model(**on_device(padded(rows, max(map(len, rows))))).logits.argmax(-1).cpu()
             hits += int((predicted == torch.tensor(case["test_labels"][start : start + 128])).sum())
         model.train()
         return hits / len(tests)

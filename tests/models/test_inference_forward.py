@@ -44,6 +44,23 @@ def held_graph(encoder, dtype=tf.float32, reads=False):
 
 
 @pytest.mark.parametrize("reads", [False, True], ids=["all tokens", "read tokens"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(tf.float32, 2e-6), (tf.bfloat16, 0.05)])
+def test_our_own_operations_give_the_same(native, encoder, dtype, tolerance, reads):
+    """Without dropout, though the encoder's config has some; with padding, which nobody reads."""
+    assert encoder.bert_config.hidden_dropout_prob > 0
+    inputs = inputs_of()
+    read = tf.constant([[0, 4]] * 3) if reads else None
+    plain, ours = (
+        inference_forward.encode(encoder.bert, *inputs, dtype=dtype, read_positions=read, native=is_native)
+        for is_native in (False, True)
+    )
+    assert ours.dtype == dtype and ours.shape == plain.shape
+    is_read = tf.ones([3, 2], tf.bool) if reads else inputs[3] > 0
+    differences = tf.boolean_mask(tf.cast(plain, tf.float32) - tf.cast(ours, tf.float32), is_read)
+    assert 0 < np.abs(differences).max() <= tolerance, "computed in another way, to the same result"
+
+
+@pytest.mark.parametrize("reads", [False, True], ids=["all tokens", "read tokens"])
 @pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
 def test_held_weights_give_the_same_and_no_longer_follow_the_variables(encoder, dtype, reads):
     inputs = inputs_of() + ([tf.constant([[0, 4]] * 3)] if reads else [])

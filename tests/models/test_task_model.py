@@ -26,7 +26,7 @@ def features_of(numbers, tokenizer, reviews):
     return {"input_ids": ragged, "label": tf.constant(labels), "row_id": tf.constant(list(numbers))}
 
 
-def build(tokenizer, strategy=None, accumulation_steps=1, precision="float32", native=False, **task):
+def build(tokenizer, strategy=None, accumulation_steps=1, precision="float32", native=False, is_whole=False, **task):
     from trainer.models.encoder import BertEncoder
 
     strategy = strategy or tf.distribute.get_strategy()
@@ -41,7 +41,7 @@ def build(tokenizer, strategy=None, accumulation_steps=1, precision="float32", n
         optimizer = keras.optimizers.SGD(1.0)
         if precision == "float16":
             optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
-        model.prepare_training(owner, seed=1, accumulation_steps=accumulation_steps)
+        model.prepare_training(owner, 1, accumulation_steps, is_whole)
         model.compile(optimizer=optimizer)
         optimizer.build(model.trainable_variables)
     return model
@@ -152,10 +152,23 @@ def test_float16_skips_a_step_that_overflows(tokenizer, whole):
 
 
 def test_xla_gives_the_same_step(tokenizer, whole, expected):
-    model = build(tokenizer)
+    model = build(tokenizer, is_whole=True)
     logs = tf.function(model.train_step, jit_compile=True)(whole[4])
     assert float(logs["loss"]) == pytest.approx(expected[0]["loss"], abs=1e-5)
     assert_close([weight.numpy() for weight in model.weights], expected[1], 2e-5)
+
+
+def test_a_step_compiled_whole_has_no_loop_over_the_tokens(tokenizer, whole):
+    """Of word rows listed more than once XLA would find each by a loop, a token after the other: ages on a GPU."""
+
+    def loops(is_whole):
+        model = build(tokenizer, is_whole=is_whole)
+        model.compile(optimizer=AdamW(1e-3))
+        model.optimizer.build(model.trainable_variables)
+        program = tf.function(model.train_step, jit_compile=True)
+        return program.experimental_get_compiler_ir(whole[4])(stage="stablehlo").count("stablehlo.while")
+
+    assert loops(is_whole=True) == 0 < loops(is_whole=False)
 
 
 def test_frozen_and_unused_weights_stay(tokenizer, whole):

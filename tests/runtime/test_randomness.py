@@ -61,6 +61,14 @@ def test_bits_are_the_published_hash():
     assert found.tolist() == [lowbias32(lowbias32(i ^ 7) ^ (2**32 - 3)) for i in range(6)]
 
 
+def test_a_compiled_program_holds_no_number_for_each_element():
+    """TensorFlow works out constants when it compiles: numbers of elements would be read from memory in each step."""
+    values = tf.ones([8, 64, 512])
+    program = tf.function(lambda values, seed: drop(values, 0.1, seed), jit_compile=True)
+    text = program.experimental_get_compiler_ir(values, tf.constant([1, 2]))(stage="stablehlo")
+    assert len(text) < values.shape.num_elements() / 8
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_drop_keeps_the_mean(rate):
     kept = drop(tf.ones([200, 500]), rate, tf.constant([3, 4])).numpy()

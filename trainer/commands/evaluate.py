@@ -27,6 +27,7 @@ def run(options: Options) -> None:
     if split not in known:
         raise UserError(f"--split: {split!r} is not one of this run's {', '.join(known)}{suggestion(split, known)}")
     log.info("%s\nmodel of step %s", placement.reason, f"{restored.step:,}")
+    assembly.choose_inference_kernels(restored.assembled, restored.experiment.train)
 
     manifest = _records(restored, workdir, split, is_changed=bool(options.set))
     task, model = restored.assembled.task, restored.assembled.model

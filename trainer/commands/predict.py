@@ -26,6 +26,7 @@ def run(options: Options) -> None:
     """Writes predictions/<name>.jsonl in the workdir, --output, or standard output for standard input."""
     workdir, source = options.required("workdir"), options.required("input")
     restored = assembly.restore(workdir, options.set)
+    assembly.choose_inference_kernels(restored.assembled, restored.experiment.train)
     task = restored.assembled.task
     runner = inference.BatchRunner(restored.assembled.model, tf.distribute.get_strategy(), task.features(), task.predicted)
     if source == "-":

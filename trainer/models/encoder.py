@@ -18,7 +18,7 @@ class BertEncoder(keras.layers.Layer):
       recompute: compute each layer again in the backward pass, to hold less memory.
 
     Attributes:
-      native: whether training runs the layers by operations of our own, see `native_forward`; False until it is set.
+      native: whether the layers are run by operations of our own, see `native_forward`; False until it is set.
 
     Call:
       inputs: {name: int32 [batch, length]} for each of PACKED_INPUTS.
@@ -43,10 +43,10 @@ class BertEncoder(keras.layers.Layer):
 
     def call(self, inputs: dict[str, tf.Tensor], read_positions: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
         ids = {name: inputs[name] for name in PACKED_INPUTS}
+        choices = {"dtype": self.compute, "read_positions": read_positions, "native": self.native}
         if training:
-            choices = {"recompute": self.recompute, "native": self.native}
-            return forward.encode(self.bert, **ids, dtype=self.compute, read_positions=read_positions, **choices)
-        return inference_forward.encode(self.bert, **ids, dtype=self.compute, read_positions=read_positions)
+            return forward.encode(self.bert, **ids, recompute=self.recompute, **choices)
+        return inference_forward.encode(self.bert, **ids, **choices)
 
     def freeze(self, layers: int) -> list[str]:
         """Stops the training of the embeddings and the first `layers` layers; -1 freezes the whole encoder.

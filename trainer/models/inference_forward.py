@@ -2,7 +2,8 @@
 
 An export goes where there may be no XLA. So the operations are those that TensorFlow's graph optimizer joins by itself (a
 product with its bias and GELU, scores with their scale and mask), and all else is kept to few operations: for one short text
-their number is what takes the time. What is joined to a product is computed in the product's type, where training keeps
+their number is what takes the time. (Evaluation and prediction may run the layers by our own operations instead: `native`.)
+What is joined to a product is computed in the product's type, where training keeps
 float32 between. Letters and sources as in `forward`.
 """
 
@@ -13,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 from transformers.activations_tf import get_tf_activation
 
-from trainer.models import native_inference
+from trainer.models import native_forward, native_inference
 from trainer.models.forward import MASKED, layer_norm
 
 _BITS = {2: tf.int16, 4: tf.int32}  # the integers of as many bytes
@@ -90,8 +91,13 @@ def encode(
     segment_ids: tf.Tensor,
     dtype: tf.DType,
     read_positions: tf.Tensor | None = None,
+    native: bool = False,
 ) -> tf.Tensor:
     """Runs embeddings and all layers of a TFBertMainLayer's variables, as `forward.encode` does, without dropout.
+
+    Args:
+      bert, input_ids, token_type_ids, position_ids, segment_ids, dtype, read_positions: as `forward.encode`'s.
+      native: the layers by the operations that train them, see `native_forward`; not in a graph that holds its weights.
 
     Returns:
       dtype [B, L, H], or [B, P, H] of the tokens that are read.
@@ -107,6 +113,9 @@ def encode(
     types = tf.gather(_weight([embeddings.token_type_embeddings], tf.float32), token_type_ids)
     hidden = _normalize(tf.reshape(words + types + positions, [-1, config.hidden_size]), embeddings.LayerNorm, dtype)
     shape = tf.shape(input_ids)
+    if native and not _holding:
+        packed = tf.reshape(hidden, [shape[0], shape[1], config.hidden_size])
+        return native_forward.run_layers(bert, packed, segment_ids, read_positions, drops=False)
     mask = _mask(segment_ids, segment_ids, dtype)
     *lower, last = bert.encoder.layer
     for layer in lower:

@@ -1,9 +1,10 @@
-"""BERT's layers in training by operations of our own (`trainer/native/layer.h`): what `forward` computes, on tokens alone.
+"""BERT's layers by operations of our own (`trainer/native/layer.h`): what `forward` computes, on tokens alone.
 
 Padding is left out before the first layer: all rows become one, as long as there are tokens, which need no common shape
 here, since nothing is compiled for it. Letters and sources as in `forward`.
 """
 
+import copy
 from typing import Any
 
 import tensorflow as tf
@@ -34,8 +35,9 @@ def run_layers(
     segment_ids: tf.Tensor,
     read_positions: tf.Tensor | None = None,
     recompute: bool = False,
+    drops: bool = True,
 ) -> tf.Tensor:
-    """Runs all layers of a TFBertMainLayer's variables, with the dropout of its config.
+    """Runs all layers of a TFBertMainLayer's variables.
 
     The tokens of a segment lie side by side in their row, as packing lays them.
 
@@ -45,6 +47,7 @@ def run_layers(
       segment_ids: int32 [B, L], 0 for padding.
       read_positions: int32 [B, P], the tokens that the head reads; None for all.
       recompute: see `forward.encode`.
+      drops: whether with the dropout of its config, as in training.
 
     Returns:
       The dtype of `hidden`: [B, P, H], or [B, L, H] with zeros for padding.
@@ -65,10 +68,14 @@ def run_layers(
         asked = tf.reshape(tf.gather(token_of, row_starts * length + read_positions), [-1])
         once, slots = tf.unique(asked)  # such slots point at the same token as others: it is computed once
         read = once[None]
+    config = bert.config
+    if not drops:
+        config = copy.copy(config)
+        config.attention_probs_dropout_prob = config.hidden_dropout_prob = 0.0
     *lower, last = bert.encoder.layer
     for layer in lower:
-        tokens = _layer(layer, bert.config, tokens, segments, None, recompute)
-    tokens = _layer(last, bert.config, tokens, segments, read, recompute)
+        tokens = _layer(layer, config, tokens, segments, None, recompute)
+    tokens = _layer(last, config, tokens, segments, read, recompute)
     if slots is not None:
         return tf.reshape(tf.gather(tokens[0], slots), [rows, tf.shape(read_positions)[1], size])
     return tf.reshape(tf.scatter_nd(cells, tokens[0], [rows * length, size]), [rows, length, size])

@@ -37,15 +37,17 @@ class TaskModel(keras.Model):
 
     train_function: Any  # Keras': None until it is made
 
-    def prepare_training(self, objective: Objective, seed: int, accumulation_steps: int = 1) -> None:
+    def prepare_training(self, objective: Objective, seed: int, accumulation_steps: int = 1, whole: bool = False) -> None:
         """Says how to train; call before `compile`.
 
         Args:
           objective: the task.
           seed: of dropout.
           accumulation_steps: micro-batches of a step; each batch's row count is a multiple of it.
+          whole: XLA compiles the step as one program. The gradients of embeddings are dense then: to find the rows that are
+            listed twice XLA needs a loop over the tokens, one after the other, while its scatter adds them up at once.
         """
-        self._objective, self._seed, self._accumulation_steps = objective, seed, accumulation_steps
+        self._objective, self._seed, self._accumulation_steps, self._whole = objective, seed, accumulation_steps, whole
 
     @property
     def step_means(self) -> tuple[str, ...]:
@@ -128,7 +130,7 @@ class TaskModel(keras.Model):
         if steps == 1:
             gradients, means = self._micro_batch_gradients(batch, number, 0, scales)
             # Several replicas' gradients are added up: dense, as lists of rows would only grow.
-            return (gradients if replica.num_replicas_in_sync == 1 else _dense(gradients)), means
+            return (_dense(gradients) if self._whole or replica.num_replicas_in_sync > 1 else gradients), means
         parts = {name: _in_parts(value, steps) for name, value in batch.items()}
 
         def part_gradients(i):

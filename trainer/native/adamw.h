@@ -81,6 +81,24 @@ inline void UpdateNumbers(const Updated& to, const AdamWRates& rates, float fact
   }
 }
 
+inline bool AllZero(long count, const float* numbers) {
+  uint32_t bits = 0;
+  for (long i = 0; i < count; ++i) bits |= ToBits(numbers[i]);
+  return bits == 0;
+}
+
+// Updates a row without a gradient. Where it never had one, as that of a word no text has used yet, its moments are 0 and stay
+// so: only the decay is left, and two thirds of what an update writes are not touched.
+inline void UpdateUnused(const Updated& to, const AdamWRates& rates, long place, long count) {
+  if (to.average != nullptr || !AllZero(count, to.second + place) || !AllZero(count, to.first + place)) {
+    UpdateNumbers(to, rates, 1.0f, place, count, nullptr);
+    return;
+  }
+  float* weights = to.weights + place;
+  const float decay_rate = to.decay_rate, learning_rate = to.learning_rate;
+  for (long i = 0; i < count; ++i) weights[i] -= learning_rate * (decay_rate * weights[i]);
+}
+
 inline void UpdateAdamW(const std::vector<Updated>& all, const AdamWRates& rates) {
   float factor = 1.0f;
   if (rates.max_gradient_norm > 0.0f) {
@@ -111,7 +129,11 @@ inline void UpdateAdamW(const std::vector<Updated>& all, const AdamWRates& rates
     }
     const auto& gradients = gradients_of_rows[&updated - all.data()];
     for (long row = part.begin; row < part.end; ++row) {
-      UpdateNumbers(updated, rates, factor, row * width, width, gradients[row]);
+      if (gradients[row] != nullptr) {
+        UpdateNumbers(updated, rates, factor, row * width, width, gradients[row]);
+      } else {
+        UpdateUnused(updated, rates, row * width, width);
+      }
     }
   });
 }

@@ -65,9 +65,12 @@ def random_bits(seed: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
       shape: int32 [rank].
     """
     first, second = tf.unstack(tf.bitcast(seed, tf.uint32))
-    bits = tf.bitcast(tf.range(tf.reduce_prod(shape)), tf.uint32)
-    bits = mixed(tf.bitwise.bitwise_xor(bits, first))
-    return tf.reshape(mixed(tf.bitwise.bitwise_xor(bits, second)), shape)
+    # The numbers are made of one short range for each axis, and of a zero that is no constant: TensorFlow would work out
+    # constants when it compiles, and the program would read them from memory, as many as there are elements.
+    numbers = tf.bitwise.bitwise_and(first, tf.zeros([], tf.uint32))
+    for size in tf.unstack(shape):
+        numbers = numbers[..., None] * tf.cast(size, tf.uint32) + tf.bitcast(tf.range(size), tf.uint32)
+    return mixed(tf.bitwise.bitwise_xor(mixed(tf.bitwise.bitwise_xor(numbers, first)), second))
 
 
 def drop(values: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
