@@ -201,6 +201,14 @@ inline uint32_t MakeWord(BFloat16Word, const Matrix<T>& matrix, long word, long 
 }
 #endif
 
+constexpr long kRowsAhead = 12;
+
+// Asks for `count` elements that are copied some rows later: the processor does not foresee short pieces of long rows.
+template <typename T>
+inline void Prefetch(const T* from, long count) {
+  for (long i = 0; i < count; i += 64 / sizeof(T)) __builtin_prefetch(from + i);
+}
+
 // Copies [inner, columns] of a matrix, whose rows or whose columns lie in one piece, as words: row after row of `width`.
 template <typename Op, typename T>
 inline void CopyWords(const Matrix<T>& matrix, long inner, long first_column, long columns, long width,
@@ -208,6 +216,7 @@ inline void CopyWords(const Matrix<T>& matrix, long inner, long first_column, lo
   const long words = (inner + Op::kElements - 1) / Op::kElements;
   if (matrix.column_stride == 1) {
     for (long k = 0; k < words; ++k) {
+      Prefetch(matrix.data + (k + kRowsAhead) * Op::kElements * matrix.row_stride + first_column, columns);
       for (long j = 0; j < columns; ++j) copy[k * width + j] = MakeWord(Op{}, matrix, k, first_column + j, inner);
     }
     return;
@@ -255,6 +264,8 @@ class LeftWords {
     Parallel((blocks + kBlocksAtOnce - 1) / kBlocksAtOnce, [&](long task) {
       const long begin = task * kBlocksAtOnce, end = std::min(begin + kBlocksAtOnce, blocks);
       for (long word = 0; word < words_; ++word) {
+        const T* ahead = columns.data + (word + kRowsAhead) * Op::kElements * columns.row_stride;
+        Prefetch(ahead + begin * kBlockRows * columns.column_stride, (end - begin) * kBlockRows);
         for (long block = begin; block < end; ++block) {
           const long first = block * kBlockRows, count = std::min(kBlockRows, rows - first);
           Word* to = copy_.data() + (block * words_ + word) * kBlockRows;
