@@ -23,7 +23,7 @@ from sides import Side
 from speed import BATCHES, markdown
 
 BATCH, LENGTH, STEPS = 32, 128, 8
-TUNED = ["--precision=bfloat16", "--padding=longest", "--fused_optimizer", "--attention=eager"]
+TUNED = ["--padding=longest", "--fused_optimizer", "--attention=eager", "--grouped"]
 SIDES = {
     "ours": ("our_steps.py", []),
     "ours-all-positions": ("our_steps.py", ["--all_positions"]),
@@ -31,7 +31,8 @@ SIDES = {
     "tfbert-defaults": ("tfbert_steps.py", []),
     "tfbert-bf16": ("tfbert_steps.py", ["--precision=bfloat16", "--padding=longest"]),
     "pytorch-defaults": ("pytorch_steps.py", []),
-    "pytorch-bf16-grouped": ("pytorch_steps.py", [*TUNED, "--grouped"]),
+    "pytorch-bf16-grouped": ("pytorch_steps.py", [*TUNED, "--precision=bfloat16"]),
+    "pytorch-f32-grouped": ("pytorch_steps.py", TUNED),
 }
 CASES = ("full", "lines")
 

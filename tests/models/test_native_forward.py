@@ -41,6 +41,12 @@ def gradients_of(function, inputs, mask):
     return tf.cast(output, tf.float32) * mask, tape.gradient(value, inputs)
 
 
+def ids_of(segments):
+    """Returns ids of words, types and positions."""
+    words = tf.random.stateless_uniform(tf.shape(segments), [3, 4], 5, 1000, tf.int32)
+    return words, words % 2, tf.random.stateless_uniform(tf.shape(segments), [5, 6], 0, 64, tf.int32)
+
+
 def both(layer, config, dtype, reads):
     """Returns (output, gradients) by TensorFlow's operations and by ours, of what somebody reads."""
     segments, seeds = tf.constant(SEGMENTS), tf.constant([[11, 22], [33, 44], [55, 66]])
@@ -90,19 +96,56 @@ def test_bfloat16_differs_by_its_rounding_only(native, sizes, reads):
             assert gaps[0] < 0.2 and gaps[0] < 1.2 * gaps[1] + 1e-3, (found.shape, gaps)
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.3], ids=["plain", "dropout"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(tf.float32, 1e-5), (tf.bfloat16, 0.05)])
+@pytest.mark.parametrize("hidden", [96, 60])
+def test_embeddings_and_their_gradients_are_tensorflows(native, hidden, dtype, tolerance, rate):
+    _, config = layer_of(rate, hidden)
+    embeddings = BertEncoder(config).bert.embeddings
+    for weight in embeddings.weights:  # gamma and beta that do something
+        weight.assign(weight + tf.random.stateless_normal(weight.shape, [2, 1], stddev=0.1))
+    ids = [tf.reshape(values, [-1]) for values in ids_of(tf.ones([3, LENGTH]))]
+    ids = [tf.concat([values, values[:40]], 0) for values in ids]  # words, types and positions that come again
+
+    def run(function, *arguments):
+        with tf.GradientTape() as tape, random_scope(step_seed(1, 0, 0)):
+            output = tf.reshape(function(*arguments), [-1, hidden])
+            direction = tf.cos(tf.reshape(tf.range(250.0 * hidden), [250, hidden]))
+            value = tf.reduce_sum(tf.cast(output, tf.float32) * direction)
+        return tf.cast(output, tf.float32), [tf.convert_to_tensor(one) for one in tape.gradient(value, embeddings.weights)]
+
+    words, types, positions = ids
+    ours = run(native_forward._embed, embeddings, config, ids, dtype)
+    theirs = run(forward._embed, embeddings, config, words[None], types[None], positions[None], dtype)
+    assert np.abs(ours[0] - theirs[0]).max() <= tolerance
+    assert rate == 0 or 0.2 < np.mean(ours[0] == 0) < 0.4
+    for found, wanted in zip(ours[1], theirs[1], strict=True):
+        assert np.abs(found - wanted).max() <= tolerance * max(1.0, np.abs(wanted).max()), found.shape
+
+
+def test_ids_beyond_their_tables_are_told(native):
+    bert = BertEncoder(layer_of(0.0)[1]).bert
+    one, sizes = tf.ones([1, 1], tf.int32), {"word_ids": bert.config.vocab_size, "type_ids": 2, "position_ids": 128}
+    for place, (name, size) in enumerate(sizes.items()):
+        for wrong in (size, -1):
+            ids = [one * wrong if i == place else one for i in range(3)]
+            with pytest.raises(tf.errors.InvalidArgumentError, match=rf"{name} holds {wrong}, which is not in \[0, {size}\)"):
+                native_forward.encode(bert, *ids, one, tf.float32)
+
+
 @pytest.mark.parametrize("reads", [False, True], ids=["all tokens", "some tokens"])
 def test_the_layers_see_tokens_only(native, reads):
     """Without dropout, what padding holds and how much of it there is changes nothing, not a bit."""
     layer, config = layer_of(0.0)
     bert = BertEncoder(config).bert
     segments = tf.constant(SEGMENTS)
-    hidden = tf.random.stateless_normal([3, LENGTH, config.hidden_size], [5, 6])
+    ids = ids_of(segments)
     read = tf.constant(READ) if reads else None
-    before = native_forward.run_layers(bert, hidden, segments, read)
+    before = native_forward.encode(bert, *ids, segments, tf.float32, read)
     real = (segments > 0).numpy()
-    noisy = tf.where(real[..., None], hidden, 1e6)
-    wider = [tf.pad(value, [[0, 1], [0, 9], *[[0, 0]] * (len(value.shape) - 2)]) for value in (noisy, segments)]
-    after = native_forward.run_layers(bert, *wider, tf.pad(read, [[0, 1], [0, 0]]) if reads else None)
+    noisy = [tf.where(real, values, 1) for values in ids]
+    wider = [tf.pad(values, [[0, 1], [0, 9]]) for values in (*noisy, segments)]
+    after = native_forward.encode(bert, *wider, tf.float32, tf.pad(read, [[0, 1], [0, 0]]) if reads else None)
     if reads:
         assert np.array_equal(after[:3], before)
     else:
@@ -115,12 +158,13 @@ def test_the_layers_see_tokens_only(native, reads):
 def test_a_share_without_examples_gives_gradients_of_nothing(native, rows, reads):
     layer, config = layer_of(0.1)
     bert = BertEncoder(config).bert
-    hidden, read = tf.ones([rows, 8, config.hidden_size]), tf.zeros([rows, 3], tf.int32)
+    ids, read = tf.zeros([rows, 8], tf.int32), tf.zeros([rows, 3], tf.int32)
     with tf.GradientTape() as tape, random_scope(step_seed(1, 0, 0)):
-        output = native_forward.run_layers(bert, hidden, tf.zeros([rows, 8], tf.int32), read if reads else None)
+        output = native_forward.encode(bert, ids, ids, ids, ids, tf.float32, read if reads else None)
         value = tf.reduce_sum(output * 0.0)
     assert output.shape == (rows, 3 if reads else 8, config.hidden_size) and np.isfinite(output).all()
-    assert not any(np.any(gradient) for gradient in tape.gradient(value, native_forward.weights_of(bert.encoder.layer[0])))
+    weights = [*native_forward.weights_of(bert.encoder.layer[0]), *bert.embeddings.weights]
+    assert not any(np.any(tf.convert_to_tensor(gradient)) for gradient in tape.gradient(value, weights))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

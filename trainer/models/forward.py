@@ -40,15 +40,16 @@ def encode(
         computes keys and values for all tokens and everything else for these only.
       recompute: keep only each layer's input for the backward pass, and compute the layer again there (Chen et al. 2016,
         arXiv:1604.06174): a third more computing, a fraction of the memory.
-      native: the layers by operations of our own, see `native_forward`.
+      native: by operations of our own, see `native_forward`.
 
     Returns:
       dtype [B, L, H], or [B, P, H] of the tokens that are read.
     """
+    if native:
+        ids = (input_ids, token_type_ids, position_ids, segment_ids)
+        return native_forward.encode(bert, *ids, dtype, read_positions, recompute)
     config = bert.config
     hidden = _embed(bert.embeddings, config, input_ids, token_type_ids, position_ids, dtype)  # [B, L, H]
-    if native:
-        return native_forward.run_layers(bert, hidden, segment_ids, read_positions, recompute)
     *lower, last = bert.encoder.layer
     for layer in lower:
         hidden = _layer(layer, config, hidden, segment_ids, None, recompute)

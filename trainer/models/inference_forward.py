@@ -2,7 +2,7 @@
 
 An export goes where there may be no XLA. So the operations are those that TensorFlow's graph optimizer joins by itself (a
 product with its bias and GELU, scores with their scale and mask), and all else is kept to few operations: for one short text
-their number is what takes the time. (Evaluation and prediction may run the layers by our own operations instead: `native`.)
+their number is what takes the time. (Evaluation and prediction may run by our own operations instead: `native`.)
 What is joined to a product is computed in the product's type, where training keeps
 float32 between. Letters and sources as in `forward`.
 """
@@ -97,13 +97,15 @@ def encode(
 
     Args:
       bert, input_ids, token_type_ids, position_ids, segment_ids, dtype, read_positions: as `forward.encode`'s.
-      native: the layers by the operations that train them, see `native_forward`; not in a graph that holds its weights.
+      native: by the operations that train it, see `native_forward`; not in a graph that holds its weights.
 
     Returns:
       dtype [B, L, H], or [B, P, H] of the tokens that are read.
     """
+    ids = (input_ids, token_type_ids, position_ids, segment_ids)
+    if native and not _holding:
+        return native_forward.encode(bert, *ids, dtype, read_positions, drops=False)
     if _holding and _holding[-1].native:
-        ids = (input_ids, token_type_ids, position_ids, segment_ids)
         vectors = _hold(("vectors", id(bert)), lambda: native_inference.vectors_of(bert), as_variable=False)
         matrices = _hold(("matrices", id(bert)), lambda: native_inference.matrices_of(bert, dtype), as_variable=True)
         return tf.cast(native_inference.run(bert, ids, read_positions, vectors, matrices), dtype)
@@ -113,9 +115,6 @@ def encode(
     types = tf.gather(_weight([embeddings.token_type_embeddings], tf.float32), token_type_ids)
     hidden = _normalize(tf.reshape(words + types + positions, [-1, config.hidden_size]), embeddings.LayerNorm, dtype)
     shape = tf.shape(input_ids)
-    if native and not _holding:
-        packed = tf.reshape(hidden, [shape[0], shape[1], config.hidden_size])
-        return native_forward.run_layers(bert, packed, segment_ids, read_positions, drops=False)
     mask = _mask(segment_ids, segment_ids, dtype)
     *lower, last = bert.encoder.layer
     for layer in lower:

@@ -1,4 +1,4 @@
-"""BERT's layers by operations of our own (`trainer/native/layer.h`): what `forward` computes, on tokens alone.
+"""BERT by operations of our own (`trainer/native/layer.h`, `embeddings.h`): what `forward` computes, on tokens alone.
 
 Padding is left out before the first layer: all rows become one, as long as there are tokens, which need no common shape
 here, since nothing is compiled for it. Letters and sources as in `forward`.
@@ -29,56 +29,85 @@ def unfit(config: Any, precision: str, purpose: Purpose = "training") -> str | N
     return None if found.operations else f"none of our own: {found.reason}"
 
 
-def run_layers(
+def encode(
     bert: Any,
-    hidden: tf.Tensor,
+    input_ids: tf.Tensor,
+    token_type_ids: tf.Tensor,
+    position_ids: tf.Tensor,
     segment_ids: tf.Tensor,
+    dtype: tf.DType,
     read_positions: tf.Tensor | None = None,
     recompute: bool = False,
     drops: bool = True,
 ) -> tf.Tensor:
-    """Runs all layers of a TFBertMainLayer's variables.
+    """Runs embeddings and all layers of a TFBertMainLayer's variables, as `forward.encode` does.
 
     The tokens of a segment lie side by side in their row, as packing lays them.
 
     Args:
-      bert: transformers' TFBertMainLayer.
-      hidden: float32 or bfloat16 [B, L, H], the embeddings.
-      segment_ids: int32 [B, L], 0 for padding.
-      read_positions: int32 [B, P], the tokens that the head reads; None for all.
-      recompute: see `forward.encode`.
+      bert, input_ids, token_type_ids, position_ids, segment_ids, read_positions, recompute: as `forward.encode`'s.
+      dtype: float32 or bfloat16.
       drops: whether with the dropout of its config, as in training.
 
     Returns:
-      The dtype of `hidden`: [B, P, H], or [B, L, H] with zeros for padding.
+      dtype [B, P, H], or [B, L, H] with zeros for padding.
     """
+    config = bert.config
+    if not drops:
+        config = copy.copy(config)
+        config.attention_probs_dropout_prob = config.hidden_dropout_prob = 0.0
     rows, length = tf.unstack(tf.shape(segment_ids))
-    size = hidden.shape[-1]
     flat_segments = tf.reshape(segment_ids, [-1])
     # The first cell always counts: a replica's share may have no example, and what is read must be there.
     is_token = (flat_segments > 0) | (tf.range(rows * length) == 0)
     cells = tf.cast(tf.where(is_token), tf.int32)  # [tokens, 1]
-    tokens = tf.gather_nd(tf.reshape(hidden, [-1, size]), cells)[None]  # [1, tokens, H]
+
+    def of_tokens(values):
+        return tf.gather_nd(tf.reshape(values, [-1]), cells)
+
+    ids = [of_tokens(values) for values in (input_ids, token_type_ids, position_ids)]
+    tokens = _embed(bert.embeddings, config, ids, dtype)[None]  # [1, tokens, H]
     row_starts = tf.range(rows)[:, None]
     of_row = tf.where(segment_ids > 0, row_starts * (tf.reduce_max(segment_ids) + 1) + segment_ids, 0)
-    segments = tf.gather_nd(tf.reshape(of_row, [-1]), cells)[None]
+    segments = of_tokens(of_row)[None]
     read = slots = None
     if read_positions is not None:
         token_of = tf.cumsum(tf.cast(is_token, tf.int32)) - 1  # a slot without an example may point at padding: any token does
         asked = tf.reshape(tf.gather(token_of, row_starts * length + read_positions), [-1])
         once, slots = tf.unique(asked)  # such slots point at the same token as others: it is computed once
         read = once[None]
-    config = bert.config
-    if not drops:
-        config = copy.copy(config)
-        config.attention_probs_dropout_prob = config.hidden_dropout_prob = 0.0
     *lower, last = bert.encoder.layer
     for layer in lower:
         tokens = _layer(layer, config, tokens, segments, None, recompute)
     tokens = _layer(last, config, tokens, segments, read, recompute)
+    size = config.hidden_size
     if slots is not None:
         return tf.reshape(tf.gather(tokens[0], slots), [rows, tf.shape(read_positions)[1], size])
     return tf.reshape(tf.scatter_nd(cells, tokens[0], [rows * length, size]), [rows, length, size])
+
+
+def _embed(embeddings, config, ids, dtype):
+    """Embeds tokens, with dropout: int32 [tokens] of words, types and positions → dtype [tokens, H]."""
+    operations, norm, rate = kernels("training").operations, embeddings.LayerNorm, config.hidden_dropout_prob
+    seed = draw_seed(rate)
+
+    @tf.custom_gradient
+    def apply(words, types, positions, gamma, beta):
+        inputs = (*ids, words, types, positions, gamma, beta, seed)
+        output, normalized, inverse = operations.bert_embeddings(*inputs, T=dtype, epsilon=norm.epsilon, rate=rate)
+        output.set_shape([None, config.hidden_size])
+
+        def gradient(upstream):
+            saved = (ids[1], ids[2], gamma, normalized, inverse, seed)
+            sizes = {"types": types.shape[0], "positions": positions.shape[0]}
+            found = operations.bert_embeddings_grad(upstream, *saved, **sizes, rate=rate)
+            of_words = tf.IndexedSlices(found.of_sum, ids[0], tf.constant(words.shape.as_list()))
+            return of_words, found.of_types, found.of_positions, found.of_gamma, found.of_beta
+
+        return output, gradient
+
+    tables = (embeddings.weight, embeddings.token_type_embeddings, embeddings.position_embeddings)
+    return apply(*map(tf.convert_to_tensor, (*tables, norm.gamma, norm.beta)))
 
 
 def _layer(layer, config, hidden, segment_ids, read_positions, recompute):

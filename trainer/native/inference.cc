@@ -177,18 +177,9 @@ REGISTER_OP("BertInputs")
 
 // --- BertEncoder --------------------------------------------------------------------------------------------------------------
 
-absl::Status Wrong(const std::string& what) { return absl::InvalidArgumentError("BertEncoder: " + what); }
+constexpr char kEncoder[] = "BertEncoder";
 
-// Whether all of `numbers` are in [0, limit); else what is wrong.
-absl::Status InRange(const char* name, const tf::Tensor& tensor, long limit) {
-  const int32_t* numbers = Numbers<int32_t>(tensor);
-  for (long i = 0; i < tensor.NumElements(); ++i) {
-    if (numbers[i] < 0 || numbers[i] >= limit) {
-      return Wrong(std::string(name) + " holds " + std::to_string(numbers[i]) + ", which is not in [0, " + std::to_string(limit) + ")");
-    }
-  }
-  return absl::OkStatus();
-}
+absl::Status Wrong(const std::string& what) { return absl::InvalidArgumentError(std::string(kEncoder) + ": " + what); }
 
 template <typename T>
 class EncoderKernel : public tf::OpKernel {
@@ -208,10 +199,10 @@ class EncoderKernel : public tf::OpKernel {
     for (const tf::Tensor* one : {&types, &positions, &segments}) {
       OP_REQUIRES(context, one->shape() == ids.shape(), Wrong("ids, types, positions and segments differ in shape"));
     }
-    OP_REQUIRES_OK(context, InRange("input_ids", ids, words.dim_size(0)));
-    OP_REQUIRES_OK(context, InRange("token_type_ids", types, type_table.dim_size(0)));
-    OP_REQUIRES_OK(context, InRange("position_ids", positions, position_table.dim_size(0)));
-    OP_REQUIRES_OK(context, InRange("read_positions", read, ids.dim_size(1)));
+    OP_REQUIRES_OK(context, InRange(kEncoder, "input_ids", ids, words.dim_size(0)));
+    OP_REQUIRES_OK(context, InRange(kEncoder, "token_type_ids", types, type_table.dim_size(0)));
+    OP_REQUIRES_OK(context, InRange(kEncoder, "position_ids", positions, position_table.dim_size(0)));
+    OP_REQUIRES_OK(context, InRange(kEncoder, "read_positions", read, ids.dim_size(1)));
     const bool reads_all = read.dim_size(1) == 0;
     OP_REQUIRES(context, reads_all || read.dim_size(0) == ids.dim_size(0), Wrong("read_positions has other rows than input_ids"));
     const Request request{ids.dim_size(0),

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <string>
 
 #include "absl/status/status.h"
 #include "numbers.h"
@@ -29,6 +30,18 @@ struct InTensorFlow<BFloat16> {
 template <typename T>
 T* Numbers(const tf::Tensor& tensor) {
   return static_cast<T*>(tensor.data());
+}
+
+// Whether all of an operation's input `name` are in [0, limit); else what is wrong.
+inline absl::Status InRange(const char* operation, const char* name, const tf::Tensor& tensor, long limit) {
+  const int32_t* numbers = Numbers<int32_t>(tensor);
+  for (long i = 0; i < tensor.NumElements(); ++i) {
+    if (numbers[i] < 0 || numbers[i] >= limit) {
+      return absl::InvalidArgumentError(std::string(operation) + ": " + name + " holds " + std::to_string(numbers[i]) +
+                                        ", which is not in [0, " + std::to_string(limit) + ")");
+    }
+  }
+  return absl::OkStatus();
 }
 
 // Hands out inputs and allocates outputs, in their order.

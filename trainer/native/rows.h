@@ -71,11 +71,18 @@ struct NormalizeGradients {
   float *gamma, *beta, *bias;
 };
 
+// Backward through a row's normalization, in place: from the gradient of what it gave to that of what was normalized.
+inline void BackThroughNormalization(long width, const float* normalized, float inverse, float* gradient) {
+  const float size = static_cast<float>(width);
+  const float sum = SumOf(width, [&](long j) { return gradient[j]; }) / size;
+  const float product = SumOf(width, [&](long j) { return gradient[j] * normalized[j]; }) / size;
+  for (long j = 0; j < width; ++j) gradient[j] = (gradient[j] - sum - normalized[j] * product) * inverse;
+}
+
 // Backward through LayerNorm and the dropout before it.
 template <typename T, typename U>
 void NormalizeBackward(long rows, long width, const U* upstream, const float* gamma, const float* normalized,
                        const float* inverse, const Dropout& dropout, const NormalizeGradients<T>& out) {
-  const float size = static_cast<float>(width);
   SumOverRows(rows, width, {out.gamma, out.beta, out.bias}, [&](long begin, long end, float* sums) {
     const Buffer<float> factors(width);
     float *of_gamma = sums, *of_beta = sums + width, *of_bias = sums + 2 * width;
@@ -90,14 +97,11 @@ void NormalizeBackward(long rows, long width, const U* upstream, const float* ga
         of_gamma[j] += value * row[j];
         to[j] = value * gamma[j];
       }
-      const float sum = SumOf(width, [&](long j) { return to[j]; }) / size;
-      const float product = SumOf(width, [&](long j) { return to[j] * row[j]; }) / size;
-      const float factor = inverse[i];
+      BackThroughNormalization(width, row, inverse[i], to);
       dropout.Factors(static_cast<uint32_t>(i * width), width, factors.data());
       T* dropped = out.of_dropped + i * width;
 #pragma GCC ivdep
       for (long j = 0; j < width; ++j) {
-        to[j] = (to[j] - sum - row[j] * product) * factor;
         trainer::Store(to[j] * factors[j], dropped + j);
         of_bias[j] += Load(dropped[j]);
       }

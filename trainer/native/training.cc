@@ -1,15 +1,122 @@
-// The operations of training for TensorFlow: BertLayer, BertLayerGrad, AdamWUpdate, MatrixProduct; on CPUs only.
+// The operations of training for TensorFlow, on CPUs only: BertEmbeddings, BertLayer, both with their gradients, AdamWUpdate,
+// MatrixProduct.
 
 #include <cstring>
 #include <vector>
 
 #include "adamw.h"
+#include "embeddings.h"
 #include "layer.h"
 #include "operation.h"
 #include "tensorflow/core/framework/resource_var.h"
 
 namespace trainer {
 namespace {
+
+// --- BertEmbeddings -----------------------------------------------------------------------------------------------------------
+
+template <typename T>
+class EmbeddingsForwardKernel : public tf::OpKernel {
+ public:
+  explicit EmbeddingsForwardKernel(tf::OpKernelConstruction* construction) : OpKernel(construction) {
+    OP_REQUIRES_OK(construction, construction->GetAttr("epsilon", &epsilon_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("rate", &rate_));
+  }
+
+  void Compute(tf::OpKernelContext* context) override {
+    Call call(context);
+    const tf::Tensor &word_ids = call.Next(), &type_ids = call.Next(), &position_ids = call.Next();
+    const tf::Tensor &words = call.Next(), &types = call.Next(), &positions = call.Next();
+    OP_REQUIRES_OK(context, InRange("BertEmbeddings", "word_ids", word_ids, words.dim_size(0)));
+    OP_REQUIRES_OK(context, InRange("BertEmbeddings", "type_ids", type_ids, types.dim_size(0)));
+    OP_REQUIRES_OK(context, InRange("BertEmbeddings", "position_ids", position_ids, positions.dim_size(0)));
+    const float *gamma = Numbers<float>(call.Next()), *beta = Numbers<float>(call.Next());
+    const Dropout dropout(rate_, Numbers<int32_t>(call.Next()));
+    const long tokens = word_ids.NumElements(), width = words.dim_size(1);
+    T* output = call.Allocate<T>({tokens, width});
+    float* normalized = call.Allocate<float>({tokens, width});
+    float* inverse = call.Allocate<float>({tokens});
+    if (!call.ok()) return;
+    Embed(EmbeddedIds{tokens, Numbers<int32_t>(word_ids), Numbers<int32_t>(type_ids), Numbers<int32_t>(position_ids)}, width,
+          epsilon_, EmbeddingTables{Numbers<float>(words), Numbers<float>(types), Numbers<float>(positions)}, gamma, beta,
+          dropout, normalized, inverse, output);
+  }
+
+ private:
+  float epsilon_ = 0.0f, rate_ = 0.0f;
+};
+
+template <typename T>
+class EmbeddingsBackwardKernel : public tf::OpKernel {
+ public:
+  explicit EmbeddingsBackwardKernel(tf::OpKernelConstruction* construction) : OpKernel(construction) {
+    OP_REQUIRES_OK(construction, construction->GetAttr("types", &types_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("positions", &positions_));
+    OP_REQUIRES_OK(construction, construction->GetAttr("rate", &rate_));
+  }
+
+  void Compute(tf::OpKernelContext* context) override {
+    Call call(context);
+    const tf::Tensor& upstream = call.Next();
+    const long tokens = upstream.dim_size(0), width = upstream.dim_size(1);
+    const int32_t *type_ids = Numbers<int32_t>(call.Next()), *position_ids = Numbers<int32_t>(call.Next());
+    const float *gamma = Numbers<float>(call.Next()), *normalized = Numbers<float>(call.Next());
+    const float* inverse = Numbers<float>(call.Next());
+    const Dropout dropout(rate_, Numbers<int32_t>(call.Next()));
+    float* of_sum = call.Allocate<float>({tokens, width});
+    float* of_types = call.Allocate<float>({types_, width});
+    float* of_positions = call.Allocate<float>({positions_, width});
+    float* of_gamma = call.Allocate<float>({width});
+    float* of_beta = call.Allocate<float>({width});
+    if (!call.ok()) return;
+    EmbedBackward(tokens, width, Numbers<T>(upstream), gamma, normalized, inverse, dropout, {of_sum, of_gamma, of_beta});
+    AddRows(tokens, types_, width, type_ids, of_sum, of_types);
+    AddRows(tokens, positions_, width, position_ids, of_sum, of_positions);
+  }
+
+ private:
+  int types_ = 0, positions_ = 0;
+  float rate_ = 0.0f;
+};
+
+// Ids are of tokens alone, [tokens]; `seed` is dropout's, [2].
+REGISTER_OP("BertEmbeddings")
+    .Attr("T: {float, bfloat16}")
+    .Attr("epsilon: float")
+    .Attr("rate: float")
+    .Input("word_ids: int32")
+    .Input("type_ids: int32")
+    .Input("position_ids: int32")
+    .Input("words: float")
+    .Input("types: float")
+    .Input("positions: float")
+    .Input("gamma: float")
+    .Input("beta: float")
+    .Input("seed: int32")
+    .Output("output: T")
+    .Output("normalized: float")
+    .Output("inverse: float")
+    .SetShapeFn(tf::shape_inference::UnknownShape);
+
+// `types` and `positions` are how many rows these tables have. The gradient of a token's sum is also that of its word's row.
+REGISTER_OP("BertEmbeddingsGrad")
+    .Attr("T: {float, bfloat16}")
+    .Attr("types: int")
+    .Attr("positions: int")
+    .Attr("rate: float")
+    .Input("upstream: T")
+    .Input("type_ids: int32")
+    .Input("position_ids: int32")
+    .Input("gamma: float")
+    .Input("normalized: float")
+    .Input("inverse: float")
+    .Input("seed: int32")
+    .Output("of_sum: float")
+    .Output("of_types: float")
+    .Output("of_positions: float")
+    .Output("of_gamma: float")
+    .Output("of_beta: float")
+    .SetShapeFn(tf::shape_inference::UnknownShape);
 
 // --- BertLayer ----------------------------------------------------------------------------------------------------------------
 
@@ -281,6 +388,10 @@ REGISTER_OP("MatrixProduct")
     .SetShapeFn(tf::shape_inference::UnknownShape);
 
 #define REGISTER_KERNELS(T)                                                                                                  \
+  REGISTER_KERNEL_BUILDER(Name("BertEmbeddings").Device(tf::DEVICE_CPU).TypeConstraint<InTensorFlow<T>::Type>("T"),         \
+                          EmbeddingsForwardKernel<T>);                                                                       \
+  REGISTER_KERNEL_BUILDER(Name("BertEmbeddingsGrad").Device(tf::DEVICE_CPU).TypeConstraint<InTensorFlow<T>::Type>("T"),     \
+                          EmbeddingsBackwardKernel<T>);                                                                      \
   REGISTER_KERNEL_BUILDER(Name("BertLayer").Device(tf::DEVICE_CPU).TypeConstraint<InTensorFlow<T>::Type>("T"),              \
                           LayerForwardKernel<T>);                                                                            \
   REGISTER_KERNEL_BUILDER(Name("BertLayerGrad").Device(tf::DEVICE_CPU).TypeConstraint<InTensorFlow<T>::Type>("T"),          \

@@ -1,0 +1,90 @@
+// BERT's embeddings in training, of tokens alone: the sum of three rows, LayerNorm, dropout; and backward.
+//
+// Devlin et al. 2019 (arXiv:1810.04805), section 3, as `trainer/models/forward.py` computes them.
+
+#pragma once
+
+#include <algorithm>
+
+#include "buffer.h"
+#include "numbers.h"
+#include "parallel.h"
+#include "rows.h"
+
+namespace trainer {
+
+// What is embedded: ids of words, types and positions, [tokens] each.
+struct EmbeddedIds {
+  long tokens;
+  const int32_t *words, *types, *positions;
+};
+
+struct EmbeddingTables {
+  const float *words, *types, *positions;  // [rows, width] each
+};
+
+// output = dropout(normalized * gamma + beta), [tokens, width]; `normalized` and `inverse` as of `Normalize`.
+template <typename T>
+void Embed(const EmbeddedIds& ids, long width, float epsilon, const EmbeddingTables& tables, const float* gamma,
+           const float* beta, const Dropout& dropout, float* normalized, float* inverse, T* output) {
+  ParallelRanges(ids.tokens, kRowsEach, [&](long begin, long end) {
+    for (long i = begin; i < end; ++i) {
+      const float* word = tables.words + ids.words[i] * width;
+      const float* type = tables.types + ids.types[i] * width;
+      const float* position = tables.positions + ids.positions[i] * width;
+      float* sum = normalized + i * width;
+      for (long j = 0; j < width; ++j) sum[j] = word[j] + position[j] + type[j];
+    }
+  });
+  Normalize(ids.tokens, width, epsilon, gamma, beta, normalized, inverse, output);
+  if (!dropout.drops()) return;
+  ParallelRanges(ids.tokens, kRowsEach, [&](long begin, long end) {
+    const Buffer<float> factors(width);
+    for (long i = begin; i < end; ++i) {
+      dropout.Factors(static_cast<uint32_t>(i * width), width, factors.data());
+      T* to = output + i * width;
+      for (long j = 0; j < width; ++j) trainer::Store(Load(to[j]) * factors[j], to + j);
+    }
+  });
+}
+
+// to[ids[i]] += numbers[i] for each of `count` rows, in their order; all else of `to`, [rows, width], is 0.
+inline void AddRows(long count, long rows, long width, const int32_t* ids, const float* numbers, float* to) {
+  std::fill_n(to, rows * width, 0.0f);
+  ParallelRanges(width, kLanes, [&](long begin, long end) {
+    for (long i = 0; i < count; ++i) {
+      float* row = to + ids[i] * width;
+      for (long j = begin; j < end; ++j) row[j] += numbers[i * width + j];
+    }
+  });
+}
+
+// What EmbedBackward finds: the gradient of each token's sum, [tokens, width], which is its word's; those of gamma and beta.
+struct EmbeddingGradients {
+  float *of_sum, *gamma, *beta;
+};
+
+template <typename T>
+void EmbedBackward(long tokens, long width, const T* upstream, const float* gamma, const float* normalized,
+                   const float* inverse, const Dropout& dropout, const EmbeddingGradients& out) {
+  SumOverRows(tokens, width, {out.gamma, out.beta}, [&](long begin, long end, float* sums) {
+    const Buffer<float> factors(width);
+    float *of_gamma = sums, *of_beta = sums + width;
+    for (long i = begin; i < end; ++i) {
+      dropout.Factors(static_cast<uint32_t>(i * width), width, factors.data());
+      const T* from = upstream + i * width;
+      const float* row = normalized + i * width;
+      float* to = out.of_sum + i * width;
+#pragma GCC ivdep
+      for (long j = 0; j < width; ++j) {
+        const float value = Load(from[j]) * factors[j];
+        of_beta[j] += value;
+        of_gamma[j] += value * row[j];
+        to[j] = value * gamma[j];
+      }
+      BackThroughNormalization(width, row, inverse[i], to);
+    }
+  });
+}
+
+}  // namespace trainer
