@@ -10,12 +10,10 @@ so that nobody pads, and "lines", a paragraph of enwik8 each. Runs on a CPU; of 
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import multiprocessing
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -51,13 +49,6 @@ class Step:
     def name(self) -> str:
         """As "bert-base-128-lines"."""
         return f"{self.model}-{self.length}-{self.text}"
-
-
-@contextlib.contextmanager
-def as_on_a_gpu() -> Iterator[None]:
-    """Has the step built as on a GPU: what the choice of kernels asks about the devices is answered for one."""
-    with mock.patch("trainer.runtime.fusion.has_accelerator", lambda: True):
-        yield
 
 
 def export(step: Step, case_path: Path, path: Path) -> None:
@@ -102,7 +93,8 @@ def export(step: Step, case_path: Path, path: Path) -> None:
         return tf.reduce_sum(losses * weights) / tf.reduce_sum(weights)
 
     programs, parameters = {}, {}
-    with as_on_a_gpu():
+    # Built as on a GPU: what the choice of kernels asks about the devices is answered for one.
+    with mock.patch("trainer.runtime.fusion.has_accelerator", lambda: True):
         for name, function in {"step": train, "loss": first_loss}.items():
             program = tf.function(function, jit_compile=True, autograph=False)
             programs[name] = np.frombuffer(program.experimental_get_compiler_ir(batches[0])(stage="hlo_serialized"), np.uint8)

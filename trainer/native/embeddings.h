@@ -1,4 +1,4 @@
-// BERT's embeddings in training, of tokens alone: the sum of three rows, LayerNorm, dropout; and backward.
+// BERT's embeddings of tokens alone: the sum of three rows, LayerNorm, dropout; and backward.
 //
 // Devlin et al. 2019 (arXiv:1810.04805), section 3, as `trainer/models/forward.py` computes them.
 
@@ -19,24 +19,28 @@ struct EmbeddedIds {
   const int32_t *words, *types, *positions;
 };
 
-struct EmbeddingTables {
+// Tables that rows are added up of, and the LayerNorm behind them.
+struct Embeddings {
   const float *words, *types, *positions;  // [rows, width] each
+  const float *gamma, *beta;
+
+  // sum = the rows of a token.
+  void AddUp(long width, long word_id, long type_id, long position_id, float* sum) const {
+    const float *word = words + word_id * width, *type = types + type_id * width, *position = positions + position_id * width;
+    for (long j = 0; j < width; ++j) sum[j] = word[j] + type[j] + position[j];
+  }
 };
 
 // output = dropout(normalized * gamma + beta), [tokens, width]; `normalized` and `inverse` as of `Normalize`.
 template <typename T>
-void Embed(const EmbeddedIds& ids, long width, float epsilon, const EmbeddingTables& tables, const float* gamma,
-           const float* beta, const Dropout& dropout, float* normalized, float* inverse, T* output) {
+void Embed(const EmbeddedIds& ids, long width, float epsilon, const Embeddings& embeddings, const Dropout& dropout,
+           float* normalized, float* inverse, T* output) {
   ParallelRanges(ids.tokens, kRowsEach, [&](long begin, long end) {
     for (long i = begin; i < end; ++i) {
-      const float* word = tables.words + ids.words[i] * width;
-      const float* type = tables.types + ids.types[i] * width;
-      const float* position = tables.positions + ids.positions[i] * width;
-      float* sum = normalized + i * width;
-      for (long j = 0; j < width; ++j) sum[j] = word[j] + position[j] + type[j];
+      embeddings.AddUp(width, ids.words[i], ids.types[i], ids.positions[i], normalized + i * width);
     }
   });
-  Normalize(ids.tokens, width, epsilon, gamma, beta, normalized, inverse, output);
+  Normalize(ids.tokens, width, epsilon, embeddings.gamma, embeddings.beta, normalized, inverse, output);
   if (!dropout.drops()) return;
   ParallelRanges(ids.tokens, kRowsEach, [&](long begin, long end) {
     const Buffer<float> factors(width);

@@ -218,7 +218,7 @@ class EncoderKernel : public tf::OpKernel {
     shape.heads = heads_;
     shape.inner = inner_;
     shape.epsilon = epsilon_;
-    Embeddings embeddings{Numbers<float>(words), Numbers<float>(position_table), Numbers<float>(type_table), nullptr, nullptr};
+    Embeddings embeddings{Numbers<float>(words), Numbers<float>(type_table), Numbers<float>(position_table), nullptr, nullptr};
     std::vector<ServedLayer<T>> layers(layers_);
     const float* vector = Numbers<float>(vectors);
     const T* matrix = Numbers<T>(matrices);

@@ -10,6 +10,7 @@
 #include "arrays.h"
 #include "attention.h"
 #include "buffer.h"
+#include "embeddings.h"
 #include "numbers.h"
 #include "panels.h"
 #include "rows.h"
@@ -17,12 +18,6 @@
 namespace trainer {
 
 constexpr long kTokensAtOnce = 4096;  // are computed, or those of one longer text: memory stays bounded, whatever is asked for
-
-// Tables that rows are added up of, and the LayerNorm behind them.
-struct Embeddings {
-  const float *words, *positions, *types;  // [vocabulary, H] and so on
-  const float *gamma, *beta;
-};
 
 template <typename T>
 struct ServedLayer {
@@ -146,11 +141,8 @@ void ServeSegments(LayerShape shape, const Request& request, const Tokens& token
     ParallelRanges(shape.length, kRowsEach, [&](long begin, long stop) {
       for (long i = begin; i < stop; ++i) {
         const long cell = tokens.cells[first_token + i];
-        const float* word = embeddings.words + request.input_ids[cell] * h;
-        const float* position = embeddings.positions + request.position_ids[cell] * h;
-        const float* type = embeddings.types + request.token_type_ids[cell] * h;
-        float* to = hidden.data() + i * h;
-        for (long j = 0; j < h; ++j) to[j] = word[j] + type[j] + position[j];
+        embeddings.AddUp(h, request.input_ids[cell], request.token_type_ids[cell], request.position_ids[cell],
+                         hidden.data() + i * h);
       }
     });
     Normalize(shape.length, h, shape.epsilon, embeddings.gamma, embeddings.beta, hidden.data(), inverse.data(), hidden.data());

@@ -38,8 +38,8 @@ class EmbeddingsForwardKernel : public tf::OpKernel {
     float* inverse = call.Allocate<float>({tokens});
     if (!call.ok()) return;
     Embed(EmbeddedIds{tokens, Numbers<int32_t>(word_ids), Numbers<int32_t>(type_ids), Numbers<int32_t>(position_ids)}, width,
-          epsilon_, EmbeddingTables{Numbers<float>(words), Numbers<float>(types), Numbers<float>(positions)}, gamma, beta,
-          dropout, normalized, inverse, output);
+          epsilon_, Embeddings{Numbers<float>(words), Numbers<float>(types), Numbers<float>(positions), gamma, beta}, dropout,
+          normalized, inverse, output);
   }
 
  private:
