@@ -13,12 +13,12 @@ DATA ?= ../shared/data
 
 help:
 	@echo "make quickstart   fine-tune, evaluate, predict, export: the whole job on the sample (about 5 minutes)"
-	echo "make test         the default test suite (about 10 minutes on two cores)"
+	echo "make test         the default test suite (about 9 minutes on two cores)"
 	echo "make test-slow    the tests that take minutes each"
 	echo "make bench        training, preparation, inference beside their peers, growth (about an hour; DATA=../shared/data)"
 	echo "make lint         ruff, mypy, shellcheck"
 	echo "make format       ruff format"
-	echo "make clean        remove .venv and the quick start's workdir"
+	echo "make clean        remove .venv and the quick start's workdir; other runs stay"
 
 .venv/installed: requirements.txt setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || {
@@ -87,4 +87,4 @@ format: .venv/installed
 	$(BIN)/ruff format .
 
 clean:
-	@rm -rf .venv workdir
+	@rm -rf .venv .venv-peer workdir/quickstart

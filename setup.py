@@ -1,15 +1,16 @@
-"""Installs bert-trainer: `pip install .`, or `pip install '.[dev]'` to work on it."""
+"""Installs the command bert-trainer: `pip install .`, or `pip install '.[dev]'` to work on it."""
 
 from setuptools import find_packages, setup
 
 setup(
-    name="bert-trainer",
+    name="tf-bert-trainer",  # "bert-trainer" on the public index belongs to somebody else
     version="0.1.0",
-    description="Train BERT with TensorFlow: pre-train, fine-tune, compress, export; on a laptop, GPUs and Cloud TPU.",
+    description="Train BERT with TensorFlow: pre-train, fine-tune, export; on a laptop, GPUs and Cloud TPU.",
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
-    packages=find_packages(include=["trainer", "trainer.*"]),
-    package_data={"trainer": ["native/*"]},  # compiled where it runs, for its processor
+    packages=[*find_packages(include=["trainer", "trainer.*"]), "trainer.configs"],
+    package_dir={"trainer.configs": "configs"},  # the recipes: `--config=quickstart` needs no checkout
+    package_data={"trainer": ["native/*"], "trainer.configs": ["**/*"]},  # native: compiled where it runs, for its processor
     install_requires=[
         "absl-py",
         "google-crc32c",

@@ -1,5 +1,7 @@
 """run_tpu.sh, as text: what it would do, and what it refuses."""
 
+import os
+import re
 import shutil
 import subprocess
 
@@ -36,6 +38,97 @@ def test_dry_run_shows_the_whole_story_in_order():
 
 
 @pytest.mark.parametrize(
+    ("kind", "image"),
+    [
+        ("v4-8", "tpu-ubuntu2204-base"),
+        ("v5litepod-8", "v2-alpha-tpuv5-lite"),
+        ("v5p-8", "v2-alpha-tpuv5"),
+        ("v6e-8", "v2-alpha-tpuv6e"),
+    ],
+)
+def test_the_image_follows_the_type(kind, image):
+    assert f"--accelerator-type={kind} --version={image}\n" in call(*GOOD, f"--type={kind}")[1]
+    assert "--version=mine\n" in call(*GOOD, f"--type={kind}", "--version=mine")[1]
+
+
+def test_the_vm_gets_everything_that_setup_py_requires():
+    """All of install_requires but TensorFlow, which tensorflow-tpu brings; libtpu at most 0.0.31, or the import aborts."""
+    script = (ROOT / "run_tpu.sh").read_text()
+    listed = re.search(r"install_requires=\[(.*?)\]", (ROOT / "setup.py").read_text(), re.DOTALL)[1]
+    installed = set(
+        re.findall(r"(?<=[\s])([a-z][a-z0-9-]+)(?===|\s)", script[script.index("install=") : script.index("on_worker all")])
+    )
+    for requirement in re.findall(r'"([A-Za-z0-9-]+)', listed):
+        assert requirement in installed or requirement == "tensorflow", requirement
+    assert "tensorflow-tpu==2.20.0" in script and "libtpu==0.0.31" in script and "FORCE_TF_AVAILABLE=1" in script
+    assert "uv python install 3.11" in script, "Ubuntu 22.04 has Python 3.10"
+    assert "ppa:deadsnakes/ppa" in call(*GOOD, "--python=deadsnakes")[1]
+
+
+@pytest.fixture
+def gcloud(tmp_path, monkeypatch):
+    """A double of gcloud: notes its calls, and answers as a script of (part of the call, exit status, output) says."""
+    (tmp_path / "gcloud").write_text(
+        '#!/bin/sh\necho "$*" >> "$GCLOUD_CALLS"\nwhile IFS="|" read -r part status output; do\n'
+        '  case "$*" in *"$part"*) [ -z "$output" ] || echo "$output"; exit "$status";; esac\ndone < "$GCLOUD_SCRIPT"\n'
+    )
+    (tmp_path / "gcloud").chmod(0o755)
+    (tmp_path / "sleep").write_text("#!/bin/sh\nexit 0\n")
+    (tmp_path / "sleep").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("GCLOUD_CALLS", str(tmp_path / "calls"))
+    monkeypatch.setenv("GCLOUD_SCRIPT", str(tmp_path / "script"))
+
+    def answer(*lines):
+        (tmp_path / "script").write_text("".join(f"{line}\n" for line in lines))
+        (tmp_path / "calls").write_text("")
+        done = call(*GOOD[:-1])
+        return (*done, (tmp_path / "calls").read_text().splitlines())
+
+    return answer
+
+
+def test_a_job_that_ends_well_or_badly(gcloud):
+    status, out, _, calls = gcloud()
+    assert status == 0 and "the run is in gs://bucket/run" in out and "delete bert" in calls[-1]
+    status, _, _, calls = gcloud('exit "$(cat bert-trainer/train.status)"|3|')
+    assert status == 3 and "delete bert" in calls[-1], "the job's exit status is the script's"
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (["tail|75|"], "the job on bert ended without an exit status: it was killed"),
+        (
+            ["tail|255|", "describe|0|PREEMPTED"],
+            "the VM bert is PREEMPTED; rerun the same command to resume from gs://bucket/run",
+        ),
+        (["tail|255|", "describe|1|"], "the VM bert is GONE"),
+    ],
+)
+def test_following_ends_when_job_or_vm_is_gone(gcloud, script, message):
+    status, _, error, calls = gcloud(*script)
+    assert status == 1 and message in error and "delete bert" in calls[-1]
+
+
+def test_a_vm_that_cannot_be_created_is_deleted_all_the_same(gcloud):
+    status, _, _, calls = gcloud("tpu-vm create|1|")
+    assert status == 1 and "create bert" in calls[0] and "delete bert" in calls[1] and len(calls) == 2
+
+
+def test_bfloat16_unless_a_precision_is_named(tmp_path):
+    assert "train.precision=bfloat16" not in call(*GOOD)[1], "the quick start's config names auto, which is bfloat16 on a TPU"
+    plain = ROOT / "configs/tiny/without_precision_for_a_test.yaml"
+    plain.write_text("# a config without a precision\ntask: {name: classification}\n")
+    try:
+        arguments = [*GOOD[:3], f"--config={plain}", "--dry-run"]
+        assert "train.precision=bfloat16" in call(*arguments)[1]
+        assert "train.precision=bfloat16" not in call(*arguments, "--set=train.precision=float32")[1]
+    finally:
+        plain.unlink()
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (GOOD[1:], "error: --name is needed"),
@@ -43,6 +136,9 @@ def test_dry_run_shows_the_whole_story_in_order():
         ([*GOOD[:3], "--config=/no/file", "--dry-run"], "error: --config: no file /no/file"),
         ([*GOOD, "--type=v4-32"], "error: --type=v4-32 has several hosts; this script drives one"),
         ([*GOOD, "--zoen=x"], "error: unknown option --zoen=x"),
+        ([*GOOD, "--type=v9-8"], "error: --type=v9-8: no base image is known for it; name one with --version"),
+        ([*GOOD, "--python=conda"], "error: --python=conda is not one of uv, deadsnakes"),
+        ([*GOOD[:3], "--config=/etc/passwd", "--dry-run"], "error: --config: /etc/passwd is outside of"),
     ],
 )
 def test_wrong_calls_are_told(arguments, message):
