@@ -40,7 +40,7 @@ CASES = {
     "sst2": Case(
         "configs/sst2.yaml", "glue/SST-2/train.tsv", "glue/SST-2/dev.tsv", "sentence", "label",
         ("--epochs=2", "--learning_rate=1e-4", "--batch_size=64", "--schedule=constant", "--label_smoothing=0.1",
-         "--ema_decay_rate=0.999"),
+         "--ema_decay=0.999"),
     ),
     "banking77": Case(
         "configs/banking77.yaml", "banking77/train.csv", "banking77/test.csv", "text", "category",

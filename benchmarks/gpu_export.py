@@ -16,7 +16,6 @@ import multiprocessing
 import sys
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import report
@@ -63,23 +62,24 @@ def export(step: Step, case_path: Path, path: Path) -> None:
     import tensorflow as tf
     from accuracy import minilm_folder
 
-    from trainer import assembly
     from trainer.models.encoder import BertEncoder
     from trainer.models.initialization import read_bert_config
     from trainer.models.optimizers import AdamW
-    from trainer.runtime.fusion import quieten
+    from trainer.run import assembly, sizes
+    from trainer.runtime.quiet import quieten
+    from trainer.runtime.target import tracing_for
     from trainer.tasks import pretraining
     from trainer.tasks.base import TextFields
     from trainer.text.tokenizer import load_tokenizer
 
     quieten()
     case, tokenizer = json.loads(case_path.read_text()), load_tokenizer(str(minilm_folder()))
-    fields = TextFields(("text",), "label", step.length, MOST_IN_A_ROW)
+    fields = TextFields(("text",), "label", step.length)
     task = pretraining.Task(pretraining.Config(sentence_objective="none", static_masks=True), fields, tokenizer)
     bert_config = read_bert_config(str(report.ROOT / f"configs/models/{step.model}.json"))
     encoder = BertEncoder(bert_config, "bfloat16")
     model = task.build_model(encoder)
-    model.prepare_training(task, seed=1, whole=True)
+    model.prepare_training(task, seed=1, whole=True, target="gpu")
     model.compile(optimizer=AdamW(1e-6))
     model.optimizer.build(model.trainable_variables)
     batches = packed(task, case, step)
@@ -93,14 +93,13 @@ def export(step: Step, case_path: Path, path: Path) -> None:
         return tf.reduce_sum(losses * weights) / tf.reduce_sum(weights)
 
     programs, parameters = {}, {}
-    # Built as on a GPU: what the choice of kernels asks about the devices is answered for one.
-    with mock.patch("trainer.runtime.fusion.has_accelerator", lambda: True):
+    with tracing_for("gpu"):
         for name, function in {"step": train, "loss": first_loss}.items():
             program = tf.function(function, jit_compile=True, autograph=False)
             programs[name] = np.frombuffer(program.experimental_get_compiler_ir(batches[0])(stage="hlo_serialized"), np.uint8)
             parameters[name] = described(program.get_concrete_function(batches[0]))
     tokens = [int(np.count_nonzero(batch["segment_ids"])) for batch in batches]
-    flops = assembly.training_flops_per_token(
+    flops = sizes.training_flops_per_token(
         assembly.Assembled(task, encoder, model), float(np.mean([len(ids) for ids in case["examples"]]))
     )
     told = {

@@ -88,11 +88,11 @@ def statistics_of_ours(folder: Path, vocabulary: Path) -> dict[str, float]:
     """Returns what our records hold, masked as in the first epoch."""
     import tensorflow as tf
 
-    from trainer import experiment
     from trainer.data.masking import Masker
     from trainer.data.pipeline import read_records
     from trainer.data.records import Manifest
-    from trainer.run_tokenizer import find_tokenizer
+    from trainer.run import experiment
+    from trainer.run.tokenizer import find_tokenizer
 
     manifest = Manifest.load(str(folder / "records"))
     given = {"task.name": "pretraining", "task.max_predictions": MOST_MASKED, "encoder.vocabulary_path": vocabulary}
@@ -119,8 +119,8 @@ def _described(lengths, masked, random_next, written):
         "mean_length": statistics.mean(lengths),
         "full_length_rate": sum(length == LENGTH for length in lengths) / len(lengths),
         "mean_masked": statistics.mean(masked),
-        "masked_rate": sum(masked) / sum(lengths),
-        "random_next_rate": random_next / len(lengths),
+        "masked_lm_prob": sum(masked) / sum(lengths),
+        "random_next_prob": random_next / len(lengths),
         "bytes_per_sequence": written / len(lengths),
     }
 
@@ -170,8 +170,8 @@ def main() -> None:
                 f"{found['sequences']:,}",
                 f"{found['bytes_per_sequence']:,.0f}",
                 f"{found['mean_length']:.1f}",
-                f"{found['masked_rate']:.2%}",
-                f"{found['random_next_rate']:.1%}",
+                f"{found['masked_lm_prob']:.2%}",
+                f"{found['random_next_prob']:.1%}",
             ]
         )
     rows.append(["ours, corpus doubled", f"{twice['seconds']:.1f}", "", f"{twice['megabytes']:,.0f}", *[""] * 5])

@@ -49,7 +49,7 @@ def write_model(folder: Path, tokenizer: Any) -> None:
 
     keras.utils.set_random_seed(1)
     encoder = BertEncoder(read_bert_config(str(report.ROOT / "configs/models/bert-mini.json")))
-    task = Task(Config(sentence_objective="none"), TextFields(("text",), "label", LENGTH, 1), tokenizer)
+    task = Task(Config(sentence_objective="none"), TextFields(("text",), "label", LENGTH), tokenizer)
     head = task.hugging_face_head(task.build_model(encoder))
     write_hugging_face(str(folder), encoder, tokenizer, *head, ())
 

@@ -45,22 +45,22 @@ def minilm() -> Path:
 
 @pytest.fixture(scope="session")
 def native():
-    """Our own operations for training; skips where they cannot be had."""
+    """The native operations for training; skips where they are not available."""
     return _native("training")
 
 
 @pytest.fixture(scope="session")
 def native_inference():
-    """Our own operations for inference; skips where they cannot be had."""
+    """The native operations for inference; skips where they are not available."""
     return _native("inference")
 
 
 def _native(purpose):
-    from trainer.runtime.native import kernels
+    from trainer.models.kernels.native_library import library
 
-    found = kernels(purpose)
+    found = library(purpose)
     if found.operations is None:
-        pytest.skip(f"no operations of our own: {found.reason}")
+        pytest.skip(f"no native operations: {found.reason}")
     return found.operations
 
 

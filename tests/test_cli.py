@@ -23,7 +23,7 @@ def test_help_does_not_import_tensorflow():
 
 def test_help_of_one_command_names_its_flags(cli):
     status, out, _ = cli("train", "--help")
-    assert status == 0 and "bert-trainer train: fine-tune" in out and "--tpu" in out and "--input" not in out
+    assert status == 0 and "bert-trainer train: fine-tune or pre-train" in out and "--tpu" in out and "--input" not in out
     assert cli()[0] == 2 and cli("help")[0] == 0
 
 
@@ -68,7 +68,7 @@ def test_errors_become_messages_and_statuses(cli, monkeypatch):
         (
             tf.errors.ResourceExhaustedError(None, None, "OOM"),
             1,
-            "error: out of memory. What takes less: a smaller train.batch",
+            "error: out of memory. To use less: a smaller train.batch",
         ),
         (tf.errors.PermissionDeniedError(None, None, "403 on gs://b\nmore"), 1, "error: TensorFlow: 403 on gs://b\n"),
         (ValueError("inside\nmore"), 1, "error: ValueError: inside\nthis is a fault of the program, not of your input"),

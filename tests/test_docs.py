@@ -40,7 +40,8 @@ def test_links_point_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_config_keys_that_are_named_exist(page):
-    from trainer import config, experiment
+    from trainer import config
+    from trainer.run import experiment
     from trainer.tasks import task_names
 
     known = {
@@ -62,7 +63,7 @@ def test_help_words_of_the_makefile_exist():
 
 
 def test_every_config_loads():
-    from trainer import experiment
+    from trainer.run import experiment
 
     for path in sorted((ROOT / "configs").rglob("*.yaml")):
         assert Path(path).read_text().startswith("#"), f"{path} must open with what it is"

@@ -71,7 +71,7 @@ def test_prepare(tmp_path):
         left = [name for name in files.list_dir(f"{workdir}/records") if "partial" in name or "progress" in name]
         assert not left
     assert killed > KILLS // 2
-    assert "going on after" in "".join((tmp_path / f"killed-{kill}.log").read_text() for kill in range(KILLS))
+    assert "continuing after" in "".join((tmp_path / f"killed-{kill}.log").read_text() for kill in range(KILLS))
 
 
 def test_train(tmp_path):

@@ -5,52 +5,113 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
 from trainer.errors import UserError, suggestion
+from trainer.files import expand_home
 from trainer.runtime.compile_cache import keep_compiled_kernels
 
+CONFIG = "The YAML config, or the name of a recipe, as quickstart or pretraining/bert-mini."
+WORKDIR = "The run's folder, local or gs://."
+SET = "Changes config keys: --set key=value [key=value ...]; may be repeated."
+TPU = "A TPU's name, or local on a TPU VM."
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command word: what it does, and {flag: meaning} of the flags it takes."""
+
+    meaning: str
+    flags: Mapping[str, str]
+    words: str = ""  # what may follow it without a flag
+
+
 COMMANDS = {
-    "init": "write a commented config by looking at your file",
-    "describe": "show every config key with type, default and meaning; with --config, its values",
-    "vocabulary": "train a WordPiece vocabulary on raw text",
-    "prepare": "turn rows into TFRecord shards with a manifest",
-    "train": "fine-tune, or go on with an interrupted run",
-    "evaluate": "score a trained model on a split",
-    "predict": "predict the rows of a file or of standard input",
-    "export": "write a SavedModel that takes strings, checked in a clean process, and Hugging Face files",
-    "benchmark": "measure how fast a config trains here, and what holds it back",
+    "init": Command(
+        "write a commented config by looking at your file",
+        {
+            "from": "The file to look at: csv, tsv, json, jsonl, parquet or txt.",
+            "output": "The config to write (default: bert.yaml).",
+            "encoder": "The encoder to start from, a Hub id or folder.",
+        },
+    ),
+    "describe": Command(
+        "show every config key with type, default and meaning; with --config, its values",
+        {
+            "config": CONFIG,
+            "set": SET,
+            "recipes": "Lists the recipes that come with the project.",
+        },
+        words="[SECTION]",
+    ),
+    "vocabulary": Command(
+        "train a WordPiece vocabulary on raw text",
+        {
+            "from": "The text, a path or glob.",
+            "output": "The folder for the tokenizer's files.",
+            "size": "Tokens, rounded up to a multiple of 128.",
+            "lowercase": "Lower-case the text and strip its accents, as BERT's uncased models do; --nolowercase for cased.",
+            "unused": "Slots for tokens that you may want to add later.",
+            "min_frequency": "A piece seen less often is left out.",
+            "column": "The column of the text, in files that have columns.",
+            "extend": "A tokenizer's folder: its tokens keep their ids, and new ones are added up to --size.",
+        },
+    ),
+    "prepare": Command(
+        "turn rows into TFRecord shards with a manifest",
+        {
+            "config": CONFIG,
+            "workdir": WORKDIR,
+            "set": SET,
+            "runner": "local, or beam for a corpus.",
+            "beam_flags": "With --runner=beam: flags of the pipeline, as '--runner=FlinkRunner --flink_master=...'.",
+            "google_records": "A folder for the same records in google-research/bert's format (task.static_masks=true).",
+        },
+    ),
+    "train": Command(
+        "fine-tune or pre-train, or resume an interrupted run",
+        {"config": CONFIG, "workdir": WORKDIR, "set": SET, "tpu": TPU},
+    ),
+    "evaluate": Command(
+        "score a trained model on a split",
+        {"workdir": WORKDIR, "set": SET, "split": "train, validation or test.", "tpu": TPU},
+    ),
+    "predict": Command(
+        "predict the rows of a file or of standard input",
+        {
+            "workdir": WORKDIR,
+            "set": SET,
+            "input": "A csv, tsv, json, jsonl, parquet or txt file; - for standard input, a text or a JSON object per line.",
+            "output": "Where the JSON lines go: a file, or a folder ending in / (default: <workdir>/predictions/).",
+        },
+    ),
+    "export": Command(
+        "write a SavedModel that takes strings, checked in a clean process, and Hugging Face files",
+        {"workdir": WORKDIR, "set": SET},
+    ),
+    "benchmark": Command(
+        "measure how fast a config trains here, and what limits it",
+        {
+            "config": CONFIG,
+            "workdir": WORKDIR,
+            "set": SET,
+            "tpu": TPU,
+            "steps": "Steps to measure.",
+            "input_only": "Measure only the input pipeline.",
+            "synthetic": "Use one batch again and again, so that no step waits for data.",
+            "profile": "Trace three steps for TensorBoard and list the ten costliest operations.",
+        },
+    ),
 }
-FLAGS_OF = {
-    "init": ("from", "output", "encoder"),
-    "describe": ("config", "set"),
-    "vocabulary": ("from", "output", "size", "lowercase", "unused", "min_frequency", "column", "extend"),
-    "prepare": ("config", "workdir", "set", "runner", "beam_flags", "google_records"),
-    "train": ("config", "workdir", "set", "tpu"),
-    "evaluate": ("workdir", "set", "split", "tpu"),
-    "predict": ("workdir", "set", "input", "output"),
-    "export": ("workdir", "set"),
-    "benchmark": ("config", "workdir", "set", "tpu", "steps", "input_only", "synthetic", "profile"),
-}
-SWITCHES = {
-    "input_only": "benchmark: measure the input pipeline alone.",
-    "synthetic": "benchmark: use one batch again and again, so that no data is waited for.",
-    "lowercase": "vocabulary: lower-case the text and strip its accents, as BERT's uncased models do; --nolowercase for cased.",
-    "profile": "benchmark: trace three steps for TensorBoard and list the ten costliest operations.",
-}
-NUMBERS = {
-    # Flag → (least, meaning)
-    "steps": (1, "benchmark: steps to measure."),
-    "size": (200, "vocabulary: tokens, rounded up to a multiple of 128."),
-    "unused": (0, "vocabulary: slots for tokens that you may want to add later."),
-    "min_frequency": (1, "vocabulary: a piece seen less often is left out."),
-}
+SWITCHES = ("input_only", "synthetic", "profile", "lowercase", "recipes")
+LEAST = {"steps": 1, "size": 200, "unused": 0, "min_frequency": 1}  # flag → its lowest value
+PATHS = ("config", "workdir", "input", "output", "from", "encoder", "extend", "google_records")
 OUT_OF_MEMORY = (
-    "out of memory. What takes less: a smaller train.batch_size, or more train.accumulation_steps with the same batch_size "
-    "(the result stays the same); train.recompute_activations=true; a smaller data.max_seq_length; "
+    "out of memory. To use less: a smaller train.batch_size, or more train.gradient_accumulation_steps with the same "
+    "batch_size (the result stays the same); train.recompute_activations=true; a smaller data.max_seq_length; "
     "train.precision=bfloat16; a smaller encoder"
 )
 USAGE = "usage: bert-trainer COMMAND [--config=PATH] [--workdir=DIR] [--set key=value ...]"
@@ -58,7 +119,7 @@ USAGE = "usage: bert-trainer COMMAND [--config=PATH] [--workdir=DIR] [--set key=
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a command was given; None or () where its flag was not."""
+    """What a command was given; None or () for a flag that was not."""
 
     config: str | None = None
     workdir: str | None = None
@@ -82,9 +143,11 @@ class Options:
     input_only: bool = False
     synthetic: bool = False
     profile: bool = False
+    recipes: bool = False
+    section: str | None = None
 
     def required(self, name: str) -> str:
-        """Returns a flag's value; raises UserError where it was not given."""
+        """Returns a flag's value; raises UserError if it was not given."""
         value = getattr(self, name)
         if value is None:
             flag = "from" if name == "source" else name
@@ -95,29 +158,20 @@ class Options:
 def define_flags() -> flags.FlagValues:
     """Returns the flags of all commands."""
     values = flags.FlagValues()
-
-    def text(name: str, meaning: str, default: str | None = None) -> None:
-        flags.DEFINE_string(name, default, meaning, flag_values=values)
-
-    text("config", "The YAML config.")
-    text("workdir", "The run's folder, local or gs://.")
-    flags.DEFINE_multi_string("set", [], "Changes one config key: key=value; may be repeated.", flag_values=values)
-    text("tpu", "A TPU's name, or local on a TPU VM.")
-    text("split", "evaluate: train, validation or test.", "validation")
-    text("input", "predict: a csv, tsv, jsonl, parquet or txt file; - for standard input, a text or JSON object a line.")
-    text("output", "predict: where the JSON lines go (default: the workdir); init: the config to write; vocabulary: a folder.")
-    text("from", "init: the file to look at; vocabulary: the text, a path or glob.")
-    text("encoder", "init: the encoder to start from, a Hub id or folder.")
-    text("column", "vocabulary: the column of the text, in files that have columns.", "text")
-    text("extend", "vocabulary: a tokenizer's folder; its tokens keep their ids, and new ones are added up to --size.")
-    runners = ["local", "beam"]
-    flags.DEFINE_enum("runner", Options.runner, runners, "prepare: local, or beam for a corpus.", flag_values=values)
-    text("beam_flags", "prepare --runner=beam: flags of the pipeline, as '--runner=FlinkRunner --flink_master=...'.", "")
-    text("google_records", "prepare: a folder for the same records in google-research/bert's format (task.static_masks=true).")
-    for name, (least, meaning) in NUMBERS.items():
-        flags.DEFINE_integer(name, getattr(Options, name), meaning, lower_bound=least, flag_values=values)
-    for name, meaning in SWITCHES.items():
-        flags.DEFINE_boolean(name, getattr(Options, name), meaning, flag_values=values)
+    fields: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Options)}
+    meanings = {name: meaning for command in COMMANDS.values() for name, meaning in command.flags.items()}
+    for name, meaning in meanings.items():
+        default = fields.get("source" if name == "from" else name)
+        if name == "set":
+            flags.DEFINE_multi_string(name, [], meaning, flag_values=values)
+        elif name == "runner":
+            flags.DEFINE_enum(name, default, ["local", "beam"], meaning, flag_values=values)
+        elif name in SWITCHES:
+            flags.DEFINE_boolean(name, default, meaning, flag_values=values)
+        elif name in LEAST:
+            flags.DEFINE_integer(name, default, meaning, lower_bound=LEAST[name], flag_values=values)
+        else:
+            flags.DEFINE_string(name, default, meaning, flag_values=values)
     flags.DEFINE_boolean("verbose", False, "Shows tracebacks and TensorFlow's own log.", flag_values=values)
     flags.DEFINE_boolean("help", False, "Shows this help.", short_name="h", flag_values=values)
     return values
@@ -136,18 +190,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except flags.Error as error:
         return _fail(f"{error}\n{USAGE}", 2)
     if values.help or not words or words[0] == "help":
-        print(help_text(values, words[0] if words and words[0] in COMMANDS else None))
+        named = [word for word in words if word in COMMANDS]
+        print(help_text(named[0] if named else None))
         return 0 if values.help or words else 2
     command, *extra = words
     if command not in COMMANDS:
         hint = suggestion(command, COMMANDS)
         return _fail(f"unknown command {command!r}{hint}; commands are {', '.join(COMMANDS)}", 2)
     wrong = _wrong_flag(command, values)
+    section = extra.pop(0) if extra and COMMANDS[command].words else None
     if extra or wrong:
         what = f"unexpected word {extra[0]!r}" if extra else f"{command} takes no --{wrong}"
-        taken = " ".join(f"--{name}" for name in FLAGS_OF[command])
+        taken = " ".join(f"--{name}" for name in COMMANDS[command].flags)
         return _fail(f"{what}; {command} takes {taken}", 2)
-    return _run(command, values)
+    return _run(command, values, section)
 
 
 def _as_absl_reads(arguments: Sequence[str]) -> list[str]:
@@ -168,17 +224,21 @@ def _as_absl_reads(arguments: Sequence[str]) -> list[str]:
 def _wrong_flag(command: str, values: flags.FlagValues) -> str | None:
     """Returns the first flag that was given and that the command does not take."""
     given = [name for name in values if values[name].present and name not in ("verbose", "help", "h")]
-    return next((name for name in given if name not in FLAGS_OF[command]), None)
+    return next((name for name in given if name not in COMMANDS[command].flags), None)
 
 
-def _run(command: str, values: flags.FlagValues) -> int:
+def _run(command: str, values: flags.FlagValues, section: str | None) -> int:
     _set_up_logging(values.verbose)
     fields = {field.name for field in dataclasses.fields(Options)}
-    given: dict[str, Any] = {name: values[name].value for name in values if name in fields}
-    options = Options(**{**given, "set": tuple(values.set), "source": values["from"].value})
+    given: dict[str, Any] = {name: values[name].value for name in values if name in (*fields, "from")}
+    given |= {name: expand_home(given[name]) for name in PATHS if given.get(name)}
+    given |= {"set": tuple(values.set), "source": given.pop("from"), "section": section}
+    options = Options(**given)
     keep_compiled_kernels()
     try:
         module = importlib.import_module(f"trainer.commands.{command}")
+        if "tensorflow" in sys.modules:
+            importlib.import_module("trainer.runtime.quiet").quieten()
         return module.run(options) or 0
     except KeyboardInterrupt:
         return _fail("stopped by Ctrl-C", 130)
@@ -191,13 +251,13 @@ def _run(command: str, values: flags.FlagValues) -> int:
 
 
 def _message_of(error: Exception) -> str:
-    """Returns what a user is told of an error: the whole message where it is theirs, else its first line and whose it is."""
+    """Returns what a user reads about an error: the whole message of a UserError, else its first line and whose fault it is."""
     first = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError):
         return f"{error.filename or 'a file'}: {error.strerror or error}"
-    if type(error).__name__ == "ResourceExhaustedError":
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         return OUT_OF_MEMORY
     if type(error).__module__.startswith("tensorflow."):
         return f"TensorFlow: {first}\n--verbose shows where"
@@ -223,17 +283,16 @@ def _set_up_logging(verbose: bool) -> None:
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.ERROR)
 
 
-def help_text(values: flags.FlagValues, command: str | None) -> str:
-    """Returns the help: all commands, or one with its flags."""
-    if command:
-        lines = [f"bert-trainer {command}: {COMMANDS[command]}", ""]
-        names = (*FLAGS_OF[command], "verbose")
-    else:
+def help_text(command: str | None) -> str:
+    """Returns the help: all commands, or one with its own flags."""
+    if command is None:
         lines = [USAGE, "", "commands:"]
-        lines += [f"  {name:<10} {meaning}" for name, meaning in COMMANDS.items()]
-        lines += ["", "flags:"]
-        names = ("config", "workdir", "set", "tpu", "split", "input", "output", "from", "encoder", "verbose")
-    lines += [f"  --{name:<9} {values[name].help}" for name in names]
-    if not command:
-        lines += ["", "Every config key: bert-trainer describe. Docs: README.md and docs/."]
-    return "\n".join(lines)
+        lines += [f"  {name:<10} {about.meaning}" for name, about in COMMANDS.items()]
+        lines += ["", "bert-trainer COMMAND --help shows the command's flags; --verbose shows tracebacks and TensorFlow's log."]
+        return "\n".join([*lines, "Every config key: bert-trainer describe. Docs: README.md and docs/."])
+    about = COMMANDS[command]
+    words = f" {about.words}" if about.words else ""
+    lines = [f"bert-trainer {command}{words}: {about.meaning}", ""]
+    taken = {**about.flags, "verbose": "Shows tracebacks and TensorFlow's own log."}
+    width = max(map(len, taken)) + 2
+    return "\n".join([*lines, *(f"  --{name:<{width}} {meaning}" for name, meaning in taken.items())])

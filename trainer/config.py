@@ -103,14 +103,21 @@ def read_overrides(assignments: Sequence[str]) -> dict[str, Leaf]:
     return leaves
 
 
-def build(schema: Schema, leaves: Mapping[str, Leaf]) -> dict[str, Section]:
+def build(schema: Schema, leaves: Mapping[str, Leaf], renamed: Mapping[str, str] | None = None) -> dict[str, Section]:
     """Returns {section: dataclass instance}, defaults filled in.
+
+    Args:
+      schema: the sections.
+      leaves: the values, by dotted key.
+      renamed: {key of an earlier version: its name today}, for the message that refuses it.
 
     Raises:
       ConfigError: an unknown key, a missing required one, or a value that its type or dataclass refuses.
     """
     known = [f"{name}.{field}" for name, section in schema.items() for field in fields_of(section)]
     for key, leaf in leaves.items():
+        if key not in known and renamed and key in renamed:
+            raise ConfigError(f"{_at(leaf)}config key {key!r} was renamed: write {renamed[key]!r}")
         if key not in known:
             raise ConfigError(f"{_at(leaf)}unknown config key {key!r}{_key_suggestion(key, known)}")
     return {name: _build_section(name, section, leaves) for name, section in schema.items()}

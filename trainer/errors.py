@@ -8,6 +8,18 @@ class UserError(Exception):
     """What was found, where, what is allowed and what to do, in the message itself."""
 
 
+class NothingToLearnError(UserError):
+    """Rows that do not show what the config leaves out, as class names; rows that could not be read may be the reason."""
+
+
+def install_hint(extra: str) -> str:
+    """Returns how to install an optional dependency of this project.
+
+    The command names the project's folder: the name `bert-trainer` on the public index belongs to somebody else.
+    """
+    return f"in the project's folder, run: pip install -e '.[{extra}]'"
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Returns "; did you mean 'x'?" for the closest known word, or "" when nothing is close.
 

@@ -3,6 +3,7 @@
 Local work does not import TensorFlow: `init`, `describe` and the preparation workers start at once.
 """
 
+import codecs
 import errno
 import glob as local_glob
 import hashlib
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from trainer.errors import UserError
+
+LFS_POINTER = "version https://git-lfs.github.com/spec/"  # how git-lfs's pointer files begin
 
 
 def is_remote(path: str) -> bool:
@@ -32,6 +35,38 @@ def _gfile():
 def join(folder: str, *names: str) -> str:
     """Joins path parts with "/", as every file system here takes it."""
     return "/".join([str(folder).rstrip("/") or "/", *names])
+
+
+def expand_home(path: str) -> str:
+    """Returns a path with `~` or `~user` at its start replaced by the home folder, as a shell does it.
+
+    A shell leaves `--workdir=~/run` as it is, because the word does not begin with `~`.
+    """
+    return os.path.expanduser(path) if path.startswith("~") else path
+
+
+def absolute(path: str) -> str:
+    """Returns a local path in full, so that it means the same in every folder; a path with a scheme (gs:, tfds:) as it is."""
+    return path if is_remote(path) or path.startswith("tfds:") else os.path.abspath(path)
+
+
+def matches(pattern: str) -> bool:
+    """Returns whether a path or glob names at least one file or folder."""
+    if exists(pattern):
+        return True
+    return bool(_glob(pattern))
+
+
+def _glob(pattern: str) -> list[str]:
+    """Returns what a glob names; a bracket in the name of a folder that exists is no pattern."""
+    if is_remote(pattern):
+        return _gfile().glob(pattern)
+    folder, rest = pattern, ""
+    while folder and not os.path.isdir(folder):
+        folder, _, name = folder.rpartition("/") if "/" in folder.rstrip("/") else ("", "", folder)
+        rest = f"{name}/{rest}" if rest else name
+    literal = f"{local_glob.escape(folder)}/" if folder else ("/" if pattern.startswith("/") else "")
+    return local_glob.glob(literal + rest, recursive=True)
 
 
 def exists(path: str) -> bool:
@@ -97,7 +132,12 @@ def open_binary(path: str, mode: str = "rb") -> IO[bytes]:
 
 def open_text(path: str, errors: str = "strict", encoding: str = "utf-8-sig") -> IO[str]:
     """Opens a text file for reading, line ends untouched; a byte-order mark is dropped."""
-    return io.TextIOWrapper(cast(IO[bytes], _Buffered(open_binary(path))), encoding=encoding, errors=errors, newline="")
+    return io.TextIOWrapper(buffered(open_binary(path)), encoding=encoding, errors=errors, newline="")
+
+
+def buffered(file: Any) -> IO[bytes]:
+    """Returns an open binary file with the methods that Python's text layer reads through; TensorFlow's GFile lacks them."""
+    return cast(IO[bytes], _Buffered(file))
 
 
 class _Buffered(io.BufferedIOBase):
@@ -120,9 +160,19 @@ class _Buffered(io.BufferedIOBase):
 
 
 def read_text(path: str) -> str:
-    """Returns a small UTF-8 file's text."""
+    """Returns a small text file's content: UTF-8, or UTF-16 by its byte-order mark.
+
+    Raises:
+      UserError: it is in another encoding.
+    """
     with open_binary(path) as file:
-        return file.read().decode("utf-8-sig")
+        content = file.read()
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8 text (byte 0x{content[error.start]:02X}); save the file as UTF-8") from None
 
 
 def write_text(path: str, text: str) -> None:
@@ -136,8 +186,37 @@ def write_text(path: str, text: str) -> None:
 
 
 def read_json(path: str) -> Any:
-    """Returns a JSON file's value."""
-    return json.loads(read_text(path))
+    """Returns a JSON file's value.
+
+    Raises:
+      UserError: it does not parse, for example because it was cut short.
+    """
+    text = read_text(path)
+    if text.startswith(LFS_POINTER):
+        raise UserError(f"{path}: {lfs_message()}")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not valid JSON: {error.msg}; the file is damaged or cut short") from None
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{path}: not usable JSON: {error}") from None
+
+
+def read_json_object(path: str) -> dict[str, Any]:
+    """Returns the object in a JSON file.
+
+    Raises:
+      UserError: it does not parse, or holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: a JSON {type(value).__name__} where an object belongs")
+    return value
+
+
+def lfs_message() -> str:
+    """Returns what to say about a file that is only git-lfs's note of where the real one is."""
+    return "this is a git-lfs pointer, not the file itself; run `git lfs pull` in its repository, or download the file"
 
 
 def write_json(path: str, value: Any) -> None:
@@ -164,7 +243,7 @@ def expand(pattern: str, key: str) -> list[str]:
         return [pattern]
     if is_dir(pattern):
         raise UserError(f"{key}: {pattern} is a folder; name its files, as {join(pattern, '*.csv')}")
-    found = _gfile().glob(pattern) if is_remote(pattern) else local_glob.glob(pattern, recursive=True)
+    found = _glob(pattern)
     if not found:
         folder = os.path.dirname(pattern) or "."
         there = ", ".join(list_dir(folder)[:8])

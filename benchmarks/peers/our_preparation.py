@@ -11,8 +11,10 @@ def main(source, encoder, folder, workers, max_length):
     # Imported here, as the command line does: worker processes import this file again, and need no TensorFlow.
     sys.path.insert(0, str(Path(__file__).parents[2]))
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    from trainer import experiment, preparation
-    from trainer.run_tokenizer import find_tokenizer
+    from trainer.preparation import learning
+    from trainer.preparation import splits as preparation
+    from trainer.run import experiment
+    from trainer.run.tokenizer import find_tokenizer
 
     settings = [
         f"data.train={source}",
@@ -21,7 +23,7 @@ def main(source, encoder, folder, workers, max_length):
         f"data.max_seq_length={max_length}",
     ]
     begun = time.perf_counter()
-    resolved = preparation.learned(experiment.load(None, tuple(settings), None))
+    resolved = learning.learned(experiment.load(None, tuple(settings), None))
     manifest = preparation.ensure_records(resolved, folder, find_tokenizer(resolved))
     seconds = time.perf_counter() - begun
     split = manifest.splits["train"]

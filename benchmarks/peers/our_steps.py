@@ -4,7 +4,6 @@ The task is classification; or, where the case has masked tokens ("targets"), pr
 """
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -34,9 +33,9 @@ def main():
 
     from trainer.data import records
     from trainer.data.pipeline import Packing, packed_batches
-    from trainer.experiment import DataConfig
-    from trainer.feeding import rounded_length
-    from trainer.runtime.fusion import quieten
+    from trainer.run.feeding import rounded_length
+    from trainer.run.schema import DataConfig
+    from trainer.runtime.quiet import quieten
 
     quieten()
     case = protocol.load_case(options.case)
@@ -90,7 +89,7 @@ def load_task(case, options, packing):
     from trainer.tasks.base import TextFields
     from trainer.text.tokenizer import load_tokenizer
 
-    fields = TextFields(("text",), "label", packing.row_length, packing.max_examples_per_row)
+    fields = TextFields(("text",), "label", packing.row_length)
     tokenizer = load_tokenizer(options.encoder)
     if "targets" in case:
         return pretraining.Task(pretraining.Config(sentence_objective="none", static_masks=True), fields, tokenizer)
@@ -100,19 +99,19 @@ def load_task(case, options, packing):
 
 def load_model(task, case, options):
     """Returns the model, ready to train, with the folder's weights and the case's head."""
-    from trainer import assembly
-    from trainer.experiment import TrainConfig
     from trainer.models.encoder import BertEncoder
     from trainer.models.initialization import load_encoder_weights, read_bert_config
     from trainer.models.optimizers import AdamW
     from trainer.models.schedules import WarmupDecay
-    from trainer.runtime import distribution, precision
+    from trainer.run import experiment, kernels
+    from trainer.runtime import distribution
 
     placement = distribution.choose("default")
-    train = TrainConfig(precision=options.precision, kernels=options.kernels)
-    if options.precision == "auto":
-        train = dataclasses.replace(train, precision=precision.choose(placement)[0])
-    encoder = BertEncoder(read_bert_config(options.encoder), train.precision)
+    sets = [f"encoder.init_from={options.encoder}", f"train.precision={options.precision}", f"train.kernels={options.kernels}"]
+    asked = kernels.with_precision(experiment.load(None, sets), placement)
+    bert_config = read_bert_config(options.encoder)
+    _, step = kernels.choose_step(asked, bert_config, placement)
+    encoder = BertEncoder(bert_config, asked.train.precision, kernels=step.kernels)
     model = task.build_model(encoder)
     of_head = [variable for variable in model.weights if variable.name.startswith("cls/")]
     load_encoder_weights(encoder, options.encoder, head=of_head)
@@ -120,12 +119,11 @@ def load_model(task, case, options):
         kernel, bias = model.get_layer("head").trainable_variables
         kernel.assign(case["head"]["kernel"])
         bias.assign(case["head"]["bias"])
-    step = assembly.step_kernels(train, encoder.bert_config, placement)
     print(step.line, file=sys.stderr)
     model.prepare_training(task, seed=options.seed)
     total = options.total_steps
-    model.compile(optimizer=AdamW(WarmupDecay(options.learning_rate, total // 10, total) if total else options.learning_rate))
-    encoder.native = model.optimizer.native = step.native
+    rate = WarmupDecay(options.learning_rate, total // 10, total) if total else options.learning_rate
+    model.compile(optimizer=AdamW(rate, update_at_once=step.kernels.adamw_update()))
     model.optimizer.build(model.trainable_variables)
     return model
 

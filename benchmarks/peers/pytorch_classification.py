@@ -80,7 +80,7 @@ def main():
     parser.add_argument("--schedule", choices=("linear", "constant"), default="linear", help="after 10 % of warm-up")
     parser.add_argument("--label_smoothing", type=float, default=0.0)
     parser.add_argument("--dropout_rate", type=float, help="in the encoder's hidden layers; its config's by default")
-    parser.add_argument("--ema_decay_rate", type=float, default=0.0, help="over 0: the averaged weights are scored")
+    parser.add_argument("--ema_decay", type=float, default=0.0, help="over 0: the averaged weights are scored")
     parser.add_argument("--max_seq_length", type=int, default=128)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
@@ -99,9 +99,7 @@ def main():
 
     changed = {} if options.dropout_rate is None else {"hidden_dropout_prob": options.dropout_rate}
     model = BertForSequenceClassification.from_pretrained(options.encoder, num_labels=len(names), **changed)
-    average = (
-        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay_rate)) if options.ema_decay_rate else None
-    )
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay)) if options.ema_decay else None
     loss_of = torch.nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.01), lr=options.learning_rate, fused=True)
     steps = options.epochs * -(-len(texts) // options.batch_size)

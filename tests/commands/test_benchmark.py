@@ -12,7 +12,7 @@ def figures(cli, config_file, workdir, *more):
 def test_training_steps_are_measured_and_profiled(cli, config_file, tmp_path):
     out, found = figures(cli, config_file, tmp_path / "w", "--profile", "--set=train.kernels=xla")
     assert found["what"] == "training" and found["steps"] == len(found["seconds_of_each_step"]) == 4
-    assert found["traces_after_warm_up"] == 0 and 0 <= found["data_wait_rate"] < 1
+    assert found["traces_after_warm_up"] == 0 and 0 <= found["data_wait_fraction"] < 1
     # 4 of 2 layers' (4 · 32² + 2 · 32 · 64) weights, 6 FLOPs each: about 100,000 a token
     assert 9e4 < found["model_flops_per_second"] / found["tokens_per_second"] < 2e5
     assert found["model_flops_utilization"] == pytest.approx(found["model_flops_per_second"] / found["matmul_flops_per_second"])
@@ -26,7 +26,7 @@ def test_training_steps_are_measured_and_profiled(cli, config_file, tmp_path):
 def test_synthetic_data_is_never_waited_for(cli, config_file, tmp_path):
     sets = ("--set=runtime.cpu_devices=2", "--set=train.steps_per_execution=3", "--set=train.kernels=native")
     out, found = figures(cli, config_file, tmp_path / "w", "--synthetic", "--profile", *sets)
-    assert found["what"] == "synthetic" and found["data_wait_rate"] < 0.01 and "one batch again and again" in out
+    assert found["what"] == "synthetic" and found["data_wait_fraction"] < 0.01 and "one batch again and again" in out
     assert any("BertLayerGrad" in cost["operation"] for cost in found["costliest"]), "our own operations are seen, too"
     # Steps are counted one by one, whatever a call runs: 4 of 8 examples.
     assert found["steps"] == len(found["seconds_of_each_step"]) == 4

@@ -56,4 +56,14 @@ def test_records_alone_are_scored_wherever_they_are(cli, config_file, tmp_path):
     status, _, error = cli("evaluate", run, "--split=test", f"--set=data.records_dir={tmp_path}/moved")
     assert status == 1 and "'test' is not one of this run's train, validation" in error
     status, _, log = cli("export", run)
-    assert status == 0 and "compared without rows of the run: none are named" in log
+    assert status == 0 and "compared without the run's own rows: none are named" in log
+
+
+def test_scores_are_not_lost_when_the_workdir_is_read_only(cli, run_copy, monkeypatch):
+    def refuse(path, value):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("trainer.commands.evaluate.files.write_json", refuse)
+    status, out, error = cli("evaluate", f"--workdir={run_copy}", "--split=test")
+    assert status == 1 and "could not be stored in" in error and "Permission denied" in error
+    assert json.loads(out.splitlines()[-1])["examples"] == 32 and "accuracy: " in out

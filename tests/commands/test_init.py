@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from trainer import experiment
 from trainer.commands.init import look_at
+from trainer.run import experiment
 
 
 def test_the_written_config_loads_and_fits_the_file(cli, tmp_path):
@@ -17,6 +17,29 @@ def test_the_written_config_loads_and_fits_the_file(cli, tmp_path):
     assert loaded.task.class_names == ("gut", "schlecht") and loaded.data.max_seq_length == 32
     status, _, error = cli("init", f"--from={tmp_path}/my.csv", f"--output={tmp_path}/bert.yaml")
     assert status == 1 and "is already there; remove it or choose another name" in error
+
+
+def test_one_file_gets_a_share_for_validation(cli, tmp_path):
+    (tmp_path / "my.csv").write_text("text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(40)))
+    assert cli("init", f"--from={tmp_path}/my.csv", f"--output={tmp_path}/bert.yaml")[0] == 0
+    loaded = experiment.load(f"{tmp_path}/bert.yaml")
+    assert loaded.data.validation == "10%" and "validation: 10%" in (tmp_path / "bert.yaml").read_text()
+    assert loaded.train.precision == "auto"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_encodings_with_a_mark_are_read(cli, tmp_path, encoding):
+    rows = "".join(f"Grüße {i},{'ab'[i % 2]}\n" for i in range(40))
+    (tmp_path / "my.csv").write_bytes(("text,label\n" + rows).encode(encoding))
+    assert cli("init", f"--from={tmp_path}/my.csv", f"--output={tmp_path}/bert.yaml")[0] == 0
+    assert "\0" not in (tmp_path / "bert.yaml").read_text()
+    assert experiment.load(f"{tmp_path}/bert.yaml").data.text_columns == ("text",)
+
+
+def test_an_index_column_is_neither_text_nor_label(tmp_path):
+    (tmp_path / "x.csv").write_text(",text,label\n" + "".join(f"{i},some text {i},{'ab'[i % 2]}\n" for i in range(40)))
+    found = look_at(f"{tmp_path}/x.csv")
+    assert (found.text_columns, found.label_column) == (("text",), "label")
 
 
 def finding(tmp_path, rows):

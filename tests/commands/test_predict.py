@@ -75,7 +75,7 @@ def test_pairs_are_read_from_json(tokenizer):
     from trainer.tasks.base import TextFields
     from trainer.tasks.classification import Config, Task
 
-    task = Task(Config(class_names=("a", "b")), TextFields(("first", "second"), "label", 16, 4), tokenizer)
+    task = Task(Config(class_names=("a", "b")), TextFields(("first", "second"), "label", 16), tokenizer)
     rows = list(_typed_rows(['{"first": "x", "second": "y"}\n', "plain\n", "{bad\n"], task))
     assert rows[0].values == {"first": "x", "second": "y"}
     assert [row.reason for row in rows[1:]] == [
@@ -83,3 +83,55 @@ def test_pairs_are_read_from_json(tokenizer):
         "not valid JSON: Expecting property name enclosed in double quotes",
     ]
     assert isinstance(rows[2], Rejected)
+
+
+def test_dots_in_a_name_stay_and_a_folder_may_be_named(cli, run_copy, tmp_path):
+    for year in (2024, 2025):
+        (tmp_path / f"reviews.{year}.csv").write_text(f"text\nof {year}\n")
+        status, out, _ = cli("predict", f"--workdir={run_copy}", f"--input={tmp_path}/reviews.{year}.csv")
+        assert status == 0 and out == f"predictions: {run_copy}/predictions/reviews.{year}.jsonl\n"
+    first = (run_copy / "predictions/reviews.2024.jsonl").read_text()
+    assert json.loads(first)["text"] == "of 2024"
+    for folder in (f"{tmp_path}/new/", str(run_copy)):
+        status, out, _ = cli("predict", f"--workdir={run_copy}", f"--input={tmp_path}/reviews.2024.csv", f"--output={folder}")
+        assert status == 0 and out == f"predictions: {folder.rstrip('/')}/reviews.2024.jsonl\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("data/x.csv.gz", "x"),
+        ("x.y.z.parquet", "x.y.z"),
+        ("gs://bucket/a*.csv", "a_"),
+        ("tfds:glue/sst2:test", "sst2_test"),
+        ("v1.2", "v1.2"),
+        (".csv", "input"),
+        ("folder/", "folder"),
+    ],
+)
+def test_the_name_of_the_predictions(source, name):
+    from trainer.commands.predict import file_stem
+
+    assert file_stem(source) == name
+
+
+def test_a_byte_order_mark_on_standard_input_is_no_text(cli, finished_run, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO('\ufeff{"text": "good"}\nbad\n'.encode())))
+    status, out, _ = cli("predict", f"--workdir={finished_run}", "--input=-")
+    assert status == 0 and [line["text"] for line in lines_of(out)] == ["good", "bad"]
+
+
+def test_the_exit_status_says_when_every_row_was_refused(cli, finished_run, tmp_path):
+    (tmp_path / "in.csv").write_text("text\n \n\t\n")
+    status, _, log = cli("predict", f"--workdir={finished_run}", f"--input={tmp_path}/in.csv", f"--output={tmp_path}/o.jsonl")
+    assert status == 1 and "2 row(s) could not be predicted" in log
+    assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 2
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_work(cli, finished_run, tmp_path):
+    (tmp_path / "in.csv").write_text("text\nx\n")
+    (tmp_path / "file").write_text("")
+    status, _, error = cli(
+        "predict", f"--workdir={finished_run}", f"--input={tmp_path}/in.csv", f"--output={tmp_path}/file/o.jsonl"
+    )
+    assert status == 1 and "cannot be written: " in error and "choose another place with --output" in error

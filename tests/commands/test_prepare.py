@@ -26,7 +26,7 @@ def test_rejected_rows_are_kept_with_their_reason(cli, config_file, tmp_path):
         file.write('" ",positive\nfine,unheard\nfine\n')
     status, _, error = prepare(cli, config_file, tmp_path, "task.class_names=[negative, positive]")
     assert status == 1 and "data.train: 3 of 67 rows rejected; all are in " in error
-    assert "over data.max_rejected_rate=0.01: mend the rows" in error
+    assert "over data.max_rejected_fraction=0.01: correct the rows" in error
     rejected = [json.loads(line) for line in (tmp_path / "run/records/rejected.jsonl").read_text().splitlines()]
     assert [(row["split"], row["line"], row["reason"]) for row in rejected] == [
         ("train", 66, "the text in column 'text' is empty"),
@@ -34,7 +34,7 @@ def test_rejected_rows_are_kept_with_their_reason(cli, config_file, tmp_path):
         ("train", 68, "1 columns where 2 belong (['text', 'label'])"),
     ]
     assert Manifest.load(f"{tmp_path}/run/records") is None, "nothing counts as prepared"
-    sets = ["task.class_names=[negative, positive]", "data.max_rejected_rate=0.1"]
+    sets = ["task.class_names=[negative, positive]", "data.max_rejected_fraction=0.1"]
     status, _, log = prepare(cli, config_file, tmp_path, *sets)
     assert status == 0 and "1 × the text in column 'text' is empty (first: " in log
 

@@ -84,7 +84,7 @@ def test_every_token_is_as_likely_as_another(tokenizer):
 
 
 def test_random_tokens_are_ordinary_and_another_one(tokenizer, batch):
-    masked, chosen = mask(tokenizer, batch, mask_token_rate=0.0, random_token_rate=1.0, masked_rate=0.5)
+    masked, chosen = mask(tokenizer, batch, mask_token_prob=0.0, random_token_prob=1.0, masked_lm_prob=0.5)
     ids, new, is_chosen = flat(batch, masked, chosen)
     drawn, tokens = new[is_chosen == 1], tokenizer.tokens()
     assert (drawn != ids[is_chosen == 1]).all()
@@ -114,7 +114,7 @@ def test_the_number_can_be_bounded(tokenizer, batch):
 
 def spans_of(tokenizer, batch, **recipe):
     """Returns the lengths, in words, of runs of masked words, where few are masked so that runs hardly touch."""
-    _, chosen = mask(tokenizer, batch, masked_rate=0.06, **recipe)
+    _, chosen = mask(tokenizer, batch, masked_lm_prob=0.06, **recipe)
     numbers, (is_chosen,) = words_of(batch, tokenizer), flat(chosen)
     masked_words = sorted(set(numbers[is_chosen == 1].tolist()))
     runs, length = [], 0
@@ -150,7 +150,7 @@ def test_words_given_by_a_segmentation(tokenizer):
 
 
 def test_the_bound_of_a_packed_row(tokenizer, batch):
-    recipe = MaskingRecipe(masked_rate=0.15)
+    recipe = MaskingRecipe(masked_lm_prob=0.15)
     _, chosen = mask(tokenizer, batch)
     counts, lengths = tf.reduce_sum(chosen, axis=1).numpy(), batch.row_lengths().numpy()
     for start in range(0, 2000, 4):

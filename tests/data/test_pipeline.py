@@ -9,7 +9,7 @@ import tensorflow as tf
 from trainer.data.pipeline import (
     WINDOW_BATCHES,
     Packing,
-    Share,
+    StreamPosition,
     length_grouped,
     packed_batches,
     read_records,
@@ -67,12 +67,12 @@ def test_each_epoch_is_every_example_in_an_order_of_its_own(paths):
 @pytest.mark.parametrize("first", [1, 49, 50, 77, 130])
 def test_resume_goes_on_with_the_next_example(paths, first):
     whole = first_rows(stream_of(paths), 200)
-    assert first_rows(stream_of(paths, first=first), 200 - first) == whole[first:]
+    assert first_rows(stream_of(paths, position=StreamPosition(first)), 200 - first) == whole[first:]
 
 
 def test_shares_together_are_the_whole_step_by_step(paths):
     whole = first_rows(stream_of(paths), 40)
-    shares = [first_rows(stream_of(paths, share=Share(i, 2)), 20) for i in range(2)]
+    shares = [first_rows(stream_of(paths, position=StreamPosition().share(i, 2)), 20) for i in range(2)]
     for step in range(10):  # a step of four examples: two from each share
         together = shares[0][2 * step : 2 * step + 2] + shares[1][2 * step : 2 * step + 2]
         assert sorted(together) == sorted(whole[4 * step : 4 * step + 4])
@@ -102,6 +102,22 @@ def test_static_rows_give_one_shape_and_lose_nothing(paths):
     assert sorted(rows[rows >= 0]) == list(range(COUNT))
 
 
+def test_static_rows_in_training_give_one_shape_with_all_examples(paths):
+    batches = list(packed_batches(read_records(paths), SPEC, 16, Packing(16, 4, static_rows=4, pieces=4)))
+    assert {tuple(batch["input_ids"].shape) for batch in batches} == {(16, 16)}
+    assert [int((batch["row_id"].numpy() >= 0).sum()) for batch in batches] == [16, 16, 16, 2], "a batch stays one batch"
+    used = [batch["segment_ids"].numpy().any(axis=1) for batch in batches]
+    assert all(rows[: rows.sum()].all() for rows in used), "rows are filled from the first one on"
+
+
+def test_a_position_of_the_stream_by_hand():
+    position = StreamPosition.of_step(7, 10, window_steps=3)
+    assert (position.step, position.skipped_steps, position.first) == (6, 1, 60)
+    assert position.epoch(50) == (1, 10) and StreamPosition.of_step(7, 10).epoch(50) == (1, 20)
+    shares = [position.share(index, 2).numbers(tf.constant(1, tf.int64), 5, tf.constant(5, tf.int64)) for index in range(2)]
+    assert sorted(np.concatenate(shares)) == list(range(70, 80)), "the second batch of both pipelines: the second step"
+
+
 def test_sampled_copies_follow_their_rule_and_resume(paths):
     def twice_if_zero(record, seed):
         label = tf.io.parse_single_example(record, {"label": tf.io.FixedLenFeature([], tf.int64)})["label"]
@@ -110,7 +126,7 @@ def test_sampled_copies_follow_their_rule_and_resume(paths):
     whole = first_rows(stream_of(paths, copies=twice_if_zero), 120)
     epoch = whole[: COUNT + 17]  # 17 of 50 rows have label 0
     assert sorted(epoch) == sorted([*range(COUNT), *range(0, COUNT, 3)])
-    assert first_rows(stream_of(paths, copies=twice_if_zero, first=70), 50) == whole[70:]
+    assert first_rows(stream_of(paths, copies=twice_if_zero, position=StreamPosition(70)), 50) == whole[70:]
 
 
 def test_python_examples_stream():
@@ -125,7 +141,7 @@ def test_no_examples_is_told(paths):
 
 def grouped_of(paths, window=0):
     first = window * WINDOW_BATCHES * BATCH
-    return length_grouped(stream_of(paths, first=first), BATCH // 2, 2, seed=3, window=window)
+    return length_grouped(stream_of(paths, position=StreamPosition(first)), BATCH // 2, 2, seed=3, window=window)
 
 
 BATCH = 4

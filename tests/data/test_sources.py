@@ -12,6 +12,8 @@ from trainer.data import sources
 from trainer.data.sources import Rejected, Row, SourceFormat, read_rows
 from trainer.errors import UserError
 
+NOT_UTF8 = "not UTF-8: byte 0xFF at character {}; save the file as UTF-8, or name its encoding, as data.encoding=cp1252"
+
 
 def read(path, **options):
     return list(read_rows(str(path), "data.train", SourceFormat(**options)))
@@ -40,7 +42,7 @@ def test_csv_rows_that_parse_wrongly(tmp_path):
         2: "3 columns where 2 belong (['text', 'label'])",
         3: "1 columns where 2 belong (['text', 'label'])",
         4: "not valid csv: ',' expected after '\"'",
-        6: "not UTF-8: byte 0xFF at character 1; save the file as UTF-8",
+        6: NOT_UTF8.format(1),
     }
     assert [row.values["text"] for row in rows if isinstance(row, Row)] == ["good"]
 
@@ -71,11 +73,14 @@ def test_files_without_header(tmp_path):
 
 @pytest.mark.parametrize(
     ("header", "message"),
-    [("a,a", "the header has column 'a' twice; if the file has no header"), ("a,", "the header has an empty column name")],
+    [
+        (b"a,a", "the header has column 'a' twice; if the file has no header"),
+        (b"a,b\xff", "not UTF-8: byte 0xFF at character 3; save the file as UTF-8, or name its encoding"),
+    ],
 )
 def test_headers_that_cannot_be_used(tmp_path, header, message):
     with pytest.raises(UserError, match=message):
-        read(write(tmp_path, "a.csv", f"{header}\nx,y\n"))
+        read(write(tmp_path, "a.csv", header + b"\nx,y\n"))
 
 
 def test_jsonl(tmp_path):
@@ -84,8 +89,8 @@ def test_jsonl(tmp_path):
     assert rows[0].values == {"text": "ü", "label": 1}
     assert [(row.line, row.reason) for row in rows[1:]] == [
         (3, "not valid JSON: Expecting value at character 9"),
-        (4, "a JSON list where an object belongs"),
-        (5, "not UTF-8: byte 0xFF at character 11; save the file as UTF-8"),
+        (4, "a JSON array where an object belongs"),
+        (5, NOT_UTF8.format(11)),
     ]
 
 
@@ -166,12 +171,111 @@ def test_any_text_survives_csv_and_jsonl(tmp_path_factory, texts):
     assert [row.values["text"] for row in read(folder / "a.jsonl")] == texts
 
 
+RECORDS = [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_json_array_is_rows(tmp_path, name, indent, packed):
+    content = json.dumps(RECORDS, indent=indent).encode()
+    path = write(tmp_path, f"{name}.gz" if packed else name, gzip.compress(content) if packed else content)
+    assert [(row.values, row.line) for row in read(path)] == [(RECORDS[0], 1), (RECORDS[1], 2)]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"data": RECORDS},
+        {"version": "1.0", "data": RECORDS},
+        {"text": {"0": "a", "1": "b"}, "label": {"0": 1, "1": 0}},
+        {"columns": ["text", "label"], "index": [0, 1], "data": [["a", 1], ["b", 0]]},
+        {"text": ["a", "b"], "label": [1, 0]},
+    ],
+)
+def test_a_json_file_of_other_layouts(tmp_path, value, indent):
+    assert [row.values for row in read(write(tmp_path, "a.json", json.dumps(value, indent=indent)))] == RECORDS
+
+
+def test_a_json_file_of_lines(tmp_path):
+    rows = read(write(tmp_path, "a.json", '{"text": "a"}\n{"text": \n{bad}\n{"text": "b"}\n'))
+    assert [getattr(row, "values", None) for row in rows] == [{"text": "a"}, None, None, {"text": "b"}]
+    assert [row.line for row in rows] == [1, 2, 3, 4]
+    assert [row.values for row in read(write(tmp_path, "one.json", '{"text": "a"}'))] == [{"text": "a"}]
+
+
+def test_odd_json_names_what_is_wrong(tmp_path):
+    rows = read(write(tmp_path, "a.json", '[{"text": "a"}, 3, [1]]'))
+    assert [row.reason for row in rows[1:]] == [
+        "a JSON number where an object belongs",
+        "a JSON array where an object belongs",
+    ]
+    with pytest.raises(UserError, match="cut.json: not valid JSON: Expecting ',' delimiter at character 16"):
+        read(write(tmp_path, "cut.json", '[{"text": "a"}\n'))
+    rows = read(
+        write(tmp_path, "deep.jsonl", '{"text": "a"}\n{"text": ' + "[" * 100_000 + "\n" + '{"n": ' + "9" * 5000 + "}\n")
+    )
+    assert rows[1].reason == "not usable JSON: it is nested too deeply"
+    assert rows[2].reason.startswith("not usable JSON: Exceeds the limit")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.json", "a.txt"])
+def test_every_text_format_in_every_encoding_with_a_mark(tmp_path, encoding, name):
+    texts = {
+        "a.csv": "text,label\r\nGrüße,x\r\n",
+        "a.tsv": "text\tlabel\nGrüße\tx\n",
+        "a.jsonl": '{"text": "Grüße", "label": "x"}\n',
+        "a.json": '[{"text": "Grüße", "label": "x"}]',
+        "a.txt": "Grüße\n",
+    }
+    path = write(tmp_path, name, texts[name].encode(encoding))
+    assert read(path)[0].values == {"text": "Grüße"} | ({} if name == "a.txt" else {"label": "x"})
+
+
+def test_a_named_encoding(tmp_path):
+    path = write(tmp_path, "a.csv", "text,label\nGrüße,x\n".encode("cp1252"))
+    assert "data.encoding=cp1252" in read(path)[0].reason
+    assert read(path, encoding="cp1252")[0].values["text"] == "Grüße"
+
+
+def test_columns_without_a_name_and_excels_first_line(tmp_path):
+    rows = read(write(tmp_path, "pandas.csv", ",text,label,\n0,a,x,\n1,b,y,\n"))
+    assert rows[1].values == {"unnamed 1": "1", "text": "b", "label": "y", "unnamed 4": ""}
+    rows = read(write(tmp_path, "excel.csv", "sep=;\ntext;label\na;x\n"))
+    assert (rows[0].values, rows[0].line) == ({"text": "a", "label": "x"}, 3)
+
+
+def test_a_backslash_before_a_quote_is_explained(tmp_path):
+    rows = read(write(tmp_path, "a.csv", 'text,label\n"he said \\"no\\" twice",x\n'))
+    assert rows[0].reason.endswith('a double quote inside a field is written twice (""), not with a backslash')
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet", "a.txt"])
+def test_an_empty_file_says_so(tmp_path, name):
+    with pytest.raises(UserError, match=f"data.train: .*{name} is empty"):
+        read(write(tmp_path, name, ""))
+
+
+def test_a_damaged_parquet_file_names_itself(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"] * 1000}), tmp_path / "whole.parquet")
+    content = (tmp_path / "whole.parquet").read_bytes()
+    for damaged in (content[: len(content) // 2], b"text,label\n", content[:20] + b"\0" * 40 + content[60:]):
+        path = write(tmp_path, "a.parquet", damaged)
+        with pytest.raises(UserError, match="a.parquet: no parquet file, or one that is cut short or damaged: "):
+            read(path)
+
+
 def test_a_small_source_is_read_once_for_two_readers(tmp_path, monkeypatch):
     path = tmp_path / "rows.csv"
     path.write_text("text,label\na,x\nb,y,z\n")
     opened = []
     read_lines = sources.read_lines
-    monkeypatch.setattr(sources, "read_lines", lambda path: opened.append(path) or read_lines(path))
+    monkeypatch.setattr(sources, "read_lines", lambda *arguments: opened.append(1) or read_lines(*arguments))
     first, second, third = (list(sources.read_rows(str(path), "data.train")) for _ in range(3))
     assert first == second == third and len(first) == 2 and len(opened) == 2, "kept until they are read once more"
     path.write_text("text,label\na,x\nb,y\nc,z\n")

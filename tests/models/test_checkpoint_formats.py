@@ -1,5 +1,9 @@
 """Every layout of BERT weights gives the same arrays; each is written here as its own tool writes it."""
 
+import json
+import struct
+
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -77,7 +81,7 @@ def test_google_tf1_checkpoint(tmp_path, expected):
         tf.compat.v1.get_variable("cls/seq_relationship/output_bias", initializer=[7.0, 8.0])
         session.run(tf.compat.v1.global_variables_initializer())
         tf.compat.v1.train.Saver().save(session, str(tmp_path / "bert_model.ckpt"))
-    found = assert_reads(tmp_path, expected, "bert_model.ckpt.index")
+    found = assert_reads(tmp_path, expected, "bert_model.ckpt")
     heads = {name: value.tolist() for name, value in found.items() if name not in expected}
     assert heads == {
         "cls/predictions/bias": [0.0],
@@ -140,7 +144,7 @@ def test_google_tf2_checkpoint(tmp_path, expected):
     layers = [*embeddings, *transformer, pooler]
     model = tf.train.Checkpoint(**{f"layer_with_weights-{i}": layer for i, layer in enumerate(layers)})
     tf.train.Checkpoint(model=model).write(str(tmp_path / "bert_model.ckpt"))
-    assert_reads(tmp_path, expected, "bert_model.ckpt.index")
+    assert_reads(tmp_path, expected, "bert_model.ckpt")
 
 
 @pytest.mark.parametrize("root", ["items", "model"])
@@ -174,7 +178,7 @@ def test_google_tf2_pretrainer(tmp_path, expected, root):
         heads = [holder(dense=pooler, out_proj=pair)]
         model = holder(encoder_network=encoder, masked_lm=masked_lm, classification_heads=heads)
         tf.train.Checkpoint(model=model).write(str(tmp_path / "ckpt-1"))
-    found = assert_reads(tmp_path, expected, "ckpt-1.index")
+    found = assert_reads(tmp_path, expected, "ckpt-1")
     assert np.array_equal(found["cls/predictions/transform/dense/kernel"], transform.kernel.numpy())
     assert np.array_equal(found["cls/predictions/transform/LayerNorm/beta"], masked_lm.layer_norm.beta.numpy())
     assert np.array_equal(found["cls/predictions/bias"], bias.numpy())
@@ -193,9 +197,118 @@ def test_transformers_heads_in_tensorflow_layout(tmp_path):
     assert found["cls/seq_relationship/kernel"].shape == (32, 2)
 
 
-def test_what_cannot_be_read_is_told(tmp_path):
-    with pytest.raises(UserError, match="holds no weights; expected model.safetensors, tf_model.h5 or a Google checkpoint"):
+def pytorch_tensors(expected, prefix=""):
+    """The weights as PyTorch names them and lays them out."""
+    from trainer.serving.hugging_face import pytorch_name
+
+    return {
+        prefix + pytorch_name(name): np.ascontiguousarray(value.T) if name.endswith("kernel") else value
+        for name, value in expected.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "_orig_mod.", "0.auto_model.", "model.", "model.bert.", "_orig_mod.module.bert.", "0.auto_model.bert."],
+)
+def test_prefixes_of_wrappers(tmp_path, expected, prefix):
+    safetensors.numpy.save_file(pytorch_tensors(expected, prefix), tmp_path / "model.safetensors")
+    assert_reads(tmp_path, expected, "model.safetensors")
+
+
+def test_two_encoders_in_one_file_are_refused(tmp_path, expected):
+    both = pytorch_tensors(expected, "model.") | pytorch_tensors({k: v + 1 for k, v in expected.items()}, "bert.")
+    safetensors.numpy.save_file(both, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="it holds several encoders: .* is there twice, with other values"):
         read_weights(str(tmp_path), CONFIG)
-    (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(UserError, match="pytorch_model.bin needs PyTorch to be read; convert it once"):
+
+
+def write_safetensors(path, dtype, arrays):
+    """Writes the format by hand: safetensors' NumPy writer has no bfloat16 (https://huggingface.co/docs/safetensors)."""
+    header, content = {}, b""
+    for name, array in arrays.items():
+        end = len(content) + array.nbytes
+        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [len(content), end]}
+        content += array.tobytes()
+    told = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(told)) + told + content)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind", "tolerance"), [("F64", np.float64, 0), ("F16", np.float16, 1e-3), ("BF16", ml_dtypes.bfloat16, 8e-3)]
+)
+def test_other_float_types(tmp_path, expected, dtype, kind, tolerance):
+    tensors = {name: value.astype(kind) for name, value in pytorch_tensors(expected).items()}
+    write_safetensors(tmp_path / "model.safetensors", dtype, tensors)
+    found, _ = read_weights(str(tmp_path), CONFIG)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name].astype(np.float32), value, rtol=tolerance, atol=1e-7)
+
+
+def test_shards(tmp_path, expected):
+    tensors = pytorch_tensors(expected)
+    weight_map = {}
+    for number, names in enumerate(np.array_split(sorted(tensors), 3)):
+        file = f"model-{number + 1:05d}-of-00003.safetensors"
+        safetensors.numpy.save_file({name: tensors[name] for name in names}, tmp_path / file)
+        weight_map |= {str(name): file for name in names}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    assert_reads(tmp_path, expected, "model.safetensors.index.json")
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(UserError, match="the shard model-00002-of-00003.safetensors that it names is missing"):
+        read_weights(str(tmp_path), CONFIG)
+    index.write_text("{}")
+    with pytest.raises(UserError, match='an index of sharded weights has a "weight_map"; this one has nothing'):
+        read_weights(str(tmp_path), CONFIG)
+
+
+def test_of_several_checkpoints_the_named_one(tmp_path):
+    variable = tf.Variable([0.0])
+    for step in (0, 1000, 20000):
+        variable.assign([float(step)])
+        tf.train.Checkpoint(x=variable).write(str(tmp_path / f"model.ckpt-{step}"))
+    name = "x"
+    with pytest.raises(
+        UserError, match="holds several checkpoints, and no file `checkpoint` that names one of them; name it, as"
+    ):
+        read_weights(str(tmp_path), CONFIG)
+    found, source = read_weights(str(tmp_path), CONFIG, str(tmp_path / "model.ckpt-1000"))
+    assert source.endswith("model.ckpt-1000") and found[name] == [1000.0]
+    # Google's files name the folder of another machine.
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/home/other/model.ckpt-20000"\n')
+    found, source = read_weights(str(tmp_path), CONFIG)
+    assert source.endswith("model.ckpt-20000") and found[name] == [20000.0]
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-7"\n')
+    with pytest.raises(UserError, match="holds several checkpoints"):
+        read_weights(str(tmp_path), CONFIG)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tf_model.h5", "pytorch_model.bin"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git-lfs.*git lfs pull"),
+        (b"", "the file is empty; fetch it again"),
+        (b"\x10\x00\x00\x00", "cut short or damaged|or a damaged one"),
+        (b"<html>404: not found</html>", "cut short or damaged|or a damaged one"),
+    ],
+)
+def test_damaged_weights_name_their_file(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: .*({message})"):
+        read_weights(str(tmp_path), CONFIG)
+
+
+def test_a_damaged_checkpoint_names_itself(tmp_path):
+    (tmp_path / "bert_model.ckpt.index").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="bert_model.ckpt: no checkpoint, or one that is cut short or damaged"):
+        read_weights(str(tmp_path), CONFIG)
+
+
+def test_what_cannot_be_read_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"holds no weights; expected model.safetensors, .* found nothing"):
+        read_weights(str(tmp_path), CONFIG)
+    write_safetensors(tmp_path / "model.safetensors", "I16", {"x": np.zeros(1, np.int16)})
+    with pytest.raises(UserError, match="x is of type I16; supported are F64, F32"):
         read_weights(str(tmp_path), CONFIG)

@@ -32,9 +32,9 @@ def test_pooling_reads_each_examples_own_tokens():
     assert Pooler(BertEncoder(tiny_config())).trainable_variables == [], "the encoder owns the pooler's weights"
 
 
-def test_vocabulary_and_length_must_fit():
-    assert check_fits(tiny_config(), 30522, 128) is None
-    assert "the tokenizer has 30523 ids, the encoder embeddings for 30522" in check_fits(tiny_config(), 30523, 128)
-    assert "data.max_seq_length=129 is over the encoder's 128 positions; set data.max_seq_length to 128" in check_fits(
-        tiny_config(), 30522, 129
-    )
+def test_vocabulary_length_and_token_types_must_fit():
+    assert check_fits(tiny_config(), 30522, 128, 2) is None
+    assert "the tokenizer has 30523 ids, the encoder embeddings for 30522" in check_fits(tiny_config(), 30523, 128, 2)
+    assert "set data.max_seq_length to 128 or less" in check_fits(tiny_config(max_position_embeddings=128), 30522, 129, 2)
+    assert check_fits(tiny_config(type_vocab_size=1), 30522, 128, 1) is None
+    assert "the encoder's type_vocab_size is 1; choose" in check_fits(tiny_config(type_vocab_size=1), 30522, 128, 2)

@@ -1,10 +1,13 @@
 """AdamW against Keras' own, and each of its extras against hand-made arithmetic."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
 
+from trainer.models.kernels.native import adamw_update
 from trainer.models.optimizers import AdamW, layerwise_rates
 
 
@@ -22,16 +25,11 @@ def gradients(step):
 
 @pytest.fixture(params=["compiled", "native"])
 def adamw(request):
-    """AdamW by XLA's programs, and by our own operation."""
+    """AdamW by XLA's programs, and by the native operation."""
     if request.param == "native":
         request.getfixturevalue("native")
-
-    def make(*arguments, **keywords):
-        optimizer = AdamW(*arguments, **keywords)
-        optimizer.native = request.param == "native"
-        return optimizer
-
-    return make
+    update = adamw_update if request.param == "native" else None
+    return functools.partial(AdamW, update_at_once=update)
 
 
 def run(optimizer, steps=5):
@@ -101,7 +99,7 @@ def test_layerwise_rates_shrink_towards_the_embeddings(adamw):
 
 
 def test_averages_follow_and_swap(adamw):
-    optimizer = adamw(0.1, ema_decay_rate=0.5)
+    optimizer = adamw(0.1, ema_decay=0.5)
     weight = tf.Variable([[1.0]])
     expected, history = 1.0, []
     for _ in range(3):
@@ -123,8 +121,14 @@ def test_both_ways_are_one_over_many_large_variables(native, clip):
     starts = [generator.normal(size=shape).astype("float32") for shape in shapes]
     ends = []
     for is_native in (False, True):
-        optimizer = AdamW(0.01, 0.1, max_gradient_norm=clip, ema_decay_rate=0.9, rate_of=lambda v: 1.0 / v.shape[0] ** 0.1)
-        optimizer.native = is_native
+        optimizer = AdamW(
+            0.01,
+            0.1,
+            max_gradient_norm=clip,
+            ema_decay=0.9,
+            rate_of=lambda v: 1.0 / v.shape[0] ** 0.1,
+            update_at_once=adamw_update if is_native else None,
+        )
         weights = [tf.Variable(start, name=f"v{i}") for i, start in enumerate(starts)]
         for step in range(4):
             drawn = np.random.default_rng(step)
@@ -140,8 +144,7 @@ def test_what_reads_a_variable_keeps_what_it_read(native):
     weight = tf.Variable([[1.0, 2.0]])
     before, other = weight.read_value(), tf.Variable([[0.0, 0.0]])
     other.assign(weight)
-    optimizer = AdamW(0.1)
-    optimizer.native = True
+    optimizer = AdamW(0.1, update_at_once=adamw_update)
     optimizer.apply_gradients([(tf.ones([1, 2]), weight)])
     assert before.numpy().tolist() == other.numpy().tolist() == [[1.0, 2.0]] and weight.numpy()[0, 0] < 1.0
 
@@ -153,7 +156,7 @@ def test_a_gradient_that_is_no_number_is_not_hidden(adamw):
 
 
 def test_named_slots_hold_everything():
-    optimizer = AdamW(0.1, ema_decay_rate=0.9)
+    optimizer = AdamW(0.1, ema_decay=0.9)
     optimizer.build(variables())
     assert set(optimizer.named_slots()) == {
         "iterations",

@@ -27,6 +27,5 @@ def test_decay_by_hand(decay, middle):
     assert float(schedule(500)) == float(schedule(110))
 
 
-def test_end_rate_and_no_warm_up():
-    assert float(WarmupDecay(1.0, 0, 100, end=0.1)(100)) == pytest.approx(0.1)
+def test_no_warm_up():
     assert float(WarmupDecay(1.0, 0, 100)(0)) == 1.0

@@ -8,6 +8,8 @@ import tf_keras as keras
 from tests.conftest import tiny_config
 from trainer.data.packing import pack
 from trainer.features import ROW_ID, TOKENS, Feature
+from trainer.models.kernels.native import NativeKernels
+from trainer.models.kernels.xla import XlaKernels
 from trainer.models.optimizers import AdamW
 from trainer.runtime import distribution
 from trainer.tasks.base import TextFields
@@ -26,22 +28,32 @@ def features_of(numbers, tokenizer, reviews):
     return {"input_ids": ragged, "label": tf.constant(labels), "row_id": tf.constant(list(numbers))}
 
 
-def build(tokenizer, strategy=None, accumulation_steps=1, precision="float32", native=False, is_whole=False, **task):
+def build(
+    tokenizer,
+    strategy=None,
+    gradient_accumulation_steps=1,
+    precision="float32",
+    native=False,
+    is_whole=False,
+    micro_rows=None,
+    dropout=0.0,
+    **task,
+):
     from trainer.models.encoder import BertEncoder
 
     strategy = strategy or tf.distribute.get_strategy()
     keras.utils.set_random_seed(3)
     with strategy.scope():
         config = Config(class_names=("negative", "positive"), head_dropout_rate=0.0, **task)
-        owner = Task(config, TextFields(("text",), "label", LENGTH, 4), tokenizer)
-        encoder = BertEncoder(tiny_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), precision)
-        encoder.native = native
+        owner = Task(config, TextFields(("text",), "label", LENGTH), tokenizer)
+        bert_config = tiny_config(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+        encoder = BertEncoder(bert_config, precision, kernels=NativeKernels() if native else XlaKernels())
         model = owner.build_model(encoder)
         # Plain gradient descent shows differences that Adam's normalization would hide.
         optimizer = keras.optimizers.SGD(1.0)
         if precision == "float16":
             optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
-        model.prepare_training(owner, 1, accumulation_steps, is_whole)
+        model.prepare_training(owner, 1, gradient_accumulation_steps, micro_rows, is_whole)
         model.compile(optimizer=optimizer)
         optimizer.build(model.trainable_variables)
     return model
@@ -85,15 +97,15 @@ def test_packed_equals_unpacked(tokenizer, whole, expected):
 
 @pytest.mark.parametrize("k", [1, 4], ids=["unpacked", "packed"])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_our_own_operations_give_the_same_step(native, tokenizer, whole, k, pooling):
+def test_native_operations_give_the_same_step(native, tokenizer, whole, k, pooling):
     expected = step(build(tokenizer, pooling=pooling), whole[k])
     logs, weights = step(build(tokenizer, native=True, pooling=pooling), whole[k])
     assert logs["loss"] == pytest.approx(expected[0]["loss"], abs=1e-6)
     assert_close(weights, expected[1])
 
 
-def test_replicas_and_micro_batches_of_our_own_operations(native, tokenizer, reviews, whole, expected):
-    _, weights = step(build(tokenizer, native=True, accumulation_steps=3), whole[4])
+def test_replicas_and_micro_batches_of_native_operations(native, tokenizer, reviews, whole, expected):
+    _, weights = step(build(tokenizer, native=True, gradient_accumulation_steps=3), whole[4])
     assert_close(weights, expected[1])
     strategy = distribution.choose("mirrored", cpu_devices=2).strategy
     halves = [pack(features_of(part, tokenizer, reviews), SPEC, LENGTH, 4, static_rows=12) for part in (range(9), range(9, 12))]
@@ -101,9 +113,41 @@ def test_replicas_and_micro_batches_of_our_own_operations(native, tokenizer, rev
     assert_close(weights, expected[1])
 
 
+@pytest.mark.parametrize(("static_rows", "pieces"), [(2, 6), (4, 3), (12, 1)])
+@pytest.mark.parametrize("is_whole", [False, True], ids=["in parts", "whole"])
+def test_a_batch_that_overflows_its_static_rows_is_one_step(tokenizer, reviews, expected, static_rows, pieces, is_whole):
+    """All batches have one shape; what does not fit into the first rows is accumulated in the same step."""
+    batch = pack(features_of(range(12), tokenizer, reviews), SPEC, LENGTH, 4, static_rows=static_rows, pieces=pieces)
+    assert batch["input_ids"].shape[0] == static_rows * pieces
+    model = build(tokenizer, is_whole=is_whole, micro_rows=static_rows)
+    logs = tf.function(model.train_step, jit_compile=is_whole)(batch)
+    assert float(logs["loss"]) == pytest.approx(expected[0]["loss"], abs=1e-5) and logs["examples"] == 12
+    assert_close([weight.numpy() for weight in model.weights], expected[1], 2e-5)
+
+
+def test_dropout_is_the_same_in_all_kernels(native, tokenizer, reviews):
+    """Computed by XLA's kernels, in a step that XLA compiles whole, and by native ones: the same elements are dropped.
+
+    One row without padding: native kernels number the elements of tokens alone.
+    """
+    tokens = sum(len(ids) for ids in features_of(range(3), tokenizer, reviews)["input_ids"].numpy())
+    batch = pack(features_of(range(3), tokenizer, reviews), SPEC, tokens, 3)
+    assert batch["segment_ids"].shape[0] == 1 and batch["segment_ids"].numpy().all()
+    found = []
+    for options in ({}, {"is_whole": True}, {"native": True}):
+        model = build(tokenizer, dropout=0.3, **options)
+        program = tf.function(model.train_step, jit_compile=options.get("is_whole", False))
+        losses = [float(program(batch)["loss"]) for _ in range(2)]
+        found.append((losses, [weight.numpy() for weight in model.weights]))
+    assert abs(found[0][0][0] - step(build(tokenizer), batch)[0]["loss"]) > 1e-4, "dropout does something"
+    for losses, weights in found[1:]:
+        assert losses == pytest.approx(found[0][0], abs=1e-5)
+        assert_close(weights, found[0][1], 5e-5)
+
+
 @pytest.mark.parametrize("k", [1, 4])
 def test_accumulation_equals_the_large_batch(tokenizer, whole, expected, k):
-    logs, weights = step(build(tokenizer, accumulation_steps=3), whole[k])
+    logs, weights = step(build(tokenizer, gradient_accumulation_steps=3), whole[k])
     assert logs["loss"] == pytest.approx(expected[0]["loss"], abs=1e-6)
     assert_close(weights, expected[1])
 
@@ -194,19 +238,18 @@ def test_loss_curve_is_tfbertmodels_over_200_steps(minilm, tokenizer, reviews, i
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     owner = Task(
         Config(class_names=("negative", "positive"), head_dropout_rate=0.0),
-        TextFields(("text",), "label", LENGTH, 4),
+        TextFields(("text",), "label", LENGTH),
         tokenizer,
     )
     curves = []
     for is_ours in (True, False):
         keras.utils.set_random_seed(3)
-        encoder = BertEncoder(config)
+        encoder = BertEncoder(config, kernels=NativeKernels() if is_native and is_ours else XlaKernels())
         model = owner.build_model(encoder)
         load_encoder_weights(encoder, str(minilm))
         if is_ours:
             model.prepare_training(owner, seed=1)
-            model.compile(optimizer=AdamW(RATE, weight_decay=DECAY))
-            encoder.native = model.optimizer.native = is_native
+            model.compile(optimizer=AdamW(RATE, weight_decay=DECAY, update_at_once=encoder.kernels.adamw_update()))
             model.optimizer.build(model.trainable_variables)
             step = tf.function(lambda batch, model=model: model.train_step(batch)["loss"], reduce_retracing=True)
         else:

@@ -50,11 +50,15 @@ def test_a_signal_becomes_a_wish_and_a_second_one_acts(number):
 
 
 def test_numbers_that_are_none():
-    check_finite([0.5, 0.25], 1, "float32", 1e-3)
+    check_finite([(1, 1, 0.5), (2, 2, 0.25)], "float32", 1e-3)
     with pytest.raises(UserError) as caught:
-        check_finite([0.5, float("nan"), 0.1], 11, "float16", 1e-3)
+        check_finite([(11, 11, 0.5), (12, 12, float("nan")), (13, 13, 0.1)], "float16", 1e-3)
     message = str(caught.value)
-    assert message.startswith("the loss is nan at step 12 (steps 11 to 13 since the last good log line)")
+    assert message.startswith(
+        "the loss is nan at step 12; the last good log line was before step 11. No step since then is saved"
+    )
     assert "Try train.precision=bfloat16, a smaller train.learning_rate than 0.001" in message
     with pytest.raises(UserError, match="the loss is inf at step 5"):
-        check_finite([float("inf")], 5, "float32", 1e-3)
+        check_finite([(5, 5, float("inf"))], "float32", 1e-3)
+    with pytest.raises(UserError, match=r"the loss is nan in steps 9 to 12 \(train.steps_per_execution\)"):
+        check_finite([(5, 8, 0.5), (9, 12, float("nan"))], "float32", 1e-3)

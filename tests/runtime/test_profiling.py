@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import tensorflow as tf
 
-from trainer.runtime import distribution, profiling
+from trainer.runtime import profiling
 from trainer.runtime.distribution import Placement
 
 ALONE = Placement(tf.distribute.get_strategy(), "default", "")
@@ -15,17 +15,26 @@ def test_the_peak_is_a_products_rate(precision):
 
 
 def test_the_peak_counts_machines_and_accelerators_but_not_logical_devices(monkeypatch):
-    monkeypatch.setattr(profiling, "_seconds_of_product", lambda size, precision: 2.0 * size**3)
+    monkeypatch.setattr(profiling, "_seconds_of_product", lambda size, precision, product: 2.0 * size**3)
     assert profiling.peak_flops("float32", ALONE) == 1.0
     mirrored = Placement(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), "mirrored", "")
     assert profiling.peak_flops("float32", mirrored) == 1.0
     assert profiling.peak_flops("float32", dataclasses.replace(mirrored, workers=3)) == 3.0
-    monkeypatch.setattr(distribution, "fastest_device", lambda: "/device:GPU:0")
+    monkeypatch.setattr(profiling, "machine_target", lambda: "gpu")
     assert profiling.peak_flops("float32", mirrored) == 2.0
 
 
+def test_the_faster_of_two_products_counts(monkeypatch):
+    def other(left, right):
+        raise AssertionError("only measured here")
+
+    seconds = {other: 1.0, tf.linalg.matmul: 2.0}
+    monkeypatch.setattr(profiling, "_seconds_of_product", lambda size, precision, product: seconds[product] * 2.0 * size**3)
+    assert profiling.peak_flops("float32", ALONE, other) == 1.0 and profiling.peak_flops("float32", ALONE) == 0.5
+
+
 def test_a_full_device_has_no_peak_and_stops_nothing(monkeypatch):
-    def full(size, precision):
+    def full(size, precision, product):
         raise tf.errors.ResourceExhaustedError(None, None, "no memory left")
 
     monkeypatch.setattr(profiling, "_seconds_of_product", full)

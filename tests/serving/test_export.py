@@ -12,11 +12,17 @@ import tensorflow as tf
 
 from tests.conftest import run_cli, subprocess_environment
 from trainer.errors import UserError
-from trainer.models import native_forward
-from trainer.runtime import native
-from trainer.runtime.native import Kernels
+from trainer.models.kernels import native as native_forward
+from trainer.models.kernels import native_library as native
+from trainer.models.kernels.native_library import NativeLibrary
 from trainer.serving import export
 from trainer.serving.export import difference, next_version, reload_and_call, requests_for
+
+
+def requests_of(texts):
+    """The requests of strings, without those of token ids."""
+    requests = requests_for([texts], {"input_ids": [[101, 102]]})
+    return {signature: request for signature, request in requests.items() if signature != "tokens"}
 
 
 def test_what_an_export_holds(exported_run, exported):
@@ -33,7 +39,7 @@ def test_a_clean_process_gives_predicts_answers(exported_run, exported, tmp_path
     (tmp_path / "in.csv").write_text("text\n" + "".join(json.dumps(text).replace('\\"', '""') + "\n" for text in texts))
     assert run_cli("predict", f"--workdir={exported_run}", f"--input={tmp_path}/in.csv", f"--output={tmp_path}/out.jsonl") == 0
     predicted = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    replies = reload_and_call(str(exported), requests_for([[row["text"] for row in predicted]]))
+    replies = reload_and_call(str(exported), requests_of([row["text"] for row in predicted]))
     for signature in ("serving_default", "examples"):
         assert replies[signature]["label"] == [row["label"] for row in predicted]
         assert replies[signature]["probability"] == pytest.approx([row["probability"] for row in predicted], abs=1e-4)
@@ -49,7 +55,7 @@ def test_native_kernels_lie_beside_the_graph_and_reply_the_same(
         f"SavedModel: {folder}",
         f"Operations that a server loads first: {library}",
     ]
-    requests = requests_for([[row["text"] for row in reviews[:50]]])
+    requests = requests_of([row["text"] for row in reviews[:50]])
     ours, theirs = (reload_and_call(str(path), requests) for path in (folder, exported))
     for signature in ("serving_default", "examples"):
         assert ours[signature]["label"] == theirs[signature]["label"]
@@ -67,10 +73,13 @@ def test_native_kernels_lie_beside_the_graph_and_reply_the_same(
 
 
 def test_native_kernels_that_cannot_be_had_are_told(run_copy, monkeypatch, cli):
-    monkeypatch.setattr(native_forward, "kernels", lambda _: Kernels(None, "no C++ compiler here"))
+    monkeypatch.setattr(native_forward, "library", lambda _: NativeLibrary(None, "no C++ compiler here"))
     status, _, error = cli("export", f"--workdir={run_copy}", "--set=export.kernels=native")
     assert status == 1
-    assert "export.kernels=native: none of our own: no C++ compiler here; export.kernels=tensorflow needs none" in error
+    assert (
+        "export.kernels=native: native kernels are not available: no C++ compiler here; export.kernels=tensorflow works"
+        in error
+    )
 
 
 def test_a_library_for_another_processor_says_so(native_inference, tmp_path):
@@ -89,7 +98,9 @@ def test_a_library_for_another_processor_says_so(native_inference, tmp_path):
 
 
 def test_a_different_export_is_refused_and_leaves_nothing(run_copy, monkeypatch, cli):
-    monkeypatch.setattr(export, "reload_and_call", lambda *_: {"serving_default": {"label": [], "probability": [0.0] * 32}})
+    monkeypatch.setattr(
+        export, "reload_and_call", lambda *_: {"serving_default": {"label": ["x"] * 32, "probability": [0.0] * 32}}
+    )
     status, _, error = cli("export", f"--workdir={run_copy}")
     assert status == 1
     assert "the export is refused: signature serving_default, reloaded in a clean process, differs from the model: " in error
@@ -111,10 +122,24 @@ def test_an_export_that_hangs_is_told(tmp_path, monkeypatch):
 
 
 def test_difference():
-    assert difference({"p": [0.5], "label": ["a"]}, {"p": [0.50001], "label": ["b"]}, 1e-4) is None
-    assert difference({"p": [0.5]}, {"p": [0.6]}, 1e-4) == "p by up to 0.1, over 0.0001"
-    assert difference({"p": [float("nan")]}, {"p": [0.6]}, 1e-4) == "p by up to nan, over 0.0001"
-    assert difference({}, {"p": [0.6]}, 1e-4) == "it has no output 'p'"
+    def compare(reply, expected, is_tie=False):
+        return difference(reply, expected, 1e-4, lambda name, row, tolerance: is_tie)
+
+    assert compare({"p": [0.5], "label": ["a"]}, {"p": [0.50001], "label": ["a"]}) is None
+    assert compare({"p": [0.5]}, {"p": [0.6]}) == "p by up to 0.1, over 0.0001"
+    assert compare({"p": [float("nan")]}, {"p": [0.6]}) == "p by up to nan, over 0.0001"
+    assert compare({}, {"p": [0.6]}) == "it has the outputs , the model p"
+    assert compare({"p": [0.6], "q": [1.0]}, {"p": [0.6]}) == "it has the outputs p, q, the model p"
+    assert compare({"p": [0.6, 0.6]}, {"p": [0.6]}) == "p has shape [2], not [1]"
+    strings = {"p": [0.5, 0.5], "label": ["a", "b"]}, {"p": [0.5, 0.5], "label": ["a", "c"]}
+    assert compare(*strings) == "label of row 1 is 'b', not 'c'"
+    assert compare(*strings, is_tie=True) is None
+
+
+def test_a_label_with_a_line_break_is_one_line():
+    lines = [export.one_line(label) for label in ("plain", "two\nlines", "\u2028", "Ünï\r")]
+    assert lines == ["plain", "two\\nlines", "\\u2028", "Ünï\\r"]
+    assert "".join(f"{line}\n" for line in lines).splitlines() == lines
 
 
 def test_the_clean_process_has_no_other_package(tmp_path):

@@ -11,9 +11,9 @@ import safetensors.numpy
 import tensorflow as tf
 from transformers import AutoTokenizer, TFBertModel
 
-from trainer import assembly
 from trainer.models.encoder import BertEncoder
 from trainer.models.initialization import load_encoder_weights, read_bert_config
+from trainer.run import assembly
 
 
 @pytest.fixture(scope="module")

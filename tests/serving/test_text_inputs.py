@@ -6,8 +6,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.serving import text_inputs
-from trainer.serving.text_inputs import GraphInputs, NativeInputs, cut_pairs
+from trainer.serving import native_inputs
+from trainer.serving.native_inputs import NativeInputs
+from trainer.serving.text_inputs import GraphInputs, cut_pairs
 from trainer.text.sequences import pair_lengths, pair_sequence, single_sequence
 
 WORDS = ["good", "unbelievable", "[MASK]", "Ünïcödé", "42", "\udcff".encode("utf8", "surrogateescape"), "…"]
@@ -31,7 +32,7 @@ def inputs_of(request, tokenizer):
     if request.param is NativeInputs:
         request.getfixturevalue("native_inference")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_inputs, "PIECE_TOKENS", 64)
+        patch.setattr(native_inputs, "PIECE_TOKENS", 64)
         return request.param(tokenizer, 12)
 
 
@@ -70,8 +71,3 @@ def test_each_pair_is_the_sequence_of_preparation(inputs_of, tokenizer, pairs):
     for pair, place in zip(pairs, places.numpy(), strict=True):
         ids = [tokenizer.encode(text.decode(errors="replace")) for text in pair]
         assert example_of(packed, place) == pair_sequence(*ids, tokenizer, 12)
-
-
-def test_columns_of_different_lengths_are_told(tokenizer, native_inference):
-    with pytest.raises(tf.errors.InvalidArgumentError, match="BertInputs: 2 first texts and 1 second ones"):
-        NativeInputs(tokenizer, 12)(tf.constant(["a", "b"]), tf.constant(["c"]))

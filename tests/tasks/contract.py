@@ -11,16 +11,21 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tests.conftest import run_cli, tiny_config
-from trainer import experiment, preparation
-from trainer.data.pipeline import Packing, packed_batches, serialized_examples
+from trainer.data.pipeline import Packing, StreamPosition, packed_batches, serialized_examples
 from trainer.data.records import encode_example
 from trainer.data.sources import Row
 from trainer.features import ROW_ID, check_example
-from trainer.inference import BatchRunner, collect
 from trainer.models.encoder import BertEncoder
+from trainer.models.kernels.inference import ExportKernels
+from trainer.models.kernels.native_inference import NativeExportKernels
 from trainer.models.optimizers import AdamW
+from trainer.preparation import learning
+from trainer.run import experiment
+from trainer.run.inference import BatchRunner, collect
 from trainer.runtime import distribution
+from trainer.serving.native_inputs import NativeInputs
 from trainer.serving.signatures import ServingModule
+from trainer.serving.text_inputs import GraphInputs
 from trainer.tasks import task_module
 from trainer.tasks.base import TextFields
 
@@ -46,7 +51,7 @@ class TaskContract:
     @pytest.fixture
     def task(self, tokenizer):
         module = task_module(self.name)
-        fields = TextFields(self.text_columns, self.label_column, LENGTH, SLOTS)
+        fields = TextFields(self.text_columns, self.label_column, LENGTH)
         return module.Task(module.Config(name=self.name, **self.config), fields, tokenizer)
 
     def examples(self, task, labelled=True):
@@ -65,10 +70,10 @@ class TaskContract:
         packing = Packing(length, slots)
         return list(packed_batches(serialized_examples(lambda: records), task.features(), size, packing, work=work))
 
-    def build(self, task, dropout=0.0, seed=3):
+    def build(self, task, dropout=0.0, seed=3, kernels=None):
         keras.utils.set_random_seed(seed)
         config = tiny_config(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
-        model = task.build_model(BertEncoder(config))
+        model = task.build_model(BertEncoder(config, kernels=kernels))
         model.prepare_training(task, seed=1)
         return model
 
@@ -144,7 +149,8 @@ class TaskContract:
 
         def batch_of(part, first=0):
             stored, packing = serialized_examples(lambda: part), Packing(LENGTH, SLOTS, static_rows=8)
-            return next(iter(packed_batches(stored, task.features(), 100, packing, work=task.batch_work(), first=first)))
+            work, position = task.batch_work(), StreamPosition(first)  # of steps of one example each
+            return next(iter(packed_batches(stored, task.features(), 100, packing, work=work, position=position)))
 
         results[1].set_weights(results[0].get_weights())  # a strategy may draw initial values in another order
         alone, (first, second) = batch_of(records), (batch_of(records[:half]), batch_of(records[half:], first=half))
@@ -169,15 +175,19 @@ class TaskContract:
         json.dumps(scores)
         assert isinstance(scores[task.best_score], float)
 
+    def serving_module(self, task, kernels, inputs):
+        """Returns (the module of an export, an equal Keras model)."""
+        exported = self.build(task, kernels=kernels)
+        module = ServingModule(exported, kernels, task, task.tokenizer, len(self.text_columns), LENGTH, inputs)
+        return module, self.build(task)
+
     def test_savedmodel_equals_keras(self, task, tmp_path):
-        model = self.build(task)
-        module = ServingModule(model, task, task.tokenizer, len(self.text_columns), LENGTH)
+        module, model = self.serving_module(task, ExportKernels(), GraphInputs)
         tf.saved_model.save(module, str(tmp_path), signatures=module.signatures())
         self.check_reply(tf.saved_model.load(str(tmp_path)).signatures["serving_default"], task, model)
 
     def test_native_serving_equals_keras(self, task, native_inference):
-        model = self.build(task)
-        module = ServingModule(model, task, task.tokenizer, len(self.text_columns), LENGTH, native=True)
+        module, model = self.serving_module(task, NativeExportKernels(), NativeInputs)
         self.check_reply(module.signatures()["serving_default"], task, model)
 
     def check_reply(self, serve, task, model):
@@ -201,10 +211,11 @@ class TaskContract:
         keys = {"task.name": self.name, "encoder.init_from": tiny_encoder, "data.train": rows, "data.validation": rows}
         keys |= {"data.text_columns": f"[{', '.join(self.text_columns)}]", "data.label_column": self.label_column}
         keys |= {"train.steps": 4, "train.batch_size": 4, "data.max_seq_length": LENGTH}
+        keys |= {f"task.{key}": json.dumps(value) for key, value in self.config.items()}
         assert run_cli("train", f"--workdir={tmp_path}/run", *[f"--set={k}={v}" for k, v in keys.items()]) == 0
         assert run_cli("evaluate", f"--workdir={tmp_path}/run") == 0
         best = json.loads((tmp_path / "run/checkpoints/best.json").read_text())
         scores = json.loads((tmp_path / "run/evaluation/validation.json").read_text())
         assert scores[task.best_score] == best["score"] and scores["step"] == best["step"]
         saved = experiment.load_workdir(str(tmp_path / "run"))
-        assert dataclasses.asdict(preparation.learned(saved).task) == dataclasses.asdict(saved.task)
+        assert dataclasses.asdict(learning.learned(saved).task) == dataclasses.asdict(saved.task)

@@ -28,7 +28,7 @@ def test_tasks_are_found_by_their_files_name():
     ],
 )
 def test_texts_that_cannot_be_used(tokenizer, values, message):
-    task = Task(Config(class_names=("x", "y")), TextFields(("a",), "label", 16, 4), tokenizer)
+    task = Task(Config(class_names=("x", "y")), TextFields(("a",), "label", 16), tokenizer)
     with pytest.raises(RowError) as caught:
         task.texts(Row(values, "f", 1))
     assert str(caught.value) == message

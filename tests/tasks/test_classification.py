@@ -3,13 +3,15 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.tasks.contract import TaskContract
 from trainer.config import FieldError
 from trainer.data.sources import Row, RowError
 from trainer.errors import UserError
 from trainer.tasks.base import TextFields
-from trainer.tasks.classification import Config, Task
+from trainer.tasks.classification import Config, Task, label_text
 
 SENTENCES = [
     ("the screen broke after one week", "bad"), ("i love this player", "good"), ("it never worked", "bad"),
@@ -42,7 +44,7 @@ class TestMeanPooling(TaskContract):
 
 
 def task_of(tokenizer, **config):
-    return Task(Config(**config), TextFields(("text",), "label", 16, 4), tokenizer)
+    return Task(Config(**config), TextFields(("text",), "label", 16), tokenizer)
 
 
 def rows_of(*labels):
@@ -50,7 +52,7 @@ def rows_of(*labels):
 
 
 def learn(*labels):
-    return Task.learn(Config(), TextFields(("text",), "label", 16, 4), rows_of(*labels)).class_names
+    return Task.learn(Config(), TextFields(("text",), "label", 16), rows_of(*labels)).class_names
 
 
 def test_class_names_are_learned_in_a_stable_order():
@@ -61,15 +63,35 @@ def test_class_names_are_learned_in_a_stable_order():
     assert Task.to_learn(Config(class_names=("z", "y"))) == (), "names that are given stay"
 
 
+def test_missing_labels_are_no_class():
+    missing = [None, "", " ", float("nan"), np.float32("nan"), np.datetime64("NaT"), "NaT", "nan", "NaN", "<NA>"]
+    assert learn("a", "b", *missing) == ("a", "b")
+    assert [label_text(value) for value in missing] == [None] * len(missing)
+
+
+def test_one_class_however_it_is_written():
+    same = {"1": [1, 1.0, "1", np.int64(1), np.float32(1)], "true": [True, "true", "True", "TRUE", np.bool_(True)]}
+    for name, values in same.items():
+        assert {label_text(value) for value in values} == {name}
+    assert label_text(1.5) == "1.5" and label_text("01") == "01" and label_text("1.0") == "1.0"
+
+
+@given(st.permutations(["1", "01", "001", "-1", "1.0", "2", "10", "a", "A"]))
+def test_the_order_of_classes_is_total(names):
+    assert learn(*names) == learn("1", "01", "001", "-1", "1.0", "2", "10", "a", "A")
+    numbers = [name for name in names if name not in ("a", "A", "1.0")]
+    assert [int(name) for name in learn(*numbers)] == sorted(int(name) for name in numbers)
+
+
 def test_labels_that_cannot_be_learned_from(monkeypatch):
     with pytest.raises(
         UserError, match=r"one class only, 'a'; a classifier needs at least two. Is data.label_column='label' right"
     ):
         learn("a", "a")
-    with pytest.raises(UserError, match="not one labelled row"):
+    with pytest.raises(UserError, match="no row has a label in column 'label', so class names cannot be learned"):
         learn()
     with pytest.raises(UserError, match=r"f.csv:2: no column 'target' \(data.label_column\); the columns are 'text', 'label'"):
-        Task.learn(Config(), TextFields(("text",), "target", 16, 4), rows_of("a"))
+        Task.learn(Config(), TextFields(("text",), "target", 16), rows_of("a"))
     monkeypatch.setattr("trainer.tasks.classification.MAX_CLASSES", 2)
     with pytest.raises(UserError, match="'label' has over 2 different values; is it the label's column"):
         learn("a", "b", "c")
@@ -100,7 +122,7 @@ def test_unknown_and_missing_labels_are_rejected(tokenizer):
     assert str(caught.value).endswith("'i', 'j' and 2 more") and str(caught.value).startswith(
         "label 'new' is not one of the classes"
     )
-    with pytest.raises(RowError, match="no label: column 'label' is missing or null"):
+    with pytest.raises(RowError, match="no label: column 'label' is missing, empty, null or not a number"):
         task.examples(Row({"text": "x"}, "f", 1))
     assert task.examples(Row({"text": "x"}, "f", 1), labelled=False)[0]["label"] == 0
     assert task.examples(Row({"text": "x", "label": " b "}, "f", 1))[0]["label"] == 1

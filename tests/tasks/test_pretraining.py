@@ -16,11 +16,12 @@ from transformers.modeling_tf_pytorch_utils import load_pytorch_state_dict_in_tf
 from tests.commands.test_train import StopAfter
 from tests.conftest import run_cli
 from tests.tasks.contract import TaskContract
-from trainer import assembly, experiment, preparation
 from trainer.data.pipeline import Packing, packed_batches, read_records, serialized_examples
 from trainer.data.records import Manifest
 from trainer.data.sources import Row
 from trainer.errors import UserError
+from trainer.preparation import learning
+from trainer.run import assembly, experiment
 from trainer.runtime.checkpoints import read_variables
 from trainer.tasks import pretraining
 from trainer.tasks.base import TextFields
@@ -35,7 +36,7 @@ TEXT = [
 
 class TestNextSentence(TaskContract):
     name = "pretraining"
-    config = {"masked_rate": 0.2}
+    config = {"masked_lm_prob": 0.2}
     rows = [{"text": text} for text in TEXT]
 
 
@@ -56,15 +57,15 @@ class TestSentenceOrder(TaskContract):
 def test_accumulation_equals_the_large_batch(tokenizer):
     """Both parts of the loss are divided by what the whole batch holds, however it is cut."""
     contract = TestNextSentence()
-    fields = TextFields(("text",), "label", 32, 4)
-    task = pretraining.Task(pretraining.Config(masked_rate=0.2), fields, tokenizer)
+    fields = TextFields(("text",), "label", 32)
+    task = pretraining.Task(pretraining.Config(masked_lm_prob=0.2), fields, tokenizer)
     records = contract.records(task)
     packing = Packing(32, 4, row_multiple=2)
     (batch,) = packed_batches(serialized_examples(lambda: records), task.features(), 100, packing, work=task.batch_work())
     found = []
     for steps in (1, 2):
         model = contract.build(task)
-        model.prepare_training(task, seed=1, accumulation_steps=steps)
+        model.prepare_training(task, seed=1, gradient_accumulation_steps=steps)
         model.compile(optimizer=keras.optimizers.SGD(1.0))
         model.optimizer.build(model.trainable_variables)
         specs = {name: tf.TensorSpec([None, None], value.dtype) for name, value in batch.items()}
@@ -280,16 +281,16 @@ def test_languages_are_drawn_by_their_exponent(cli, tmp_path, tokenizer):
     keys = ("task.sampling_exponent=0.5", f"data.train={tmp_path}/*.txt", f"data.validation={SAMPLE}/validation.txt")
     flags = given(tmp_path, *keys)
     assert cli("prepare", *flags, f"--workdir={tmp_path}/run")[0] == 0
-    saved = preparation.learned(experiment.load("configs/tiny/pretraining.yaml", [flag[6:] for flag in flags[1:]]))
+    saved = learning.learned(experiment.load("configs/tiny/pretraining.yaml", [flag[6:] for flag in flags[1:]]))
     assert [Path(path).name for path in saved.task.languages] == ["de.txt", "en.txt"]
 
     def from_records(folder):
         sets = [keys[0], f"data.records_dir={folder}/records", "data.train=null", "data.validation=null"]
-        return preparation.learned(experiment.load("configs/tiny/pretraining.yaml", sets))
+        return learning.learned(experiment.load("configs/tiny/pretraining.yaml", sets))
 
     assert from_records(tmp_path / "run").task.languages == saved.task.languages
     assert cli("prepare", *given(tmp_path, *keys[1:]), f"--workdir={tmp_path}/as-it-is")[0] == 0
-    with pytest.raises(UserError, match="as-it-is/records do not tell task.languages, and no rows are named to learn it from"):
+    with pytest.raises(UserError, match="as-it-is/records do not state task.languages, and no rows are named to learn it from"):
         from_records(tmp_path / "as-it-is")
     counts = Manifest.load(str(tmp_path / "run/records")).splits["train"]["values"]
     task = saved.build_task(tokenizer)
@@ -309,8 +310,8 @@ def test_languages_are_drawn_by_their_exponent(cli, tmp_path, tokenizer):
 
 def test_what_a_config_cannot_be(cli, tmp_path):
     for key, message in {
-        "task.masked_rate=0": "task.masked_rate: must be between 0 and 1, got 0",
-        "task.random_token_rate=0.5": "task.random_token_rate: with mask_token_rate it makes 1.3; both together are 1 at most",
+        "task.masked_lm_prob=0": "task.masked_lm_prob: must be between 0 and 1, got 0",
+        "task.random_token_prob=0.5": "task.random_token_prob: with mask_token_prob it makes 1.3; both together are 1 at most",
         "task.dupe_factor=0": "task.dupe_factor: must be 1 or more, got 0",
         "task.sampling_exponent=2": "task.sampling_exponent: must be in [0, 1], got 2",
         "task.max_predictions=-1": "task.max_predictions: must be 0 or more, got -1",

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.errors import UserError
-from trainer.runtime.native import kernels
-from trainer.serving.text_inputs import NativeInputs
+from trainer.models.kernels.native_library import library
+from trainer.serving.native_inputs import NativeInputs
 from trainer.text.in_graph_tokenizer import InGraphTokenizer
 from trainer.text.tokenizer import Tokenizer, from_vocabulary, load_tokenizer
 
@@ -40,7 +40,7 @@ class Pair:
     def __init__(self, reference: Tokenizer):
         self.reference = reference
         self._graph = tf.function(InGraphTokenizer(reference), input_signature=[tf.TensorSpec([None], tf.string)])
-        self._native = NativeInputs(reference, 1 << 30) if kernels("inference").operations else None
+        self._native = NativeInputs(reference, 1 << 30) if library("inference").operations else None
 
     def in_graph(self, texts) -> list[list[int]]:
         found = self._graph(tf.constant(texts, tf.string)).to_list()
@@ -134,7 +134,7 @@ def test_special_tokens_that_could_overlap_are_refused(tokenizer):
 def test_added_tokens_with_options_are_refused(tokenizer):
     other = Tokenizer(tokenizer.json)
     other.backend.add_tokens(["covid"])
-    with pytest.raises(UserError, match="added token 'covid' has options"):
+    with pytest.raises(UserError, match="does not reproduce the added token 'covid', which is normalized"):
         InGraphTokenizer(other)
 
 

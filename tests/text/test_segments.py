@@ -58,7 +58,7 @@ def run(recipe, draw, *texts):
 
 def test_next_sentence_pairs_by_hand():
     # Eleven tokens with [CLS] and two [SEP]: eight of text. No short sequences.
-    recipe = SequenceRecipe("nsp", 11, short_seq_rate=0.0)
+    recipe = SequenceRecipe("nsp", 11, short_seq_prob=0.0)
     draw = Script(
         # Document 0: "abc def" are six tokens, "gh" makes eight. The first part ends after one segment, and is followed.
         ("randint", 1), ("random", 0.9),
@@ -82,7 +82,7 @@ def test_next_sentence_pairs_by_hand():
 
 
 def test_sentence_order_pairs_by_hand():
-    recipe = SequenceRecipe("sop", 11, short_seq_rate=0.0)
+    recipe = SequenceRecipe("sop", 11, short_seq_prob=0.0)
     draw = Script(
         # "abcd efgh" are eight; in order. Then "ij" alone is halved, and swapped.
         ("randint", 1), ("random", 0.9), ("random", 0.1),
@@ -95,7 +95,7 @@ def test_sentence_order_pairs_by_hand():
 
 def test_full_sentences_by_hand():
     # Ten tokens with [CLS] and [SEP]: eight of text, and documents are not mixed.
-    recipe = SequenceRecipe("none", 10, short_seq_rate=0.0)
+    recipe = SequenceRecipe("none", 10, short_seq_prob=0.0)
     found, counts = run(recipe, Script(), "abc def gh ij", "klmnopqrstu v")
     assert found == [
         (0, "abcdefgh", None, 0),
@@ -109,14 +109,14 @@ def test_full_sentences_by_hand():
 
 
 def test_short_sequences():
-    recipe = SequenceRecipe("none", 10, short_seq_rate=0.5)
+    recipe = SequenceRecipe("none", 10, short_seq_prob=0.5)
     draw = Script(("random", 0.4), ("randint", 3), ("random", 0.6))
     found, counts = run(recipe, draw, "ab c defgh ij")
     assert found == [(0, "abc", None, 0), (0, "defghij", None, 0)] and counts == {"short": 1}
 
 
 def test_one_document_alone_has_no_random_next():
-    recipe = SequenceRecipe("nsp", 11, short_seq_rate=0.0)
+    recipe = SequenceRecipe("nsp", 11, short_seq_prob=0.0)
     draw = Script(("randint", 1), ("random", 0.1))
     found, counts = run(recipe, draw, "abcd efgh ij")
     assert found == [(0, "abcd", "efgh", 0), (0, "i", "j", 0)]
@@ -124,7 +124,7 @@ def test_one_document_alone_has_no_random_next():
 
 
 def test_parts_of_one_long_document_are_no_other_document():
-    recipe = SequenceRecipe("nsp", 11, short_seq_rate=0.0, random_next_rate=1.0)
+    recipe = SequenceRecipe("nsp", 11, short_seq_prob=0.0, random_next_prob=1.0)
     texts = documents("abcd efgh", "ijkl mnop", "qrst uvwx")
     parts = [TokenizedDocument((0,), texts[0].segments), TokenizedDocument((0,), texts[1].segments), texts[2]]
     for number, sequence in sequences_of(parts, recipe, random.Random(1), collections.Counter()):
@@ -133,7 +133,7 @@ def test_parts_of_one_long_document_are_no_other_document():
 
 
 def test_a_pair_is_cut_at_both_ends_of_its_longer_part():
-    recipe = SequenceRecipe("nsp", 8, short_seq_rate=0.0, keep_long_segments=False)
+    recipe = SequenceRecipe("nsp", 8, short_seq_prob=0.0, keep_long_segments=False)
     # Five tokens of text; "abcdefg" alone, with "xyz" of the other document (wanted: none more, so its first segment).
     # The first part gives way down to three, then both in turn: 3 and 2. Its surplus of 4 tokens: coins 0b0111, three in front.
     draw = Script(("randrange", 0), ("randrange", 0), ("bits", 0b0111), ("bits", 0b0))
@@ -142,7 +142,7 @@ def test_a_pair_is_cut_at_both_ends_of_its_longer_part():
 
 
 def test_full_sentences_of_a_short_target_keep_what_fits_a_sequence():
-    recipe = SequenceRecipe("none", 10, short_seq_rate=1.0, keep_long_segments=False)
+    recipe = SequenceRecipe("none", 10, short_seq_prob=1.0, keep_long_segments=False)
     draw = Script(("random", 0.1), ("randint", 3), ("random", 0.1), ("randint", 4))
     assert run(recipe, draw, "abcdefg")[0] == [(0, "abc", None, 0), (0, "defg", None, 0)]
 

@@ -1,5 +1,6 @@
 import json
 import pickle
+import re
 
 import pytest
 import tokenizers
@@ -94,7 +95,7 @@ def test_texts_without_spaces_are_not_kept(tokenizer):
 
 def test_words_are_forgotten_before_there_are_too_many(tokenizer, monkeypatch):
     fresh = Tokenizer(tokenizer.json)
-    monkeypatch.setattr("trainer.text.tokenizer.MAX_WORDS", 2)
+    monkeypatch.setattr("trainer.text.word_cache.MAX_WORDS", 2)
     text = "one two three four five"
     assert fresh.encode(text) == fresh.encode(text) == tokenizer.encode(text)
     assert fresh.encode("six") == tokenizer.encode("six") and len(fresh._ids_of) <= 2
@@ -148,3 +149,131 @@ def test_a_vocabulary_with_a_token_twice_or_without_special_ones():
         from_vocabulary([*base, "a"])
     with pytest.raises(UserError, match=r"the tokenizer's vocabulary lacks \[SEP\], which BERT needs"):
         from_vocabulary([token for token in base if token != "[SEP]"])
+
+
+BASE = [
+    *SPECIAL,
+    "the",
+    "The",
+    "nation",
+    "##al",
+    "café",
+    "cafe",
+    "covid",
+    "-",
+    "19",
+    "中",
+    "##国",
+    "国",
+    "中国",
+    "x",
+    "has",
+    "un",
+    "##known",
+]
+TEXTS = ("the [ENT] has covid-19, The nationalcafé", "Café cafe\u0301 中国 x", "中国x", "[MASK] <mask> [ENT]s unknown", "")
+FOLDERS = {
+    "bare": {},
+    "cased": {"tokenizer_config.json": {"do_lower_case": False}},
+    "accents kept": {"tokenizer_config.json": {"do_lower_case": True, "strip_accents": False}},
+    "accents stripped": {"tokenizer_config.json": {"do_lower_case": False, "strip_accents": True}},
+    "Chinese words": {"tokenizer_config.json": {"tokenize_chinese_chars": False}},
+    "added, as {token: id}": {"added_tokens.json": {"[ENT]": 21, "covid-19": 22}},
+    "added, as a decoder": {
+        "tokenizer_config.json": {
+            "added_tokens_decoder": {
+                "21": {"content": "[ENT]", "normalized": False, "special": True},
+                "22": {"content": "covid-19", "normalized": True, "special": False, "lstrip": False, "single_word": True},
+            }
+        }
+    },
+    "additional special": {"special_tokens_map.json": {"additional_special_tokens": ["[ENT]"]}},
+    "another mask": {"special_tokens_map.json": {"mask_token": {"content": "<mask>", "normalized": False}}, "added_tokens.json": {"<mask>": 21}},
+    "never split": {"tokenizer_config.json": {"do_basic_tokenize": True, "never_split": ["[ENT]"]}},
+    "a named class": {"tokenizer_config.json": {"tokenizer_class": "BertTokenizer", "model_max_length": 512}},
+}  # fmt: skip
+
+
+def encoder_folder(folder, parts, line_end="\n", vocabulary=None):
+    folder.mkdir(exist_ok=True)
+    tokens = vocabulary or BASE
+    (folder / "vocab.txt").write_bytes("".join(token + line_end for token in tokens).encode())
+    for name, content in parts.items():
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("form", ["vocab.txt", "tokenizer.json", "saved again"])
+def test_a_folders_ids_are_transformers(tmp_path, name, form):
+    folder = encoder_folder(tmp_path / "encoder", {"tokenizer_config.json": {}} | FOLDERS[name])
+    reference = BertTokenizerFast.from_pretrained(str(folder))
+    if form == "tokenizer.json":
+        reference.save_pretrained(str(tmp_path / "converted"))
+        folder = tmp_path / "converted"
+    ours = load_tokenizer(str(folder))
+    if form == "saved again":
+        ours.save(str(tmp_path / "again"))
+        ours = load_tokenizer(str(tmp_path / "again"))
+    for text in TEXTS:
+        expected = reference(text, add_special_tokens=False)["input_ids"]
+        assert ours.encode(text) == expected == ours.encode(text, 1000)
+    assert ours.special_ids() == {reference.pad_token_id, reference.unk_token_id, reference.cls_token_id} | {
+        reference.sep_token_id,
+        reference.mask_token_id,
+    }
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("odd", [[], [""], ["the"], [" spaced "]])
+def test_odd_vocabulary_files_are_read_as_transformers_reads_them(tmp_path, line_end, odd):
+    folder = encoder_folder(tmp_path / "encoder", {"tokenizer_config.json": {}}, line_end, [*BASE[:8], *odd, *BASE[8:]])
+    reference = BertTokenizerFast.from_pretrained(str(folder))
+    ours = load_tokenizer(str(folder))
+    for text in TEXTS:
+        assert ours.encode(text) == reference(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("converted", [False, True])
+@pytest.mark.parametrize("lowercase", [False, True])
+def test_lowercase_changes_nothing_else(tmp_path, converted, lowercase):
+    folder = encoder_folder(tmp_path / "encoder", {"tokenizer_config.json": {}, "added_tokens.json": {"[ENT]": 21}})
+    if converted:
+        BertTokenizerFast.from_pretrained(str(folder)).save_pretrained(str(folder))
+    ours = load_tokenizer(str(folder), lowercase)
+    loaded = BertTokenizerFast.from_pretrained(str(folder), do_lower_case=lowercase)
+    # Read again: transformers looks for added tokens as the former normalizer left them.
+    reference = tokenizers.Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+    assert ours.lowercase == lowercase
+    for text in TEXTS:
+        assert ours.encode(text) == reference.encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            {"tokenizer_config.json": {"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab"}},
+            "the tokenizer is a BertJapaneseTokenizer, which is not supported; supported is BERT's WordPiece",
+        ),
+        ({"tokenizer_config.json": {"word_tokenizer_type": "mecab"}}, "asks for word_tokenizer_type 'mecab'"),
+        ({"tokenizer_config.json": {"subword_tokenizer_type": "character"}}, "asks for subword_tokenizer_type 'character'"),
+        ({"config.json": {"tokenizer_class": "RobertaTokenizer"}}, "the tokenizer is a RobertaTokenizer"),
+        ({"tokenizer.json": {"model": {"type": "BPE"}}}, "tokenizer.json holds a BPE model; supported is WordPiece"),
+        ({"added_tokens.json": ["x"]}, "added_tokens.json: "),
+    ],
+)
+def test_what_is_no_wordpiece_is_refused_by_name(tmp_path, parts, message):
+    folder = encoder_folder(tmp_path / "encoder", parts)
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_tokenizer(str(folder))
+
+
+def test_a_damaged_tokenizer_file_is_named(tmp_path):
+    folder = encoder_folder(tmp_path / "encoder", {})
+    (folder / "tokenizer.json").write_text('{"model": ')
+    with pytest.raises(UserError, match="tokenizer.json:1: not valid JSON"):
+        load_tokenizer(str(folder))
+    (folder / "tokenizer.json").write_text('{"model": {"type": "WordPiece"}}')
+    with pytest.raises(UserError, match="transformers cannot load the tokenizer's files: "):
+        load_tokenizer(str(folder))

@@ -11,12 +11,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer import assembly, experiment, feeding, files, preparation
+from trainer import files
 from trainer.cli import Options
 from trainer.data.records import Manifest, mean_tokens
 from trainer.errors import UserError
-from trainer.experiment import Experiment
-from trainer.run_tokenizer import find_tokenizer
+from trainer.preparation import freshness, learning, splits
+from trainer.run import assembly, experiment, feeding, kernels, sizes
+from trainer.run.experiment import Experiment
+from trainer.run.tokenizer import find_tokenizer
 from trainer.runtime import profiling
 from trainer.runtime.distribution import Placement
 
@@ -33,7 +35,7 @@ def run(options: Options) -> None:
     placement = assembly.place(asked)
     with contextlib.ExitStack() as stack:
         folder = options.workdir or stack.enter_context(tempfile.TemporaryDirectory())
-        resolved = assembly.with_precision(preparation.learned(asked), placement)
+        resolved = kernels.with_precision(learning.learned(asked), placement)
         figures = _measure(resolved, options, folder, placement)
     print("\n".join(_lines(figures)))
     if options.workdir:
@@ -47,12 +49,14 @@ def _measure(resolved: Experiment, options: Options, folder: str, placement: Pla
     resolved = dataclasses.replace(resolved, train=dataclasses.replace(resolved.train, steps_per_execution=1))
     tokenizer = find_tokenizer(resolved)
     bert_config = assembly.bert_config_of(resolved, tokenizer)
-    manifest = preparation.ensure_records(resolved, folder, tokenizer)
-    preparation.require_training_examples(manifest)
+    resolved, choice = kernels.choose_step(resolved, bert_config, placement)
+    manifest = splits.ensure_records(resolved, folder, tokenizer)
+    freshness.require_training_examples(manifest)
     with placement.strategy.scope():
-        assembled = assembly.build(resolved, tokenizer, bert_config)
+        assembled = assembly.build(resolved, tokenizer, bert_config, choice.kernels)
         task = assembled.task.for_training(manifest.splits["train"]["values"])
-    batches = iter(feeding.training_batches(resolved, manifest, placement, task, first_step=0))
+    shape = feeding.training_shape(resolved, manifest, placement, choice.whole)
+    batches = iter(feeding.training_batches(resolved, manifest, placement, task, shape, first_step=0))
     if options.input_only:
         return {"what": "input", **_input_figures(batches, options.steps, placement.strategy)}
 
@@ -60,7 +64,7 @@ def _measure(resolved: Experiment, options: Options, folder: str, placement: Pla
         optimizer = assembly.build_optimizer(resolved, assembled.encoder, total_steps=10_000)
         assembly.initialize_encoder(resolved, assembled)
         optimizer.build(assembled.model.trainable_variables)
-        assembly.compile_model(resolved, assembled, task, optimizer, placement)
+        assembly.compile_model(resolved, assembled, task, optimizer, choice, shape.micro_rows)
         step = assembled.model.make_train_function()
     if options.synthetic:
         batches = _Again(next(batches))
@@ -118,7 +122,7 @@ def _step_figures(step: Any, batches: Iterator | _Again, steps: int) -> dict[str
         "examples_per_second": totals["examples"] / seconds,
         "tokens_per_second": totals["tokens"] / seconds,
         "padding_efficiency": totals["tokens"] / totals["cells"],
-        "data_wait_rate": sum(waits) / seconds,
+        "data_wait_fraction": sum(waits) / seconds,
         "traces_after_warm_up": step.experimental_get_tracing_count() - traces,
     }
 
@@ -127,9 +131,9 @@ def _rate_figures(
     figures: dict[str, Any], resolved: Experiment, placement: Placement, assembled: assembly.Assembled, manifest: Manifest
 ) -> dict[str, Any]:
     """Compares with what the device can do; model FLOPs are those of useful tokens, without padding."""
-    per_token = assembly.training_flops_per_token(assembled, mean_tokens(manifest.splits["train"]))
+    per_token = sizes.training_flops_per_token(assembled, mean_tokens(manifest.splits["train"]))
     flops = figures["tokens_per_second"] * per_token
-    measured = profiling.peak_flops(resolved.train.precision, placement)
+    measured = profiling.peak_flops(resolved.train.precision, placement, assembled.encoder.kernels.multiply)
     return {
         "precision": resolved.train.precision,
         "model_flops_per_second": flops,
@@ -162,7 +166,7 @@ def _lines(figures: dict[str, Any]) -> list[str]:
         f"({low * 1e3:,.0f} to {high * 1e3:,.0f})",
         f"{figures['tokens_per_second']:,.0f} useful tokens/s, {figures['examples_per_second']:,.1f} examples/s, "
         f"{figures['padding_efficiency']:.0%} of the cells useful",
-        f"waiting for data: {figures['data_wait_rate']:.1%} of the time",
+        f"waiting for data: {figures['data_wait_fraction']:.1%} of the time",
         f"traces after {WARM_UP_STEPS} steps of warm-up: {figures['traces_after_warm_up']}",
         f"model FLOPs: {figures['model_flops_per_second'] / 1e9:,.0f} GFLOP/s, {figures['model_flops_utilization']:.0%} of the "
         f"{figures['matmul_flops_per_second'] / 1e9:,.0f} GFLOP/s of a large {figures['precision']} matrix product here",

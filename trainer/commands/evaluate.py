@@ -1,13 +1,17 @@
 """evaluate: the best model of a workdir, scored on a split."""
 
 import dataclasses
+import json
 import logging
 from typing import Any
 
-from trainer import assembly, experiment, feeding, files, inference, preparation
+from trainer import files
 from trainer.cli import Options
 from trainer.data.records import Manifest
 from trainer.errors import UserError, suggestion
+from trainer.preparation import freshness, splits
+from trainer.run import assembly, experiment, feeding, inference
+from trainer.run.schema import is_share
 from trainer.runtime import distribution
 
 log = logging.getLogger(__name__)
@@ -20,38 +24,60 @@ def run(options: Options) -> None:
     # One process evaluates, whatever the training ran on.
     kind = "auto" if runtime.distribution in ("multi_worker", "tpu") else runtime.distribution
     placement = distribution.choose(kind, runtime.tpu, runtime.cpu_devices, runtime.tpu_connect_seconds, join_cluster=False)
+    log.info("%s", placement.reason)
     with placement.strategy.scope():
         restored = assembly.restore(workdir, options.set)
+    scores = score(restored, workdir, split, placement, is_changed=bool(options.set))
+    print("\n".join(score_lines(scores)))
+    path = files.join(workdir, "evaluation", f"{split}.json")
+    try:
+        files.write_json(path, scores)
+    except OSError as error:  # a read-only workdir: the scores are printed whole instead
+        print(json.dumps(scores, ensure_ascii=False))
+        raise UserError(f"the scores above could not be stored in {path}: {error.strerror or error}") from None
+    print(f"all scores: {path}")
+
+
+def score(
+    restored: assembly.Restored, workdir: str, split: str, placement: distribution.Placement, is_changed: bool = False
+) -> dict[str, Any]:
+    """Returns all scores of a restored model on a split.
+
+    Args:
+      restored: restored in the placement's scope.
+      workdir: of the run; its records are used.
+      split: "train", "validation" or "test".
+      placement: the devices.
+      is_changed: the run's config was changed for this command, so its records may not fit.
+
+    Raises:
+      UserError: the run has no such split.
+    """
     data = restored.experiment.data
-    known = preparation.manifest_alone(data).splits if data.names_records_only else data.sources()
+    known = freshness.manifest_alone(data).splits if data.names_records_only else data.sources()
     if split not in known:
         raise UserError(f"--split: {split!r} is not one of this run's {', '.join(known)}{suggestion(split, known)}")
-    log.info("%s\nmodel of step %s", placement.reason, f"{restored.step:,}")
-    assembly.choose_inference_kernels(restored.assembled, restored.experiment.train)
-
-    manifest = _records(restored, workdir, split, is_changed=bool(options.set))
+    log.info("model of step %s", f"{restored.step:,}")
+    manifest = _records(restored, workdir, split, is_changed)
     task, model = restored.assembled.task, restored.assembled.model
     runner = inference.BatchRunner(model, placement.strategy, task.features(), task.evaluated)
-    batches = feeding.evaluation_batches(restored.experiment, manifest, split, task)
-    scores = {"split": split, "step": restored.step, **inference.evaluate(runner, batches, task)}
-
-    path = files.join(workdir, "evaluation", f"{split}.json")
-    files.write_json(path, scores)
-    print("\n".join(score_lines(scores)))
-    print(f"all scores: {path}")
+    one_shape = placement.target != "cpu"
+    batches = feeding.evaluation_batches(restored.experiment, manifest, split, task, one_shape)
+    return {"split": split, "step": restored.step, **inference.evaluate(runner, batches, task)}
 
 
 def _records(restored: assembly.Restored, workdir: str, split: str, is_changed: bool) -> Manifest:
     """Returns the run's own records of the split; with --set, or where they are gone, records made for this command."""
     if restored.experiment.data.names_records_only:
-        return preparation.ensure_records(restored.experiment, workdir, restored.tokenizer)
-    manifest = Manifest.load(preparation.records_dir(restored.experiment, workdir))
+        return splits.ensure_records(restored.experiment, workdir, restored.tokenizer)
+    manifest = Manifest.load(freshness.records_dir(restored.experiment, workdir))
     if manifest is not None and split in manifest.splits and not is_changed:
         manifest.check(split)
         return manifest
-    alone: dict[str, Any] = {other: None for other in ("train", "validation", "test") if other != split}
+    kept = (split, "train") if is_share(getattr(restored.experiment.data, split)) else (split,)
+    alone: dict[str, Any] = {other: None for other in ("train", "validation", "test") if other not in kept}
     data = dataclasses.replace(restored.experiment.data, **alone, records_dir=files.join(workdir, "records", split))
-    return preparation.ensure_records(dataclasses.replace(restored.experiment, data=data), workdir, restored.tokenizer)
+    return splits.ensure_records(dataclasses.replace(restored.experiment, data=data), workdir, restored.tokenizer)
 
 
 def score_lines(scores: dict, indent: str = "") -> list[str]:

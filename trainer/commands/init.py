@@ -8,7 +8,8 @@ import statistics
 
 from trainer import files
 from trainer.cli import Options
-from trainer.data.sources import Rejected, Row, SourceFormat, format_of, read_lines, read_rows
+from trainer.data.sources import Rejected, Row, SourceFormat, format_of, read_rows
+from trainer.data.text_lines import read_lines
 from trainer.errors import UserError
 from trainer.tasks.classification import label_text
 
@@ -70,8 +71,8 @@ def look_at(source: str) -> Finding:
     columns = list(rows[0])
     label = _label_column(rows, columns)
     texts = _text_columns(rows, [column for column in columns if column != label])
-    classes = collections.Counter(label_text(row[label]) for row in rows if row.get(label) is not None)
-    classes.pop("", None)
+    labels = (label_text(row.get(label)) for row in rows)
+    classes = collections.Counter(name for name in labels if name is not None)
     lengths = sorted(sum(_token_estimate(str(row.get(column) or "")) for column in texts) for row in rows)
     return Finding(texts, label, dict(classes.most_common()), len(rows), rejected, lengths, delimiter)
 
@@ -81,12 +82,14 @@ def _delimiter(source: str) -> str:
     if source.startswith("tfds:") or format_of(source) != "csv":
         return ""
     header = next(read_lines(files.expand(source, "--from")[0]), "")
+    if header.lower().lstrip('"').startswith("sep="):
+        return ""  # Excel's line, which the reader follows
     return ";" if ";" in header and "," not in header else ""
 
 
 def _label_column(rows: list[dict], columns: list[str]) -> str:
     """The column with a label's name, else the one with the fewest values that repeat."""
-    distinct = {column: {label_text(row.get(column)) for row in rows} for column in columns}
+    distinct = {column: {label_text(row.get(column)) for row in rows} - {None} for column in columns}
     limit = max(MAX_LABEL_SHARE * len(rows), 2)
     few = [column for column in columns if 2 <= len(distinct[column]) <= limit]
     named = [column for column in few if column.lower() in LABEL_NAMES]
@@ -155,6 +158,7 @@ def config_text(finding: Finding, source: str, encoder: str) -> str:
     listed = f"[{', '.join(map(quote, names))}]" if len(names) <= 100 else "[]  # learned from data.train"
     delimiter = f"\n  delimiter: {quote(finding.delimiter)}" if finding.delimiter else ""
     batch_size = 32 if finding.rows >= 500 else 8
+    score = "\n  best_score: macro.f1  # accuracy hides the rare classes" if is_unequal else ""
     balance = (
         f"class_weights  # the largest class has {max(counts) / min(counts):.0f}× the rows of the smallest"
         if is_unequal
@@ -173,9 +177,9 @@ encoder:
 
 data:
   train: {quote(source)}
-  # Rows that choose the best checkpoint, and rows for the final score; keep them apart from the training rows:
-  # validation: validation.csv
-  # test: test.csv
+  # Rows that choose the best checkpoint: a file, or a share of the training rows (by a hash of the text, the same in each run)
+  validation: {_validation_share(finding)}
+  # test: test.csv  # rows for the final score
   text_columns: [{", ".join(map(quote, finding.text_columns))}]
   label_column: {quote(finding.label_column)}{delimiter}
   max_seq_length: {length}  # by estimate {over} of {finding.rows:,} rows are longer, and cut
@@ -184,5 +188,14 @@ train:
   batch_size: {batch_size}
   epochs: {3 if finding.rows >= 2000 else 10 if finding.rows < 500 else 5}
   learning_rate: 1e-4  # large encoders (BERT-base and up) want 2e-5 to 5e-5
-  precision: auto      # bfloat16 where it is faster: TPUs, GPUs from Ampere on, some CPUs; else float32
+  precision: auto      # bfloat16 where it is faster: TPUs, GPUs from Ampere on, some CPUs; else float32{score}
 """
+
+
+def _validation_share(finding: Finding) -> str:
+    """Returns the smallest usual share of the rows that holds out rows of two classes at least."""
+    counts = finding.classes.values()
+    for percent in (10, 20, 30, 40):
+        if sum(min(round(percent / 100 * count), count - 1) >= 1 for count in counts) >= 2:
+            return f"{percent}%"
+    return "null  # too few rows to hold some out"

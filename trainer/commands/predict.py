@@ -6,50 +6,74 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
-import tensorflow as tf
-
-from trainer import assembly, feeding, files, inference
+from trainer import files
 from trainer.cli import Options
-from trainer.data.pipeline import serialized_examples
-from trainer.data.records import encode_example
-from trainer.data.sources import Rejected, Row, RowError, read_rows
-from trainer.experiment import Experiment
+from trainer.data.sources import Rejected, Row, read_rows, without_ending
+from trainer.errors import UserError
+from trainer.run import assembly
+from trainer.run.inference import Predictor
 from trainer.tasks.base import Task
 
 log = logging.getLogger(__name__)
 ROWS_AT_A_TIME = 4096
+BYTE_ORDER_MARK = "\ufeff"
 
 
-def run(options: Options) -> None:
-    """Writes predictions/<name>.jsonl in the workdir, --output, or standard output for standard input."""
+def run(options: Options) -> int:
+    """Writes predictions/<name>.jsonl in the workdir, --output, or standard output for standard input.
+
+    Returns:
+      The exit status: 1 where not one row could be predicted.
+    """
     workdir, source = options.required("workdir"), options.required("input")
     restored = assembly.restore(workdir, options.set)
-    assembly.choose_inference_kernels(restored.assembled, restored.experiment.train)
-    task = restored.assembled.task
-    runner = inference.BatchRunner(restored.assembled.model, tf.distribute.get_strategy(), task.features(), task.predicted)
+    task, predictor = restored.assembled.task, Predictor(restored)
     if source == "-":
-        if hasattr(sys.stdin, "reconfigure"):  # bytes that are not UTF-8 come as surrogates, and are told row by row
+        if hasattr(sys.stdin, "reconfigure"):  # bytes that are not UTF-8 come as surrogates, and are refused row by row
             sys.stdin.reconfigure(encoding="utf8", errors="surrogateescape")
-        rows, default = _typed_rows(sys.stdin, task), "-"
+        rows = _typed_rows(sys.stdin, task)
     else:
         rows = _in_text_column(read_rows(source, "--input", restored.experiment.data.source_format()), task)
-        name = source.rstrip("/").rpartition("/")[2].partition(".")[0].replace("*", "_").replace(":", "_") or "input"
-        default = files.join(workdir, "predictions", f"{name}.jsonl")
-    target = options.output or default
+    target = _target(options.output, workdir, source)
 
-    refused = 0
+    predicted = refused = 0
     with _Output(target) as output:
         rows_at_a_time = 1 if source == "-" and sys.stdin.isatty() else ROWS_AT_A_TIME
         for chunk in iter(lambda: list(itertools.islice(rows, rows_at_a_time)), []):
-            for line in _predict(chunk, task, runner, restored.experiment):
+            for line in predictor.predict(chunk):
                 refused += "error" in line
+                predicted += "error" not in line
                 output.write(json.dumps(line, ensure_ascii=False) + "\n")
-    if refused:
-        log.warning('%d row(s) could not be predicted; their lines say why under "error"', refused)
     if target != "-":
         print(f"predictions: {target}")
+    if refused:
+        log.warning('%d row(s) could not be predicted; their lines give the reason under "error"', refused)
+    if not predicted and not refused:
+        raise UserError(f"--input: {'standard input' if source == '-' else source} has no rows")
+    return 0 if predicted else 1
+
+
+def _target(output: str | None, workdir: str, source: str) -> str:
+    """Returns where the predictions go; a folder gets a file that is named after the input."""
+    name = f"{file_stem(source)}.jsonl"
+    if output is None:
+        return "-" if source == "-" else files.join(workdir, "predictions", name)
+    is_folder = output != "-" and (output.endswith("/") or files.is_dir(output))
+    return files.join(output, name) if is_folder else output
+
+
+def file_stem(source: str) -> str:
+    """Returns a name for what is made of a source: its own without the format's ending, so that two sources have two names.
+
+    >>> file_stem("data/reviews.2024.csv.gz"), file_stem("tfds:glue/sst2:test"), file_stem("-")
+    ('reviews.2024', 'sst2_test', 'input')
+    """
+    name = without_ending(source.rstrip("/").rpartition("/")[2])
+    for character in "*?:":
+        name = name.replace(character, "_")
+    return name if name.strip("-.") else "input"
 
 
 def _in_text_column(rows: Iterable[Row | Rejected], task: Task) -> Iterator[Row | Rejected]:
@@ -66,6 +90,8 @@ def _typed_rows(lines: Iterable[str], task: Task) -> Iterator[Row | Rejected]:
     columns = task.fields.text_columns
     for number, line in enumerate(lines, start=1):
         text = line.rstrip("\r\n")
+        if number == 1:
+            text = text.removeprefix(BYTE_ORDER_MARK)
         if text.startswith("{"):
             try:
                 yield Row(json.loads(text), "standard input", number)
@@ -81,32 +107,6 @@ def _typed_rows(lines: Iterable[str], task: Task) -> Iterator[Row | Rejected]:
             yield Row({columns[0]: text}, "standard input", number)
 
 
-def _predict(
-    chunk: list[Row | Rejected], task: Task, runner: inference.BatchRunner, experiment: Experiment
-) -> list[dict[str, Any]]:
-    """Returns a JSON-able line for each row of a chunk, in order."""
-    lines: dict[int, dict[str, Any]] = {}
-    records, spec, longest = [], task.features(), 0
-    for number, row in enumerate(chunk):
-        if isinstance(row, Rejected):
-            lines[number] = {"error": row.reason, "file": row.path, "line": row.line}
-            continue
-        try:
-            examples = task.examples(row, labelled=False)
-        except RowError as error:
-            lines[number] = {"error": str(error), "file": row.path, "line": row.line}
-            continue
-        records += [encode_example({**example, "row_id": number}, spec) for example in examples]
-        longest = max([longest, *(len(example["input_ids"]) for example in examples)])
-    if records:
-        batches = feeding.prediction_batches(serialized_examples(lambda: records), experiment, task, longest)
-        outputs, labels = inference.collect(runner.run(batches))
-        for number, prediction in zip(labels["row_id"].tolist(), task.decode(outputs), strict=True):
-            texts = {column: chunk[number].values[column] for column in task.fields.text_columns}
-            lines[number] = {**texts, **prediction}
-    return [line for _, line in sorted(lines.items())]
-
-
 class _Output:
     """Standard output, or a file that is whole or not there."""
 
@@ -116,8 +116,13 @@ class _Output:
 
     def __enter__(self) -> "_Output":
         if self._target != "-":
-            files.make_dirs(self._target.rpartition("/")[0] or ".")
-            self._file = files.open_binary(f"{self._target}.partial", "wb")
+            try:
+                files.make_dirs(self._target.rpartition("/")[0] or ".")
+                self._file = files.open_binary(f"{self._target}.partial", "wb")
+            except OSError as error:  # before the work, not after it
+                raise UserError(
+                    f"{self._target} cannot be written: {error.strerror or error}; choose another place with --output"
+                ) from None
         return self
 
     def write(self, text: str) -> None:

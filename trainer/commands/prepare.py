@@ -2,13 +2,16 @@
 
 import logging
 
-from trainer import experiment, files, preparation
+from trainer import files
 from trainer.cli import Options
 from trainer.data.google_records import write_google_records
 from trainer.data.records import Manifest
 from trainer.errors import UserError
-from trainer.experiment import Experiment
-from trainer.run_tokenizer import find_tokenizer
+from trainer.preparation import freshness, learning, splits
+from trainer.preparation.sinks import Sink
+from trainer.run import experiment
+from trainer.run.experiment import Experiment
+from trainer.run.tokenizer import find_tokenizer
 from trainer.tasks import pretraining, task_module
 
 log = logging.getLogger(__name__)
@@ -21,26 +24,26 @@ def run(options: Options) -> None:
     if workdir is None:
         raise UserError("prepare needs --workdir, or data.records_dir in the config: where do the records go?")
     asked.data.require_rows()
-    resolved = preparation.learned(asked)
+    resolved = learning.learned(asked)
     tokenizer = find_tokenizer(resolved)
-    manifest = preparation.ensure_records(resolved, workdir, tokenizer, _corpus_runner(options, resolved))
+    manifest = splits.ensure_records(resolved, workdir, tokenizer, _corpus_sink(options, resolved))
     if options.google_records:
         for path in _write_google_records(options.google_records, resolved, manifest):
             print(f"google-research/bert's records: {path}")
-    print(f"records: {preparation.records_dir(resolved, workdir)}")
-    print(f"rejected rows: {files.join(preparation.records_dir(resolved, workdir), preparation.REJECTED_FILE)}")
+    print(f"records: {freshness.records_dir(resolved, workdir)}")
+    print(f"rejected rows: {files.join(freshness.records_dir(resolved, workdir), splits.REJECTED_FILE)}")
 
 
-def _corpus_runner(options: Options, resolved: Experiment) -> preparation.CorpusRunner | None:
+def _corpus_sink(options: Options, resolved: Experiment) -> Sink | None:
     if options.runner == "local":
         if options.beam_flags:
             raise UserError("--beam_flags goes with --runner=beam")
         return None
     if not task_module(resolved.task.name).Task.is_corpus:
         raise UserError(f"--runner=beam prepares corpora (task.name=pretraining), not rows of task.name={resolved.task.name}")
-    from trainer.beam_preparation import corpus_runner
+    from trainer.preparation.beam import beam_sink
 
-    return corpus_runner(options.beam_flags)
+    return beam_sink(options.beam_flags)
 
 
 def _write_google_records(folder: str, resolved: Experiment, manifest: Manifest) -> list[str]:

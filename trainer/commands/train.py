@@ -1,4 +1,4 @@
-"""train: config → devices → records → model → start from → fit → best and latest kept."""
+"""train: config → devices → kernels → records → model → start from → fit → best and latest kept."""
 
 import dataclasses
 import logging
@@ -10,38 +10,53 @@ import tensorflow as tf
 from transformers import BertConfig
 
 import trainer
-from trainer import assembly, experiment, feeding, files, inference, preparation
+from trainer import files
 from trainer.cli import Options
 from trainer.data.records import Manifest
 from trainer.errors import UserError
-from trainer.experiment import Experiment
-from trainer.run_tokenizer import find_tokenizer, tokenizer_folder
+from trainer.preparation import freshness, learning, splits
+from trainer.run import assembly, experiment, feeding, inference, kernels, sizes, training
+from trainer.run.experiment import Experiment
+from trainer.run.kernels import StepKernels
+from trainer.run.tokenizer import find_tokenizer, tokenizer_folder
+from trainer.run.training import RunState, TrainingRhythm
 from trainer.runtime import distribution
+from trainer.runtime.checkpoints import check_folder
 from trainer.runtime.faults import StopSignals, WorkdirLock
 from trainer.runtime.logs import StartUp
+from trainer.text.graph_limits import problem_with
 from trainer.text.tokenizer import Tokenizer
-from trainer.training import RunState, TrainingRhythm
 
 log = logging.getLogger(__name__)
 
 
 def run(options: Options) -> int:
-    """Trains, or goes on with the run in the workdir; returns the exit status."""
+    """Trains, or resumes the run in the workdir; returns the exit status."""
     start_up = StartUp(trainer.STARTED)
     start_up.done("imports")
     workdir = options.required("workdir")
-    asked = _asked(options, workdir)
+    return train(_asked(options, workdir), workdir, start_up)
+
+
+def train(asked: Experiment, workdir: str, start_up: StartUp) -> int:
+    """Trains what a config asks for in a workdir, or resumes its run; returns the exit status."""
+    check_folder(workdir)
     # Workers of one run share a workdir: each but the chief locks a folder of its own in it.
     index = distribution.worker_index()
     with WorkdirLock(workdir if index == 0 else files.join(workdir, f"worker-{index}")):
         placement = assembly.place(asked)
-        resolved = _resolve(asked, workdir, placement)
+        saved = _saved(asked, workdir)
+        resolved = _resolve(asked, saved, workdir, placement)
+        tokenizer = find_tokenizer(resolved)
+        bert_config = assembly.bert_config_of(resolved, tokenizer)
+        assembly.check_encoder(resolved, tokenizer, bert_config)
+        resolved, step = kernels.choose_step(resolved, bert_config, placement, saved.train if saved else None)
         if placement.is_chief:
             # The TPU is this command's: evaluate may run elsewhere, when the TPU is long gone.
             runtime = dataclasses.replace(resolved.runtime, tpu=None)
             experiment.save(dataclasses.replace(resolved, runtime=runtime), workdir)
         start_up.done("config")
-        return _train(resolved, workdir, placement, start_up)
+        return _train(resolved, workdir, placement, tokenizer, bert_config, step, start_up)
 
 
 def _asked(options: Options, workdir: str) -> Experiment:
@@ -53,41 +68,53 @@ def _asked(options: Options, workdir: str) -> Experiment:
     return experiment.load(path, options.set, options.tpu)
 
 
-def _resolve(asked: Experiment, workdir: str, placement: distribution.Placement) -> Experiment:
+def _saved(asked: Experiment, workdir: str) -> Experiment | None:
+    """Returns the config of the run that is resumed; None where the workdir holds no checkpoint yet."""
+    path = files.join(workdir, experiment.CONFIG_FILE)
+    resumes = files.exists(path) and assembly.store_of(workdir, asked).has_latest()
+    return experiment.load(path) if resumes else None
+
+
+def _resolve(asked: Experiment, saved: Experiment | None, workdir: str, placement: distribution.Placement) -> Experiment:
     """Completes the config from the data and the devices, and compares it with the run that the workdir holds.
 
     Raises:
       UserError: the workdir's run was another one; the keys that differ are named.
     """
-    resolved = preparation.learned(asked)
-    path = files.join(workdir, experiment.CONFIG_FILE)
-    goes_on = files.exists(path) and assembly.store_of(workdir, resolved).has_latest()
-    saved = experiment.load(path) if goes_on else None
-    resolved = assembly.with_precision(resolved, placement, begun_with=saved.train.precision if saved else None)
-    if saved:
-        changed = experiment.resume_differences(saved, resolved)
-        if changed:
-            lines = [f"  {key}: {before!r} in the workdir, {now!r} now" for key, (before, now) in changed.items()]
-            raise UserError(
-                f"--workdir: {workdir} holds a run with another config; these keys differ:\n"
-                + "\n".join(lines)
-                + "\ngo on with the saved config (leave --config and --set out), or choose another --workdir"
-            )
+    resolved = kernels.with_precision(learning.learned(asked), placement, saved.train.precision if saved else None)
+    changed = experiment.resume_differences(saved, resolved) if saved else {}
+    if changed:
+        lines = [f"  {key}: {before!r} in the workdir, {now!r} now" for key, (before, now) in changed.items()]
+        raise UserError(
+            f"--workdir: {workdir} holds a run with another config; these keys differ:\n"
+            + "\n".join(lines)
+            + "\nresume with the saved config (leave --config and --set out), or choose another --workdir"
+        )
     return resolved
 
 
-def _train(resolved: Experiment, workdir: str, placement: distribution.Placement, start_up: StartUp) -> int:
+def _train(
+    resolved: Experiment,
+    workdir: str,
+    placement: distribution.Placement,
+    tokenizer: Tokenizer,
+    bert_config: BertConfig,
+    step: StepKernels,
+    start_up: StartUp,
+) -> int:
     # Records
-    tokenizer = find_tokenizer(resolved)
-    bert_config = assembly.bert_config_of(resolved, tokenizer)
-    assembly.check_encoder(resolved, tokenizer, bert_config)
+    problem = problem_with(tokenizer)
+    if problem:
+        log.warning("an export of this run will take token ids, not strings: %s", problem)
     manifest = _records(resolved, workdir, tokenizer, placement)
+    _check_validated(resolved, manifest)
     total_steps = resolved.train.total_steps(manifest.splits["train"]["examples"])
+    shape = feeding.training_shape(resolved, manifest, placement, step.whole)
     start_up.done("records")
 
     # Model
     with placement.strategy.scope():
-        assembled = assembly.build(resolved, tokenizer, bert_config)
+        assembled = assembly.build(resolved, tokenizer, bert_config, step.kernels)
         task = assembled.task.for_training(manifest.splits["train"]["values"])
         optimizer = assembly.build_optimizer(resolved, assembled.encoder, total_steps)
         # Start from: 1. the latest checkpoint in the workdir, 2. encoder.init_from, 3. random
@@ -103,8 +130,12 @@ def _train(resolved: Experiment, workdir: str, placement: distribution.Placement
         if state is None and placement.is_chief:
             store.forget_best()
     first_step = state["step"] if state else 0
+    stale = state.get("stale_validations", 0) if state else 0
+    run_state = RunState(
+        resolved, workdir, placement, manifest, assembled, store, variables, first_step, total_steps, stale, start_up
+    )
     if state:
-        _check_same_records(state, manifest, workdir)
+        _check_same_records(state, run_state)
         log.info("resumed from step %s of %s", f"{first_step:,}", f"{total_steps:,}")
     if placement.is_chief:
         _save_identity(workdir, tokenizer, bert_config)
@@ -114,46 +145,68 @@ def _train(resolved: Experiment, workdir: str, placement: distribution.Placement
     start_up.done("model")
 
     # Fit
-    _log_header(resolved, placement, assembled, manifest, total_steps)
+    _log_header(run_state, shape)
     model = assembled.model
-    assembly.compile_model(resolved, assembled, task, optimizer, placement)
+    assembly.compile_model(resolved, assembled, task, optimizer, step, shape.micro_rows)
     remaining = total_steps - first_step
-    if remaining <= 0:
+    if remaining <= 0 or _has_stopped_early(state, resolved):
         log.info("the run is complete: step %s of %s", f"{first_step:,}", f"{total_steps:,}")
         return 0
-    batches = feeding.training_batches(resolved, manifest, placement, task, first_step)
+    batches = feeding.training_batches(resolved, manifest, placement, task, shape, first_step)
     runner = inference.BatchRunner(model, placement.strategy, task.features(), task.evaluated)
+    _check_best_score(run_state, runner)
     with StopSignals() as signals:
-        run_state = RunState(
-            resolved, workdir, placement, manifest, assembled, store, variables, first_step, total_steps, start_up
-        )
-        rhythm = TrainingRhythm(run_state, runner, signals)
+        rhythm = TrainingRhythm(run_state, runner, signals, one_shape=step.whole)
         model.fit(batches, epochs=1, steps_per_epoch=remaining, callbacks=[rhythm], verbose=0)
     return rhythm.finish()
+
+
+def _has_stopped_early(state: dict[str, Any] | None, resolved: Experiment) -> bool:
+    patience = resolved.train.early_stopping_patience
+    return bool(state and state.get("stopped_early") and patience is not None and state["stale_validations"] >= patience)
+
+
+def _check_validated(resolved: Experiment, manifest: Manifest) -> None:
+    """Raises UserError where the config asks for what only a validation gives."""
+    if "validation" not in manifest.splits:
+        for key in ("early_stopping_patience", "best_score"):
+            if getattr(resolved.train, key) is not None:
+                raise UserError(f"train.{key} needs validation rows: set data.validation, as data.validation=10%")
+
+
+def _check_best_score(run: RunState, runner: inference.BatchRunner) -> None:
+    """Raises UserError where train.best_score names no score: before the training, by scoring one batch."""
+    name = run.experiment.train.best_score
+    if name is not None:
+        task = run.assembled.task
+        batches = feeding.evaluation_batches(run.experiment, run.manifest, "validation", task)
+        training.score_named(inference.evaluate(runner, batches.take(1), task), name)
 
 
 def _records(resolved: Experiment, workdir: str, tokenizer: Tokenizer, placement: distribution.Placement) -> Manifest:
     """The chief prepares; other workers wait until the manifest is there."""
     resolved.data.require_train()
     if placement.is_chief:
-        preparation.ensure_records(resolved, workdir, tokenizer)
+        splits.ensure_records(resolved, workdir, tokenizer)
     # A collective that the chief joins when it is done: the others wait in it.
     placement.sum_over_workers(1.0)
-    folder = preparation.records_dir(resolved, workdir)
+    folder = freshness.records_dir(resolved, workdir)
     manifest = Manifest.load(folder)
     if manifest is None:
         raise UserError(f"no records in {folder}; several workers need a data.records_dir that all of them see")
-    preparation.require_training_examples(manifest)
+    freshness.require_training_examples(manifest)
     return manifest
 
 
-def _check_same_records(state: dict[str, Any], manifest: Manifest, workdir: str) -> None:
-    """Raises UserError where a run would go on with other records than it began with."""
-    now = manifest.fingerprint("train")
-    if state.get("train_records", now) != now:
+def _check_same_records(state: dict[str, Any], run: RunState) -> None:
+    """Raises UserError where a run would resume with other records than it began with."""
+    before = state.get("records", {})
+    changed = [split for split, now in run.records().items() if before.get(split, now) != now]
+    if changed:
+        keys = " and ".join(f"data.{split}" for split in changed)
         raise UserError(
-            f"--workdir: the run in {workdir} was trained on other records than those in {manifest.folder}: the rows of "
-            "data.train have changed since, or data.records_dir is another one; put them back, or choose another --workdir"
+            f"--workdir: the run in {run.workdir} began with other records than those in {run.manifest.folder}: the rows of "
+            f"{keys} have changed since, or data.records_dir is another one; restore them, or choose another --workdir"
         )
 
 
@@ -177,27 +230,17 @@ def _check_space(workdir: str, variables: dict[str, tf.Variable], keep: int) -> 
         )
 
 
-def _log_header(
-    resolved: Experiment,
-    placement: distribution.Placement,
-    assembled: assembly.Assembled,
-    manifest: Manifest,
-    total_steps: int,
-) -> None:
-    train = resolved.train
-    splits = ", ".join(f"{split} {assembly.split_summary(manifest, split)}" for split in manifest.splits)
-    parts = f" in {train.accumulation_steps} micro-batches" if train.accumulation_steps > 1 else ""
-    log.info(
-        "model: %s, %s\nbatch: %s examples%s over %d replica(s), rows of %d tokens with up to %d examples\n"
-        "data: %s\nlength: %s steps = %.2f epochs",
-        assembly.describe_size(assembled),
-        train.precision,
-        f"{train.batch_size:,}",
-        parts,
-        placement.replicas,
-        feeding.row_length(resolved, manifest, "train"),
-        resolved.data.max_examples_per_row,
-        splits,
-        f"{total_steps:,}",
-        total_steps * train.batch_size / manifest.splits["train"]["examples"],
-    )
+def _log_header(run: RunState, shape: feeding.BatchShape) -> None:
+    train, manifest = run.experiment.train, run.manifest
+    epochs = run.total_steps * train.batch_size / manifest.splits["train"]["examples"]
+    listed = ", ".join(f"{split} {sizes.split_summary(manifest, split)}" for split in manifest.splits)
+    parts = f" in {train.gradient_accumulation_steps} micro-batches" if train.gradient_accumulation_steps > 1 else ""
+    lines = [
+        f"model: {sizes.describe_size(run.assembled)}, {train.precision}",
+        f"batch: {train.batch_size:,} examples{parts} over {run.placement.replicas} replica(s), rows of "
+        f"{shape.packing.row_length} tokens with up to {shape.packing.max_examples_per_row} examples",
+        shape.line(sizes.mean_length(manifest, "train")),
+        f"data: {listed}",
+        f"length: {run.total_steps:,} steps = {epochs:.2f} epochs",
+    ]
+    log.info("%s", "\n".join(line for line in lines if line))

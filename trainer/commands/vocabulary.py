@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from trainer import files
 from trainer.cli import Options
 from trainer.data.sources import Row, SourceFormat, read_rows
-from trainer.encoder_folders import find_encoder
 from trainer.errors import UserError
-from trainer.run_tokenizer import tokenizer_of
+from trainer.models.encoder_folders import find_encoder
+from trainer.run.tokenizer import tokenizer_of
 from trainer.text.tokenizer import from_vocabulary
 from trainer.text.vocabulary import Coverage, coverage, extended_vocabulary, train_vocabulary
 

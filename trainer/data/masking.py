@@ -54,7 +54,7 @@ class Masker:
         keys = self._keys(positions)
         is_there = tf.sequence_mask(lengths, tf.shape(ids)[1])
         candidates = is_there & ~tf.gather(self._is_special, ids)
-        wanted = tf.maximum(tf.cast(tf.round(tf.cast(lengths, tf.float32) * self._recipe.masked_rate), tf.int32), 1)
+        wanted = tf.maximum(tf.cast(tf.round(tf.cast(lengths, tf.float32) * self._recipe.masked_lm_prob), tf.int32), 1)
         if self._recipe.max_predictions:
             wanted = tf.minimum(wanted, self._recipe.max_predictions)
         if self._recipe.unit == "token":
@@ -142,8 +142,8 @@ class Masker:
         """Puts [MASK], a random token or the same one where tokens were chosen; spans are treated alike."""
         places = tf.range(tf.shape(ids)[1])[None]
         action = self._draw(keys, places if origin is None else origin, 3)
-        mask_below = round(self._recipe.mask_token_rate * 2**32)
-        random_below = round((self._recipe.mask_token_rate + self._recipe.random_token_rate) * 2**32)
+        mask_below = round(self._recipe.mask_token_prob * 2**32)
+        random_below = round((self._recipe.mask_token_prob + self._recipe.random_token_prob) * 2**32)
         is_mask, is_random = (tf.cast(action, tf.int64) < bound for bound in (mask_below, random_below))
         # A random token is one of the usable others: those from the token's own rank on move up by one.
         own = tf.gather(self._rank, ids)

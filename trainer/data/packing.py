@@ -67,6 +67,7 @@ def pack(
     max_examples_per_row: int,
     row_multiple: int = 1,
     static_rows: int | None = None,
+    pieces: int = 0,
 ) -> dict[str, tf.Tensor]:
     """Packs the examples of one step into rows.
 
@@ -76,7 +77,8 @@ def pack(
       row_length: tokens in a row, L.
       max_examples_per_row: K; 1 gives the classic layout, one example a row.
       row_multiple: the number of rows is a multiple of this.
-      static_rows: gives exactly this many rows, or the least multiple of it that holds the examples.
+      static_rows: the number of rows is the least multiple of this that holds the examples.
+      pieces: with static_rows, the number of rows is always this many times static_rows.
 
     Returns:
       {name: [rows, L] for each-token features and position_ids, segment_ids (from 1; 0 is padding); [rows, K] for
@@ -84,7 +86,12 @@ def pack(
     """
     lengths = tf.cast(features["input_ids"].row_lengths(), tf.int32)
     row, slot, start, used = assign_rows(lengths, row_length, max_examples_per_row)
-    rows = tf.maximum(-(-used // static_rows), 1) * static_rows if static_rows else rounded_rows(used, row_multiple)
+    if static_rows and pieces:
+        rows: int | tf.Tensor = static_rows * pieces
+    elif static_rows:
+        rows = tf.maximum(-(-used // static_rows), 1) * static_rows
+    else:
+        rows = rounded_rows(used, row_multiple)
     return _laid_out(features, spec, row, slot, start, [rows, row_length, max_examples_per_row])
 
 

@@ -5,8 +5,10 @@ step takes exactly `batch_size` examples of it. So the stream's position is one 
 the example that comes next.
 """
 
+from __future__ import annotations
+
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import tensorflow as tf
 
@@ -26,23 +28,60 @@ class Packing:
       row_length: tokens in a row.
       max_examples_per_row: examples in a row; 1 is the classic, unpacked layout.
       row_multiple: row counts are multiples of this (the accumulation steps).
-      static_rows: one row count for all batches, as TPUs want it; None lets it vary.
-      length_unit: over 0, with one example a row: rows are as long as the batch's longest example, rounded up to this.
+      static_rows: the number of rows is this or a multiple of it, so that XLA compiles few shapes; None lets it vary.
+      pieces: with static_rows, a batch always has this many times as many rows, the last ones empty: one shape for all batches.
+        0: it has as many as it needs, cut into batches of static_rows rows; for inference.
+      length_unit: above 0, with one example per row: rows are as long as the batch's longest example, rounded up to this.
     """
 
     row_length: int
     max_examples_per_row: int
     row_multiple: int = 1
     static_rows: int | None = None
+    pieces: int = 0
     length_unit: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-    """Which part of the stream this input pipeline reads: one of `count`, each the same size."""
+class StreamPosition:
+    """Where an input pipeline begins in the endless training stream, and which part of the stream it reads.
 
+    Attributes:
+      step: the step that the pipeline begins with.
+      skipped_steps: steps that it makes and drops, because it can only begin before the run's step.
+      batch_size: examples of a step, over all pipelines.
+      index, count: of `count` pipelines this one takes every count-th example, from number `index` on.
+    """
+
+    step: int = 0
+    skipped_steps: int = 0
+    batch_size: int = 1
     index: int = 0
     count: int = 1
+
+    @classmethod
+    def of_step(cls, step: int, batch_size: int, window_steps: int = 1) -> StreamPosition:
+        """Returns the position of a run's step; with windows the pipeline begins at the start of the step's window."""
+        begun = step // window_steps * window_steps
+        return cls(begun, step - begun, batch_size)
+
+    def share(self, index: int, count: int) -> StreamPosition:
+        """Returns the same position for one of several pipelines."""
+        return dataclasses.replace(self, index=index, count=count)
+
+    @property
+    def first(self) -> int:
+        """The number of the first example, counted over the whole stream."""
+        return self.step * self.batch_size
+
+    def epoch(self, examples: int) -> tuple[int, int]:
+        """Returns (the epoch that the first example lies in, how many examples of it come before)."""
+        return divmod(self.first, examples)
+
+    def numbers(self, batch: tf.Tensor, batch_size: int, size: tf.Tensor) -> tf.Tensor:
+        """Returns the numbers in the whole stream of this pipeline's examples: int64 [size], of its batch number `batch`."""
+        place = batch * batch_size + tf.range(size)
+        return (self.first // self.count + place) * self.count + self.index
 
 
 Features = dict[str, tf.RaggedTensor | tf.Tensor]
@@ -81,19 +120,17 @@ def training_stream(
     examples: int,
     seed: int,
     shuffle_buffer: int,
-    first: int = 0,
-    share: Share = Share(),
+    position: StreamPosition = StreamPosition(),
     copies: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.data.Dataset:
-    """Returns the endless training stream of serialized examples, from its example number `first` on.
+    """Returns the endless training stream of serialized examples.
 
     Args:
       paths: the shards.
       examples: how many examples they hold.
       seed: gives the order of every epoch.
       shuffle_buffer: examples held for shuffling; 0 keeps the order.
-      first: the position to begin at, counted over the whole stream.
-      share: with several pipelines, each takes every count-th example.
+      position: where to begin, and which part to read.
       copies: for balanced sampling, how often (int64 []) to take an example (string [], int64 [2] seed).
     """
     if examples == 0:
@@ -111,11 +148,10 @@ def training_stream(
             dataset = dataset.shuffle(shuffle_buffer, seed=seed + number, reshuffle_each_iteration=False)
         return dataset
 
-    # With sampled copies an epoch's size is not known beforehand: the stream is then counted off from its start.
-    start, skipped = (0, first) if copies else divmod(first, examples)
-    begun = tf.cast(start, tf.int64)
-    endless = tf.data.Dataset.range(begun, tf.int64.max).flat_map(epoch).skip(skipped)
-    return endless.shard(share.count, share.index)
+    # With sampled copies the size of an epoch is unknown: the stream is then counted from its start.
+    begun, skipped = (0, position.first) if copies else position.epoch(examples)
+    endless = tf.data.Dataset.range(tf.cast(begun, tf.int64), tf.int64.max).flat_map(epoch).skip(skipped)
+    return endless.shard(position.count, position.index)
 
 
 def length_grouped(
@@ -150,10 +186,8 @@ def packed_batches(
     spec: FeatureSpec,
     batch_size: int,
     packing: Packing,
-    drop_remainder: bool = False,
     work: BatchWork | None = None,
-    first: int = 0,
-    share: Share = Share(),
+    position: StreamPosition = StreamPosition(),
 ) -> tf.data.Dataset:
     """Returns batches of `batch_size` examples each, parsed and packed (see `packing.pack` for their tensors).
 
@@ -162,28 +196,26 @@ def packed_batches(
       spec: their features.
       batch_size: examples of a batch.
       packing: the shape of the rows.
-      drop_remainder: leaves out a last batch that is smaller.
-      work: what the task does beside.
-      first, share: where in the whole stream `records` begins, and which part of it this is; `work` is told.
+      work: what the task adds to a batch.
+      position: of `records` in the training stream; `work` gets the examples' numbers.
     """
     packed_spec = work.spec if work else spec
 
     def parse_and_pack(number, serialized):
         features = _parse(serialized, spec)
         if work:
-            place = number * batch_size + tf.range(tf.size(serialized, tf.int64))
-            features = work.vary(features, (first + place) * share.count + share.index)
+            features = work.vary(features, position.numbers(number, batch_size, tf.size(serialized, tf.int64)))
         row_length: int | tf.Tensor = packing.row_length
         if packing.length_unit:
             longest = tf.cast(tf.reduce_max(features["input_ids"].row_lengths()), tf.int32)
             row_length = tf.minimum(-(-longest // packing.length_unit) * packing.length_unit, packing.row_length)
-        rows = packing.max_examples_per_row, packing.row_multiple, packing.static_rows
+        rows = packing.max_examples_per_row, packing.row_multiple, packing.static_rows, packing.pieces
         batch = pack(features, packed_spec, row_length, *rows)
         return work.finish(batch, packing.static_rows is not None) if work else batch
 
-    batches = records.batch(batch_size, drop_remainder=drop_remainder).enumerate()
+    batches = records.batch(batch_size).enumerate()
     batches = batches.map(parse_and_pack, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    if packing.static_rows:
+    if packing.static_rows and not packing.pieces:
         batches = batches.flat_map(lambda batch: _in_pieces(batch, packing.static_rows))
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
@@ -203,12 +235,11 @@ def _parse(serialized: tf.Tensor, spec: FeatureSpec) -> dict[str, tf.RaggedTenso
 
 
 def _in_pieces(batch: dict[str, tf.Tensor], rows: int) -> tf.data.Dataset:
-    """Cuts a batch that overflowed its static row count into steps of that many rows."""
+    """Cuts a batch for inference that overflowed its static row count into batches of that many rows."""
     cut = {name: tf.reshape(value, [-1, rows, value.shape[-1]]) for name, value in batch.items()}
     return tf.data.Dataset.from_tensor_slices(cut)
 
 
-def serialized_examples(encoded: Callable[[], Iterable[bytes]] | Iterator[bytes]) -> tf.data.Dataset:
-    """Returns a dataset of examples that Python yields, as `predict` streams them: string []."""
-    source = encoded if callable(encoded) else lambda: encoded
-    return tf.data.Dataset.from_generator(source, output_signature=tf.TensorSpec([], tf.string))
+def serialized_examples(encoded: Callable[[], Iterable[bytes]]) -> tf.data.Dataset:
+    """Returns a dataset of the examples that a Python function yields, as `predict` streams them: string []."""
+    return tf.data.Dataset.from_generator(encoded, output_signature=tf.TensorSpec([], tf.string))

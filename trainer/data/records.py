@@ -105,7 +105,8 @@ class Manifest:
     Attributes:
       spec: the features of every record.
       made_from: {what: value}, everything that decides the records; another value makes them stale.
-      splits: {split: {"shards": [...], "examples": int, "rows": int, "rejected": int, "tokens": int, "values": {...}}}.
+      splits: {split: {"shards": [...], "examples": int, "rows": int, "rejected": int, "tokens": int, "longest": int,
+        "truncated": int, "longest_text": int, "values": {...}}}; see `preparation.chunks.Totals`.
       task: {field: value}, the task's config when the records were made.
     """
 

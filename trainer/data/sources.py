@@ -1,12 +1,12 @@
-"""Sources of rows: csv, tsv, jsonl, parquet, txt, documents, `tfds:name/config:split`; a path or a glob, local or gs://.
+"""Sources of rows: csv, tsv, json, jsonl, parquet, txt, documents, `tfds:name/config:split`; a path or glob, local or gs://.
 
-A row that cannot be read comes out as a `Rejected`, with its file, line and reason: no row is lost without a word.
+A row that cannot be read comes out as a `Rejected`, with its file, line and reason: no row is lost silently.
 """
 
 import csv
 import dataclasses
-import gzip
 import io
+import itertools
 import json
 import re
 from collections import deque
@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from trainer import files
+from trainer.data.text_lines import bad_byte, read_lines, read_whole, shown
 from trainer.errors import UserError, suggestion
 
 csv.field_size_limit(1 << 30)
 MAX_LINES_PER_CSV_ROW = 1000  # a quote that stays open longer was never meant to be one
-_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # as Python's "surrogateescape" reads a byte that is not UTF-8
-FORMATS = ("csv", "tsv", "jsonl", "parquet", "txt", "documents", "tfrecord")
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*$', re.IGNORECASE)  # Excel's first line, which names the delimiter
+FORMATS = ("csv", "tsv", "json", "jsonl", "parquet", "txt", "documents", "tfrecord")
 MAX_BYTES_KEPT = 8 << 20  # of a source whose rows are kept until they are read once more
 MAX_DOCUMENT_CHARACTERS = 1 << 20  # a longer document comes in several rows, so that memory stays bounded
 
@@ -35,6 +36,7 @@ class SourceFormat:
       txt_as: with "auto", how a file that ends in .txt is read: "txt", a row a line, or "documents", a row for each block of
         lines between blank ones, as google-research/bert's pre-training text.
       quoting: "auto" (csv: standard double quotes; tsv: none, as GLUE's files), "standard" or "none".
+      encoding: of text files, see `text_lines.read_lines`.
     """
 
     format: str = "auto"
@@ -42,6 +44,7 @@ class SourceFormat:
     quoting: str = "auto"
     delimiter: str = ""
     txt_as: str = "txt"
+    encoding: str = "auto"
 
 
 class Row(NamedTuple):
@@ -90,6 +93,8 @@ def read_rows(source: str, key: str, source_format: SourceFormat = SourceFormat(
         return
     paths = files.expand(source, key)
     sizes = [files.size(path) for path in paths]
+    if sum(sizes) == 0:
+        raise UserError(f"{key}: {source} is empty")
     if sum(sizes) > MAX_BYTES_KEPT:
         for path in paths:
             yield from _reader(path, key, source_format)(path, source_format)
@@ -114,10 +119,17 @@ def format_of(path: str) -> str:
     return path.removesuffix(".gz").rpartition(".")[2].lower()
 
 
+def without_ending(name: str) -> str:
+    """Returns a file's name without `.gz` and the ending of a format: "x.2024" of "x.2024.csv.gz"."""
+    name = name.removesuffix(".gz")
+    return name.rpartition(".")[0] if "." in name and format_of(name) in FORMATS else name
+
+
 def _reader(path: str, key: str, source_format: SourceFormat):
     readers = {
         "csv": _read_csv,
         "tsv": _read_csv,
+        "json": _read_json,
         "jsonl": _read_jsonl,
         "parquet": _read_parquet,
         "txt": _read_txt,
@@ -136,35 +148,17 @@ def _reader(path: str, key: str, source_format: SourceFormat):
     return readers[name]
 
 
-def read_lines(path: str) -> Iterator[str]:
-    """Yields a text file's lines with their ends; a byte that is not UTF-8 comes as a lone surrogate."""
-    if path.endswith(".gz"):
-        with files.open_binary(path) as raw, gzip.GzipFile(fileobj=raw) as unpacked:
-            yield from io.TextIOWrapper(unpacked, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    else:
-        with files.open_text(path, errors="surrogateescape") as file:
-            yield from file
-
-
-def _bad_byte(text: str) -> str | None:
-    """Returns what to say of a text that holds bytes which are not UTF-8, or None."""
-    found = None if text.isascii() else _ESCAPED_BYTE.search(text)
-    if found is None:
-        return None
-    byte = ord(found[0]) - 0xDC00
-    return f"not UTF-8: byte 0x{byte:02X} at character {found.start() + 1}; save the file as UTF-8"
-
-
-def _shown(text: str) -> str:
-    return text.encode("utf8", "surrogateescape").decode("utf8", "backslashreplace").rstrip("\r\n")
-
-
 def _read_csv(path: str, source_format: SourceFormat) -> Iterator[Row | Rejected]:
     is_tsv = (source_format.format == "tsv") or (source_format.format == "auto" and format_of(path) == "tsv")
     quoting = source_format.quoting
     quoted = quoting == "standard" or (quoting == "auto" and not is_tsv)
-    delimiter = source_format.delimiter or ("\t" if is_tsv else ",")
-    records = _quoted_records(path, delimiter) if quoted else _unquoted_records(path, delimiter)
+    lines = enumerate(read_lines(path, source_format.encoding), start=1)
+    first = next(lines, None)
+    separator = _SEPARATOR_LINE.match(first[1]) if first else None
+    if first and not separator:
+        lines = itertools.chain([first], lines)
+    delimiter = source_format.delimiter or (separator[1] if separator else "\t" if is_tsv else ",")
+    records = _quoted_records(lines, delimiter) if quoted else _unquoted_records(lines, delimiter)
     columns = list(source_format.column_names)
     for line, content, fields in records:
         if isinstance(fields, str):
@@ -173,8 +167,8 @@ def _read_csv(path: str, source_format: SourceFormat) -> Iterator[Row | Rejected
             columns = _header(path, line, fields)
         elif fields == [] or fields == [""] and len(columns) > 1:
             continue  # a blank line holds no row
-        elif problem := _bad_byte(content):
-            yield Rejected(path, line, problem, _shown(content))
+        elif problem := bad_byte(content):
+            yield Rejected(path, line, problem, shown(content))
         elif len(fields) != len(columns):
             yield Rejected(path, line, f"{len(fields)} columns where {len(columns)} belong ({columns})", content)
         else:
@@ -182,25 +176,24 @@ def _read_csv(path: str, source_format: SourceFormat) -> Iterator[Row | Rejected
 
 
 def _header(path: str, line: int, fields: list[str]) -> list[str]:
-    repeated = sorted({name for name in fields if fields.count(name) > 1})
-    if repeated or not all(fields):
-        what = f"column {repeated[0]!r} twice" if repeated else "an empty column name"
-        raise UserError(
-            f"{path}:{line}: the header has {what}; if the file has no header, name the columns in data.column_names"
-        )
-    return fields
+    """Returns the columns' names; one without a name, as pandas writes its index, gets one."""
+    names = [name.strip() or f"unnamed {number}" for number, name in enumerate(fields, start=1)]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    problem = bad_byte("".join(fields)) or (f"the header has column {repeated[0]!r} twice" if repeated else None)
+    if problem:
+        raise UserError(f"{path}:{line}: {problem}; if the file has no header, name the columns in data.column_names")
+    return names
 
 
-def _unquoted_records(path: str, delimiter: str) -> Iterator[tuple[int, str, list[str]]]:
-    for number, text in enumerate(read_lines(path), start=1):
+def _unquoted_records(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tuple[int, str, list[str]]]:
+    for number, text in lines:
         text = text.rstrip("\r\n")
         yield number, text, text.split(delimiter)
 
 
-def _quoted_records(path: str, delimiter: str) -> Iterator[tuple[int, str, list[str] | str]]:
+def _quoted_records(numbered: Iterator[tuple[int, str]], delimiter: str) -> Iterator[tuple[int, str, list[str] | str]]:
     """Yields (first line, raw text, fields or what is wrong); an unclosed quote costs its own line, not the rest."""
     waiting: deque[tuple[int, str]] = deque()
-    numbered = enumerate(read_lines(path), start=1)
     taken: list[tuple[int, str]] = []
 
     def feed():
@@ -226,7 +219,9 @@ def _quoted_records(path: str, delimiter: str) -> Iterator[tuple[int, str, list[
             number, text = taken[0]
             is_open = len(taken) > 1 or "unexpected end" in str(error)
             reason = "a double quote opens here and never closes" if is_open else f"not valid csv: {error}"
-            yield number, _shown(text), reason
+            if '\\"' in text:
+                reason += '; a double quote inside a field is written twice (""), not with a backslash'
+            yield number, shown(text), reason
             waiting.extendleft(reversed(taken[1:]))
             reader = csv.reader(feed(), delimiter=delimiter, strict=True)
         else:
@@ -234,41 +229,102 @@ def _quoted_records(path: str, delimiter: str) -> Iterator[tuple[int, str, list[
         taken.clear()
 
 
-def _read_jsonl(path: str, _: SourceFormat) -> Iterator[Row | Rejected]:
-    for number, text in enumerate(read_lines(path), start=1):
+def _read_json(path: str, source_format: SourceFormat) -> Iterator[Row | Rejected]:
+    """Yields the records of a file that is one JSON value, or has one object per line, which often ends in .json as well."""
+    lines = (text for text in read_lines(path, source_format.encoding) if text.strip())
+    first, second = next(lines, ""), next(lines, "")
+    is_one_value = not second or first.lstrip().startswith("[") or not _ends_an_object(first)
+    yield from (_read_json_value if is_one_value else _read_jsonl)(path, source_format)
+
+
+def _read_json_value(path: str, source_format: SourceFormat) -> Iterator[Row | Rejected]:
+    text = read_whole(path, source_format.encoding)
+    value, problem = _parsed(text)
+    if problem or bad_byte(text):
+        raise UserError(f"{path}: {problem or bad_byte(text)}")
+    for number, values in enumerate(_records_of(value), start=1):
+        if isinstance(values, dict):
+            yield Row(values, path, number)
+        else:
+            yield Rejected(path, number, f"a JSON {_json_name(values)} where an object belongs", json.dumps(values)[:200])
+
+
+def _records_of(value: Any) -> list[Any]:
+    """Returns the records of a JSON value, in any of the layouts that pandas' to_json and Hugging Face's datasets write.
+
+    >>> _records_of({"text": {"0": "x", "1": "y"}}) == _records_of({"columns": ["text"], "data": [["x"], ["y"]]})
+    True
+    """
+    if not isinstance(value, dict):
+        return value if isinstance(value, list) else [value]
+    columns, data = value.get("columns"), value.get("data")
+    if isinstance(columns, list) and isinstance(data, list):
+        return [dict(zip(columns, row, strict=False)) for row in data]
+    parts = list(value.values())
+    if parts and all(isinstance(part, dict) and part.keys() == parts[0].keys() for part in parts):
+        return [{name: column[number] for name, column in value.items()} for number in parts[0]]
+    lists = [part for part in parts if isinstance(part, list)]
+    if len(lists) == len(parts) > 1 and len({len(column) for column in lists}) == 1:
+        return [dict(zip(value, row, strict=True)) for row in zip(*lists, strict=True)]
+    return lists[0] if len(lists) == 1 else [value]
+
+
+def _ends_an_object(line: str) -> bool:
+    return _parsed(line.strip())[1] is None or line.rstrip().endswith("}")
+
+
+def _parsed(text: str) -> tuple[Any, str | None]:
+    """Returns (the value of a JSON text, None), or (None, what is wrong with it)."""
+    try:
+        return json.loads(text), None
+    except json.JSONDecodeError as error:
+        return None, f"not valid JSON: {error.msg} at character {error.pos + 1}"
+    except RecursionError:
+        return None, "not usable JSON: it is nested too deeply"
+    except ValueError as error:  # a number of thousands of digits
+        return None, f"not usable JSON: {error}"
+
+
+def _json_name(value: Any) -> str:
+    return {list: "array", str: "string", type(None): "null", bool: "boolean"}.get(type(value), "number")
+
+
+def _read_jsonl(path: str, source_format: SourceFormat) -> Iterator[Row | Rejected]:
+    is_first = True
+    for number, text in enumerate(read_lines(path, source_format.encoding), start=1):
         if not text.strip():
             continue
-        problem = _bad_byte(text)
+        if is_first and (text.lstrip().startswith("[") or text.strip() == "{"):  # no line of records, but one JSON value
+            yield from _read_json_value(path, source_format)
+            return
+        is_first = False
+        problem = bad_byte(text)
         if not problem:
-            try:
-                values = json.loads(text.rstrip())
-            except json.JSONDecodeError as error:
-                problem = f"not valid JSON: {error.msg} at character {error.pos + 1}"
-            else:
-                if isinstance(values, dict):
-                    yield Row(values, path, number)
-                    continue
-                problem = f"a JSON {type(values).__name__} where an object belongs"
-        yield Rejected(path, number, problem, _shown(text))
+            values, problem = _parsed(text.rstrip())
+            if isinstance(values, dict):
+                yield Row(values, path, number)
+                continue
+            problem = problem or f"a JSON {_json_name(values)} where an object belongs"
+        yield Rejected(path, number, problem, shown(text))
 
 
-def _read_txt(path: str, _: SourceFormat) -> Iterator[Row | Rejected]:
-    for number, text in enumerate(read_lines(path), start=1):
+def _read_txt(path: str, source_format: SourceFormat) -> Iterator[Row | Rejected]:
+    for number, text in enumerate(read_lines(path, source_format.encoding), start=1):
         text = text.rstrip("\r\n")
-        if problem := _bad_byte(text):
-            yield Rejected(path, number, problem, _shown(text))
+        if problem := bad_byte(text):
+            yield Rejected(path, number, problem, shown(text))
         elif text.strip():
             yield Row({"text": text}, path, number)
 
 
-def _read_documents(path: str, _: SourceFormat) -> Iterator[Row | Rejected]:
+def _read_documents(path: str, source_format: SourceFormat) -> Iterator[Row | Rejected]:
     """Yields a row for each block of lines, its line the block's first; parts of a very long one have the same line."""
     lines: list[str] = []
     begun = size = 0
-    for number, text in enumerate(read_lines(path), start=1):
+    for number, text in enumerate(read_lines(path, source_format.encoding), start=1):
         text = text.strip()
-        if problem := _bad_byte(text):
-            yield Rejected(path, number, problem, _shown(text))
+        if problem := bad_byte(text):
+            yield Rejected(path, number, problem, shown(text))
         elif text:
             begun = begun or number
             lines.append(text)
@@ -290,16 +346,21 @@ def _read_google_records(path: str, _: SourceFormat) -> Iterator[Row]:
 
 
 def _read_parquet(path: str, _: SourceFormat) -> Iterator[Row]:
+    import pyarrow
     import pyarrow.parquet
 
     number = 0
-    with files.open_binary(path) as file:
-        # pyarrow wants a real file object; a remote file is read whole, a local one by row groups.
-        table = pyarrow.parquet.ParquetFile(io.BytesIO(file.read()) if files.is_remote(path) else file)
-        for batch in table.iter_batches():
-            for values in batch.to_pylist():
-                number += 1
-                yield Row(values, path, number)
+    try:
+        with files.open_binary(path) as file:
+            # pyarrow wants a real file object; a remote file is read whole, a local one by row groups.
+            table = pyarrow.parquet.ParquetFile(io.BytesIO(file.read()) if files.is_remote(path) else file)
+            for batch in table.iter_batches():
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(values, path, number)
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path}: no parquet file, or one that is cut short or damaged: {reason}") from None
 
 
 def _read_tfds(source: str, key: str) -> Iterator[Row]:

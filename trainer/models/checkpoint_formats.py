@@ -8,58 +8,137 @@ The common names are TFBertModel's without their prefix: "encoder/layer_._0/atte
 import re
 from collections.abc import Callable, Iterator
 
+import ml_dtypes
 import numpy as np
 from transformers import BertConfig
 
 from trainer import files
 from trainer.errors import UserError
-from trainer.runtime.checkpoints import unescaped
+from trainer.models.pytorch_pickle import read_pytorch_weights
+from trainer.runtime.checkpoints import check_folder, unescaped
 
 Weights = dict[str, np.ndarray]
 
 
-def read_weights(folder: str, bert_config: BertConfig) -> tuple[Weights, str]:
+def read_weights(folder: str, bert_config: BertConfig, checkpoint: str | None = None) -> tuple[Weights, str]:
     """Reads the weights in an encoder's folder.
 
     Args:
-      folder: holds model.safetensors (PyTorch or TensorFlow layout), tf_model.h5, or a Google checkpoint (TF1 or TF2).
+      folder: holds model.safetensors (PyTorch or TensorFlow layout, whole or in shards), tf_model.h5, a Google checkpoint (TF1
+        or TF2), or pytorch_model.bin.
       bert_config: transformers' BertConfig, for the shapes that TF2 checkpoints store split by heads.
+      checkpoint: the prefix of the Google checkpoint to read, where it is named.
 
     Returns:
       (weights, the file they came from).
 
     Raises:
-      UserError: no weights there, or only in a format that needs PyTorch.
+      UserError: no weights there, a damaged file, or several checkpoints of which none is named.
     """
-    for name, reader in _READERS.items():
-        for found in [entry for entry in files.list_dir(folder) if re.fullmatch(name, entry)]:
-            path = files.join(folder, found)
-            return dict(reader(path, bert_config)), path
-    if "pytorch_model.bin" in files.list_dir(folder):
-        raise UserError(
-            f"{folder}: pytorch_model.bin needs PyTorch to be read; convert it once, where PyTorch is installed, with "
-            "BertModel.from_pretrained(folder).save_pretrained(folder), which writes model.safetensors"
-        )
-    there = ", ".join(files.list_dir(folder)[:8]) or "nothing"
+    names = files.list_dir(folder)
+    if checkpoint is not None:
+        return dict(_read_google(checkpoint, bert_config)), checkpoint
+    for name, read in _READERS.items():
+        if name in names:
+            path = files.join(folder, name)
+            return _without_conflicts(path, read(path)), path
+    checkpoint = _chosen_checkpoint(folder, names)
+    if checkpoint is not None:
+        return dict(_read_google(checkpoint, bert_config)), checkpoint
+    there = ", ".join(names[:8]) or "nothing"
     raise UserError(
-        f"encoder.init_from: {folder} holds no weights; expected model.safetensors, tf_model.h5 or a Google checkpoint "
-        f"(bert_model.ckpt.index), found {there}"
+        f"encoder.init_from: {folder} holds no weights; expected model.safetensors, tf_model.h5, pytorch_model.bin or a Google "
+        f"checkpoint (bert_model.ckpt.index), found {there}"
     )
 
 
-def _read_safetensors(path: str, _) -> Iterator[tuple[str, np.ndarray]]:
-    import safetensors.numpy
+def _without_conflicts(path: str, named: Iterator[tuple[str, np.ndarray]]) -> Weights:
+    weights: Weights = {}
+    for name, array in named:
+        if name in weights and not np.array_equal(weights[name], array):
+            raise UserError(
+                f"{path}: it holds several encoders: {name} is there twice, with other values; give a file with one"
+            )
+        weights[name] = array
+    return weights
 
+
+def _chosen_checkpoint(folder: str, names: list[str]) -> str | None:
+    """Returns the prefix of a folder's checkpoint: the one that its file `checkpoint` names, or the only one."""
+    prefixes = [name.removesuffix(".index") for name in names if re.fullmatch(r".*ckpt.*\.index", name)]
+    if "checkpoint" in names and prefixes:
+        found = re.search(r'^model_checkpoint_path:\s*"(.*)"', files.read_text(files.join(folder, "checkpoint")), re.MULTILINE)
+        named = found[1].rpartition("/")[2] if found else None
+        if named in prefixes:
+            return files.join(folder, named)
+    if len(prefixes) > 1:
+        raise UserError(
+            f"encoder.init_from: {folder} holds several checkpoints, and no file `checkpoint` that names one of them; name it, "
+            f"as encoder.init_from={files.join(folder, prefixes[-1])}. There are {', '.join(prefixes)}"
+        )
+    return files.join(folder, prefixes[0]) if prefixes else None
+
+
+def _check_whole(path: str) -> None:
+    """Raises UserError where a file is only git-lfs's pointer to it, or empty."""
     with files.open_binary(path) as file:
-        tensors = safetensors.numpy.load(file.read())
-    is_tensorflow = any(name.endswith(":0") or "/" in name for name in tensors)
-    for name, array in tensors.items():
+        head = file.read(len(files.LFS_POINTER))
+    if head == files.LFS_POINTER.encode():
+        raise UserError(f"{path}: {files.lfs_message()}")
+    if not head:
+        raise UserError(f"{path}: the file is empty; fetch it again")
+
+
+def _read_safetensors(path: str) -> Iterator[tuple[str, np.ndarray]]:
+    import safetensors
+
+    _check_whole(path)
+    try:
+        with files.open_binary(path) as file:
+            tensors = safetensors.deserialize(file.read())
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path}: no safetensors file, or one that is cut short or damaged: {error}; fetch it again") from None
+    is_tensorflow = any(name.endswith(":0") or "/" in name for name, _ in tensors)
+    for name, tensor in tensors:
+        if tensor["dtype"] not in _SAFETENSORS_DTYPES:
+            raise UserError(f"{path}: {name} is of type {tensor['dtype']}; supported are {', '.join(_SAFETENSORS_DTYPES)}")
+        array = np.frombuffer(tensor["data"], _SAFETENSORS_DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
         yield (_keras_name(name), array) if is_tensorflow else _from_pytorch(name, array)
+
+
+def _read_pytorch(path: str) -> Iterator[tuple[str, np.ndarray]]:
+    _check_whole(path)
+    for name, array in read_pytorch_weights(path).items():
+        yield _from_pytorch(name, array)
+
+
+def _read_shards(path: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Reads the files that an index of sharded weights names, each once."""
+    index = files.read_json_object(path)
+    if not isinstance(index.get("weight_map"), dict):
+        raise UserError(f'{path}: an index of sharded weights has a "weight_map"; this one has {", ".join(index) or "nothing"}')
+    folder = path.rpartition("/")[0]
+    for name in sorted(set(index["weight_map"].values())):
+        shard = files.join(folder, name)
+        if not files.exists(shard):
+            raise UserError(f"{path}: the shard {name} that it names is missing; fetch all files of the model")
+        yield from (_read_safetensors if name.endswith(".safetensors") else _read_pytorch)(shard)
+
+
+def _unwrapped(name: str) -> str:
+    """Drops the prefixes of wrappers: "module.0.auto_model.encoder.layer.0.x" → "encoder.layer.0.x".
+
+    >>> _unwrapped("_orig_mod.module.bert.pooler.dense.weight")
+    'pooler.dense.weight'
+    """
+    while found := next((prefix for prefix in _WRAPPERS if name.startswith(prefix)), None):
+        name = name.removeprefix(found)
+    return name
 
 
 def _from_pytorch(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
     """Renames one PyTorch parameter; dense kernels are [output, input] there."""
-    parts = name.removeprefix("bert.").split(".")
+    parts = _unwrapped(name).split(".")
     # ["encoder", "layer", "0", ...] → ["encoder", "layer_._0", ...]
     if parts[:2] == ["encoder", "layer"]:
         parts[1:3] = [f"layer_._{parts[2]}"]
@@ -84,20 +163,32 @@ def _keras_name(name: str) -> str:
     return found.group(1) if found else name
 
 
-def _read_h5(path: str, _) -> Iterator[tuple[str, np.ndarray]]:
+def _read_h5(path: str) -> Iterator[tuple[str, np.ndarray]]:
     import h5py
 
-    with files.open_binary(path) as raw, h5py.File(raw, "r") as file:
-        found: list[tuple[str, np.ndarray]] = []
-        file.visititems(lambda name, item: found.append((name, item[()])) if isinstance(item, h5py.Dataset) else None)
+    _check_whole(path)
+    found: list[tuple[str, np.ndarray]] = []
+    try:
+        with files.open_binary(path) as raw, h5py.File(raw, "r") as file:
+            file.visititems(lambda name, item: found.append((name, item[()])) if isinstance(item, h5py.Dataset) else None)
+    except OSError as error:
+        raise UserError(f"{path}: no HDF5 file, or one that is cut short or damaged: {error}; fetch it again") from None
     for name, array in found:
         yield _keras_name(name), array
 
 
-def _read_google(path: str, bert_config) -> Iterator[tuple[str, np.ndarray]]:
+def _read_google(prefix: str, bert_config) -> Iterator[tuple[str, np.ndarray]]:
     import tensorflow as tf
 
-    reader = tf.train.load_checkpoint(path.removesuffix(".index"))
+    check_folder(prefix, "encoder.init_from")
+    try:
+        yield from _google_weights(tf.train.load_checkpoint(prefix), bert_config)
+    except (tf.errors.OpError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{prefix}: no checkpoint, or one that is cut short or damaged: {reason}; fetch it again") from None
+
+
+def _google_weights(reader, bert_config) -> Iterator[tuple[str, np.ndarray]]:
     shapes = reader.get_variable_to_shape_map()
     rename: Callable = _from_google_tf2 if "_CHECKPOINTABLE_OBJECT_GRAPH" in shapes else _from_google_tf1
     bookkeeping = re.compile(r"adam_[mv]$|optimizer|OPTIMIZER|global_step|save_counter|_CHECKPOINTABLE|_power$")
@@ -186,8 +277,22 @@ def _tf2_head(path: str) -> str:
     return _TF2_HEADS.get(path.removeprefix("model/"), path)
 
 
-_READERS = {
-    r"model\.safetensors": _read_safetensors,
-    r"tf_model\.h5": _read_h5,
-    r".*ckpt.*\.index": _read_google,
+_WRAPPERS = ("module.", "_orig_mod.", "0.auto_model.", "auto_model.", "model.", "bert.")
+_SAFETENSORS_DTYPES = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),  # safetensors' own NumPy reader lacks it
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+_READERS: dict[str, Callable[[str], Iterator[tuple[str, np.ndarray]]]] = {
+    # In this order: what is there as safetensors is there as the others, too.
+    "model.safetensors": _read_safetensors,
+    "model.safetensors.index.json": _read_shards,
+    "tf_model.h5": _read_h5,
+    "pytorch_model.bin": _read_pytorch,
+    "pytorch_model.bin.index.json": _read_shards,
 }

@@ -4,9 +4,11 @@ import tensorflow as tf
 import tf_keras as keras
 from transformers import BertConfig, TFBertModel
 
-from trainer.models import forward, inference_forward
+from trainer.models import layers
+from trainer.models.kernels.base import EncoderKernels, PackedIds
+from trainer.models.kernels.xla import XlaKernels
 
-PACKED_INPUTS = ("input_ids", "token_type_ids", "position_ids", "segment_ids")
+PACKED_INPUTS = PackedIds._fields
 
 
 class BertEncoder(keras.layers.Layer):
@@ -16,9 +18,8 @@ class BertEncoder(keras.layers.Layer):
       bert_config: transformers' BertConfig.
       precision: "float32", "bfloat16" or "float16": the type of the matrix products; weights stay float32.
       recompute: compute each layer again in the backward pass, to hold less memory.
-
-    Attributes:
-      native: whether the layers are run by operations of our own, see `native_forward`; False until it is set.
+      kernels: what computes the layers; XLA's where none are given.
+      model: the TFBertModel whose weights are used; a new one, with random weights, where none is given.
 
     Call:
       inputs: {name: int32 [batch, length]} for each of PACKED_INPUTS.
@@ -28,13 +29,23 @@ class BertEncoder(keras.layers.Layer):
       precision [batch, length, hidden], or [batch, K, hidden]: the last layer's output.
     """
 
-    def __init__(self, bert_config: BertConfig, precision: str = "float32", recompute: bool = False, name: str = "encoder"):
+    def __init__(
+        self,
+        bert_config: BertConfig,
+        precision: str = "float32",
+        recompute: bool = False,
+        kernels: EncoderKernels | None = None,
+        model: TFBertModel | None = None,
+        name: str = "encoder",
+    ):
         super().__init__(name=name, dtype="float32")
         self.bert_config = bert_config
-        self.compute, self.recompute = tf.as_dtype(precision), recompute
-        self.native = False
-        self.model = TFBertModel(bert_config, name="tf_bert_model")
-        self.model.build_in_name_scope()  # names as from_pretrained gives them: tf_model.h5 is matched by name
+        self.compute, self._recompute = tf.as_dtype(precision), recompute
+        self.kernels = kernels or XlaKernels()
+        if model is None:
+            model = TFBertModel(bert_config, name="tf_bert_model")
+            model.build_in_name_scope()  # names as from_pretrained gives them: tf_model.h5 is matched by name
+        self.model = model
 
     @property
     def bert(self):
@@ -42,11 +53,8 @@ class BertEncoder(keras.layers.Layer):
         return self.model.bert
 
     def call(self, inputs: dict[str, tf.Tensor], read_positions: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
-        ids = {name: inputs[name] for name in PACKED_INPUTS}
-        choices = {"dtype": self.compute, "read_positions": read_positions, "native": self.native}
-        if training:
-            return forward.encode(self.bert, **ids, recompute=self.recompute, **choices)
-        return inference_forward.encode(self.bert, **ids, **choices)
+        ids = PackedIds(*(inputs[name] for name in PACKED_INPUTS))
+        return self.kernels.encode(self.bert, ids, self.compute, read_positions, training, self._recompute)
 
     def freeze(self, layers: int) -> list[str]:
         """Stops the training of the embeddings and the first `layers` layers; -1 freezes the whole encoder.
@@ -93,7 +101,7 @@ class Pooler(keras.layers.Layer):
         self._bert = Untracked(encoder.bert)
 
     def call(self, first: tf.Tensor) -> tf.Tensor:
-        return forward.pool(self._bert.value, first)
+        return layers.pool(self._bert.value, first)
 
 
 class Untracked:
@@ -119,8 +127,13 @@ class PoolMean(keras.layers.Layer):
         return total / tf.maximum(tf.reduce_sum(member, -1, keepdims=True), 1.0)
 
 
-def check_fits(bert_config: BertConfig, vocabulary_size: int, max_seq_length: int) -> str | None:
-    """Returns what is wrong between encoder and tokenizer, or None."""
+def check_fits(bert_config: BertConfig, vocabulary_size: int, max_seq_length: int, token_types: int) -> str | None:
+    """Returns why an encoder does not go with a tokenizer, a sequence length and a number of token types, or None."""
+    if token_types > bert_config.type_vocab_size:
+        return (
+            f"the task tells two texts apart by token_type_ids 0 and 1, but the encoder's type_vocab_size is "
+            f"{bert_config.type_vocab_size}; choose an encoder with 2, or one text column"
+        )
     if vocabulary_size > bert_config.vocab_size:
         return (
             f"the tokenizer has {vocabulary_size} ids, the encoder embeddings for {bert_config.vocab_size}: this vocabulary "

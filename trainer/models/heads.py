@@ -5,7 +5,7 @@ import tf_keras as keras
 from transformers.activations_tf import get_tf_activation
 
 from trainer.models.encoder import BertEncoder, Untracked
-from trainer.models.forward import dense, layer_norm
+from trainer.models.layers import dense, layer_norm
 from trainer.runtime.fusion import OTHERWISE, OUTPUT, fused
 from trainer.runtime.randomness import dropout
 

@@ -9,10 +9,10 @@ import tensorflow as tf
 from transformers import BertConfig
 
 from trainer import files
-from trainer.encoder_folders import is_workdir
 from trainer.errors import UserError
 from trainer.models.checkpoint_formats import Weights, read_weights
 from trainer.models.encoder import BertEncoder
+from trainer.models.encoder_folders import is_workdir
 from trainer.runtime.checkpoints import read_variables
 
 CONFIG_NAMES = ("config.json", "bert_config.json")
@@ -58,14 +58,17 @@ def read_bert_config(folder: str) -> BertConfig:
         if folder.endswith(".json"):
             raise UserError(f"encoder.config_path: no file {folder}")
         raise UserError(f"encoder.init_from: {folder} has no {' or '.join(CONFIG_NAMES)}")
-    stored = files.read_json(path)
+    stored = files.read_json_object(path)
     if stored.get("model_type", "bert") != "bert":
         raise UserError(
             f"encoder.init_from: {path} is a {stored['model_type']!r} model; this encoder is BERT (model_type 'bert')"
         )
     if stored.get("position_embedding_type", "absolute") != "absolute":
         raise UserError(f"{path}: position_embedding_type {stored['position_embedding_type']!r}; BERT's is 'absolute'")
-    return BertConfig.from_dict(stored)
+    try:
+        return BertConfig.from_dict(stored)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: no usable config of a BERT: {error}") from None
 
 
 def load_encoder_weights(
@@ -74,6 +77,7 @@ def load_encoder_weights(
     allow_missing: Sequence[str] = (),
     head: Sequence[tf.Variable] = (),
     extend: Callable[[Weights], Weights] = dict,
+    checkpoint: str | None = None,
 ) -> LoadReport:
     """Loads an encoder folder's weights into an encoder.
 
@@ -83,6 +87,7 @@ def load_encoder_weights(
       allow_missing: patterns of variables that the file may lack, as "pooler/*".
       head: variables beside the encoder's that take their weights too, where the file has them.
       extend: fits the weights to more words or positions than they were trained for.
+      checkpoint: the prefix of the checkpoint in the folder, where one is named.
 
     Raises:
       UserError: a weight of another shape, or a missing one that no pattern allows.
@@ -90,7 +95,7 @@ def load_encoder_weights(
     if is_workdir(folder):
         weights, source = _read_workdir(folder)
     else:
-        weights, source = read_weights(folder, encoder.bert_config)
+        weights, source = read_weights(folder, encoder.bert_config, checkpoint)
     return assign(encoder, extend(weights), source, allow_missing, head)
 
 

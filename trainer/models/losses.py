@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from trainer.runtime.distribution import has_accelerator
 from trainer.runtime.fusion import compiled
+from trainer.runtime.target import traced_target
 
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, label_smoothing: float = 0.0, focal_gamma: float = 0.0) -> tf.Tensor:
@@ -43,7 +43,7 @@ def vocabulary_cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.T
       (losses, 1 where the label has the highest logit, of equal ones the first, as argmax has it, else 0): float32 [...].
     """
     flat, flat_labels = tf.reshape(logits, [-1, logits.shape[-1]]), tf.reshape(labels, [-1])
-    guess = (_first_highest_by_xla if has_accelerator() else _first_highest)(flat)
+    guess = (_first_highest if traced_target() == "cpu" else _first_highest_by_xla)(flat)
     losses = _row_losses(flat_labels, guess, flat)
     return tf.reshape(losses, tf.shape(labels)), tf.reshape(tf.cast(guess == flat_labels, tf.float32), tf.shape(labels))
 

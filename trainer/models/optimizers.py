@@ -7,7 +7,6 @@ import tensorflow as tf
 import tf_keras as keras
 
 from trainer.runtime.fusion import compiled
-from trainer.runtime.native import kernels
 
 Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices
 
@@ -21,14 +20,9 @@ class AdamW(keras.optimizers.Optimizer):
       beta_1, beta_2, epsilon: Adam's.
       max_gradient_norm: gradients are scaled so that their norm over all variables is at most this; 0 for none.
       rate_of: gives each variable's multiple of the learning rate, for layer-wise decay.
-      ema_decay_rate: over 0, an exponential moving average of the weights is kept.
-
-    Attributes:
-      native: whether the update is one operation of our own (trainer/native/adamw.h), a single pass over memory; False until
-        it is set, and without effect where `has_native` is false.
+      ema_decay: over 0, an exponential moving average of the weights is kept.
+      update_at_once: updates everything in one operation instead of the programs here, see `EncoderKernels.adamw_update`.
     """
-
-    has_native = True
 
     def __init__(
         self,
@@ -39,16 +33,17 @@ class AdamW(keras.optimizers.Optimizer):
         epsilon: float = 1e-6,
         max_gradient_norm: float = 1.0,
         rate_of: Callable[[tf.Variable], float] | None = None,
-        ema_decay_rate: float = 0.0,
+        ema_decay: float = 0.0,
+        update_at_once: Callable[..., None] | None = None,
     ):
         super().__init__(name="adamw", weight_decay=None, jit_compile=False)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.decay_rate = weight_decay  # Keras' own, `weight_decay`, would take a pass of its own
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self.max_gradient_norm = max_gradient_norm
-        self.ema_decay_rate = ema_decay_rate
+        self.ema_decay = ema_decay
         self._rate_of = rate_of or (lambda variable: 1.0)
-        self.native = False
+        self._update_at_once = update_at_once
 
     def build(self, variables: Sequence[tf.Variable]) -> None:
         """Creates the moments (and averages) of the variables."""
@@ -59,7 +54,7 @@ class AdamW(keras.optimizers.Optimizer):
         self.second_moments = [self.add_variable_from_reference(v, "v") for v in variables]
         self.variable_names = [variable.name.removesuffix(":0") for variable in variables]
         self.averages = []
-        if self.ema_decay_rate:
+        if self.ema_decay:
             self.averages = [self.add_variable_from_reference(v, "average", initial_value=v) for v in variables]
         self._built = True
 
@@ -79,8 +74,8 @@ class AdamW(keras.optimizers.Optimizer):
         rates = [self._rate_of(variable) for variable in variables]
 
         def update(_, gradients, variables, first, second, averages):
-            if self.native and self.has_native:
-                self._update_at_once(gradients, variables, first, second, averages, rates)
+            if self._update_at_once is not None:
+                self._update_at_once(self, gradients, variables, first, second, averages, rates)
                 return
             self._update_moments(gradients, self._clipping_factor(gradients), first, second)
             self._update_weights(variables, first, second, rates)
@@ -89,30 +84,6 @@ class AdamW(keras.optimizers.Optimizer):
 
         distribution.extended.update(variables[0], update, args=(gradients, variables, *slots, averages), group=False)
         self.iterations.assign_add(1)
-
-    def _update_at_once(self, gradients, variables, first, second, averages, rates):
-        """All that the programs below do, in one operation."""
-        order = sorted(range(len(gradients)), key=lambda i: isinstance(gradients[i], tf.IndexedSlices))  # dense ones first
-        gradients, variables, first, second, rates = (
-            [values[i] for i in order] for values in (gradients, variables, first, second, rates)
-        )
-        averages = [averages[i] for i in order] if averages else []
-        listed = [gradient for gradient in gradients if isinstance(gradient, tf.IndexedSlices)]
-        correction, epsilon = self._corrections()
-        handles = [[variable.handle for variable in kind] for kind in (variables, first, second, averages)]
-        kernels("training").operations.adam_w_update(
-            tf.stack([self.learning_rate, correction, epsilon]),
-            *handles,
-            [gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient for gradient in gradients],
-            [tf.cast(gradient.indices, tf.int32) for gradient in listed],
-            dense=len(gradients) - len(listed),
-            beta_1=self.beta_1,
-            beta_2=self.beta_2,
-            average_rate=1.0 - self.ema_decay_rate,
-            max_gradient_norm=self.max_gradient_norm,
-            decay_rates=[self.decay_rate if variable.shape.rank > 1 else 0.0 for variable in variables],
-            multiples=rates,
-        )
 
     def _clipping_factor(self, gradients):
         if not self.max_gradient_norm:
@@ -148,11 +119,11 @@ class AdamW(keras.optimizers.Optimizer):
             v.assign(decayed_v)
 
     def _update_weights(self, variables, first, second, rates):
-        moved = self._moved(variables, first, second, self.learning_rate, *self._corrections(), rates)
+        moved = self._moved(variables, first, second, self.learning_rate, *self.corrections(), rates)
         for variable, value in zip(variables, moved, strict=True):
             variable.assign(value)
 
-    def _corrections(self):
+    def corrections(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns a and e of m·a / (√v + e), which is m / c1 / (√(v / c2) + epsilon): the corrections out of the loop."""
         step = tf.cast(self.iterations + 1, tf.float32)
         correction_1, correction_2 = (1.0 - tf.pow(tf.constant(beta), step) for beta in (self.beta_1, self.beta_2))
@@ -175,7 +146,7 @@ class AdamW(keras.optimizers.Optimizer):
     @compiled
     def _update_averages(self, variables, averages):
         for variable, average in zip(variables, averages, strict=True):
-            average.assign(average + (variable - average) * (1.0 - self.ema_decay_rate))
+            average.assign(average + (variable - average) * (1.0 - self.ema_decay))
 
     def named_slots(self) -> dict[str, tf.Variable]:
         """Returns {slot name: variable} of everything a checkpoint must hold; names follow the variables'."""
@@ -203,7 +174,8 @@ class Lamb(AdamW):
     Adam's step, as in google-research/albert's lamb_optimizer.py. Arguments as AdamW's.
     """
 
-    has_native = False  # a step's length needs the norms of the whole matrix first
+    def __init__(self, *args, update_at_once: Callable[..., None] | None = None, **keywords):
+        super().__init__(*args, **keywords)  # a step's length needs the norms of whole matrices first: no single pass
 
     def _trust_ratio(self, variable, direction):
         if variable.shape.rank < 2:

@@ -10,24 +10,22 @@ Decay = Literal["linear", "cosine", "polynomial", "constant"]
 
 
 class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up from 0 to the peak, then a decay to `end` at the last step.
+    """Linear warm-up from 0 to the peak, then a decay to 0 at the last step.
 
-    With "linear" this is the schedule of google-research/bert's optimization.py, but for the warm-up's first step, which
-    takes 1/warmup_steps of the peak, not 0: no step is without effect.
+    With "linear" this is transformers' `get_linear_schedule_with_warmup`, one step ahead in the warm-up: its first step takes
+    1/warmup_steps of the peak, not 0, so no step is without effect. google-research/bert's optimization.py differs: there the
+    decay counts from step 0, so that the learning rate jumps down at the end of the warm-up.
 
     Args:
-      peak: the highest rate.
+      peak: the peak learning rate.
       warmup_steps, total_steps: step counts.
       decay: "linear"; "cosine" (Loshchilov and Hutter 2017, half a period); "polynomial" (linear to the power); "constant".
       power: of the polynomial.
-      end: the rate at the end.
     """
 
-    def __init__(
-        self, peak: float, warmup_steps: int, total_steps: int, decay: Decay = "linear", power: float = 2.0, end: float = 0.0
-    ):
+    def __init__(self, peak: float, warmup_steps: int, total_steps: int, decay: Decay = "linear", power: float = 2.0):
         self.peak, self.warmup_steps, self.total_steps = peak, warmup_steps, total_steps
-        self.decay, self.power, self.end = decay, power, end
+        self.decay, self.power = decay, power
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """Returns the rate, float32 [], of the update that follows `step` earlier ones."""
@@ -40,7 +38,7 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
             "polynomial": lambda: (1.0 - progress) ** self.power,
             "constant": lambda: tf.ones_like(progress),
         }[self.decay]()
-        decayed = self.end + (self.peak - self.end) * remaining
+        decayed = self.peak * remaining
         warming = self.peak * (step + 1.0) / max(self.warmup_steps, 1)
         return tf.where(step < self.warmup_steps, warming, decayed)
 

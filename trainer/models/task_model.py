@@ -8,6 +8,7 @@ import tf_keras as keras
 
 from trainer.models.optimizers import Gradient
 from trainer.runtime.randomness import random_scope, step_seed
+from trainer.runtime.target import Target, machine_target, tracing_for
 
 Batch = Mapping[str, tf.Tensor]
 Tensors = Mapping[str, tf.Tensor]
@@ -37,17 +38,29 @@ class TaskModel(keras.Model):
 
     train_function: Any  # Keras': None until it is made
 
-    def prepare_training(self, objective: Objective, seed: int, accumulation_steps: int = 1, whole: bool = False) -> None:
+    def prepare_training(
+        self,
+        objective: Objective,
+        seed: int,
+        gradient_accumulation_steps: int = 1,
+        micro_rows: int | None = None,
+        whole: bool = False,
+        target: Target | None = None,
+    ) -> None:
         """Says how to train; call before `compile`.
 
         Args:
           objective: the task.
           seed: of dropout.
-          accumulation_steps: micro-batches of a step; each batch's row count is a multiple of it.
+          gradient_accumulation_steps: micro-batches of a step; each batch's row count is a multiple of it.
+          micro_rows: rows of a micro-batch where batches have one shape; micro-batches without an example are not computed.
+            None: each batch is cut into gradient_accumulation_steps micro-batches.
+          target: the kind of device that the step is traced for; None: this machine's.
           whole: XLA compiles the step as one program. The gradients of embeddings are dense then: to find the rows that are
             listed twice XLA needs a loop over the tokens, one after the other, while its scatter adds them up at once.
         """
-        self._objective, self._seed, self._accumulation_steps, self._whole = objective, seed, accumulation_steps, whole
+        self._objective, self._seed, self._accumulation_steps, self._whole = objective, seed, gradient_accumulation_steps, whole
+        self._target, self._micro_rows = target or machine_target(), micro_rows
 
     @property
     def step_means(self) -> tuple[str, ...]:
@@ -102,6 +115,10 @@ class TaskModel(keras.Model):
         Returns:
           {name: weighted mean, for each of `step_means`; "examples", "tokens", "cells": what the step saw}, over all replicas.
         """
+        with tracing_for(self._target):
+            return self._train_step(batch)
+
+    def _train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         replica = tf.distribute.get_replica_context()
         weights = self._objective.loss_weights(batch)
         counts = [
@@ -126,12 +143,13 @@ class TaskModel(keras.Model):
         Args:
           scales: 1 / Σ w of each part over the global batch.
         """
-        number, steps = replica.replica_id_in_sync_group, self._accumulation_steps
-        if steps == 1:
+        number = replica.replica_id_in_sync_group
+        cut, used_parts = self._micro_batches(batch)
+        if cut is None:
             gradients, means = self._micro_batch_gradients(batch, number, 0, scales)
             # Several replicas' gradients are added up: dense, as lists of rows would only grow.
             return (_dense(gradients) if self._whole or replica.num_replicas_in_sync > 1 else gradients), means
-        parts = {name: _in_parts(value, steps) for name, value in batch.items()}
+        parts = cut
 
         def part_gradients(i):
             part = {name: part[i] for name, part in parts.items()}
@@ -147,9 +165,23 @@ class TaskModel(keras.Model):
             return i + 1, [a + b for a, b in zip(summed, gradients, strict=True)], means + more
 
         summed = [gradient for gradient in first if gradient is not None]
-        _, summed, means = tf.while_loop(lambda i, *_: i < steps, add, (1, summed, means), parallel_iterations=1)
+        _, summed, means = tf.while_loop(lambda i, *_: i < used_parts, add, (1, summed, means), parallel_iterations=1)
         rest = iter(summed)
         return [next(rest) if is_used else None for is_used in used], means
+
+    def _micro_batches(self, batch: Batch) -> tuple[dict[str, tf.Tensor] | None, int | tf.Tensor]:
+        """Returns a batch cut into micro-batches, [parts, rows, ...], and how many of them to compute; None: it is one."""
+        if self._micro_rows is None:
+            count = self._accumulation_steps
+            return (None, 1) if count == 1 else ({name: _in_parts(value, count) for name, value in batch.items()}, count)
+        rows = batch["segment_ids"].shape[0]
+        if rows == self._micro_rows:
+            return None, 1
+        parts = {name: _in_parts(value, rows // self._micro_rows) for name, value in batch.items()}
+        # Packing fills rows from the first one on: the last part that holds a token decides.
+        is_used = tf.reduce_any(parts["segment_ids"] > 0, axis=[1, 2])
+        last = tf.reduce_max(tf.where(is_used, tf.range(1, rows // self._micro_rows + 1), 1))
+        return parts, last
 
     def _micro_batch_gradients(self, batch: Batch, replica, number, scales: Tensors):
         """Returns (∇ of the sum over parts of Σ w·l · scale, the micro-batch's share of the means)."""

@@ -1,9 +1,14 @@
-// Memory for what lives within one call: kept when it is given back, for fresh pages from the system cost more than filling them.
+// Memory for what lives within one call. It is kept when it is given back, because fresh pages from the system cost more than
+// filling them; but never more than a quarter of the machine's memory.
 
 #pragma once
 
+#include <unistd.h>
+
 #include <cstddef>
 #include <cstdlib>
+#include <iterator>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <new>
@@ -25,6 +30,7 @@ class Kept {  // memory aligned to 64 bytes, by size
       const auto found = kept_.lower_bound(bytes);
       if (found != kept_.end() && found->first <= 2 * bytes) {
         const std::pair<void*, size_t> taken{found->second, found->first};
+        held_ -= found->first;
         kept_.erase(found);
         return taken;
       }
@@ -34,16 +40,35 @@ class Kept {  // memory aligned to 64 bytes, by size
     return {fresh, bytes};
   }
 
-  void GiveBack(void* memory, size_t bytes) {
+  void GiveBack(void* memory, size_t bytes) noexcept {
     std::lock_guard<std::mutex> lock(mutex_);
-    kept_.emplace(bytes, memory);
+    try {
+      kept_.emplace(bytes, memory);
+    } catch (const std::bad_alloc&) {
+      std::free(memory);
+      return;
+    }
+    held_ += bytes;
+    while (held_ > most_) {  // the largest goes first: it is the least likely to be asked for again
+      const auto largest = std::prev(kept_.end());
+      held_ -= largest->first;
+      std::free(largest->second);
+      kept_.erase(largest);
+    }
+  }
+
+  size_t held() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return held_;
   }
 
  private:
   static constexpr size_t kGrain = 4096;
 
+  const size_t most_ = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) / 4 * static_cast<size_t>(sysconf(_SC_PAGESIZE));
   std::mutex mutex_;
   std::multimap<size_t, void*> kept_;
+  size_t held_ = 0;
 };
 
 // `count` numbers, not set to anything.
@@ -52,6 +77,7 @@ class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(long count) {
+    if (count < 0 || static_cast<size_t>(count) > std::numeric_limits<size_t>::max() / 2 / sizeof(T)) throw std::bad_alloc();
     const auto taken = Kept::Get().Take(static_cast<size_t>(count) * sizeof(T));
     data_ = static_cast<T*>(taken.first);
     bytes_ = taken.second;

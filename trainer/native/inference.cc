@@ -12,6 +12,7 @@
 
 #include "inference.h"
 #include "operation.h"
+#include "processor.h"
 #include "wordpiece.h"
 
 namespace trainer {
@@ -21,9 +22,11 @@ namespace {
 
 std::string_view View(const tf::tstring& string) { return {string.data(), string.size()}; }
 
-class InputsKernel : public tf::OpKernel {
+constexpr char kInputs[] = "BertInputs";
+
+class InputsKernel : public Kernel {
  public:
-  explicit InputsKernel(tf::OpKernelConstruction* construction) : OpKernel(construction) {
+  explicit InputsKernel(tf::OpKernelConstruction* construction) : Kernel(construction) {
     OP_REQUIRES_OK(construction, construction->GetAttr("texts", &texts_));
     OP_REQUIRES_OK(construction, construction->GetAttr("max_seq_length", &max_seq_length_));
     OP_REQUIRES_OK(construction, construction->GetAttr("row_tokens", &row_tokens_));
@@ -33,9 +36,15 @@ class InputsKernel : public tf::OpKernel {
     OP_REQUIRES_OK(construction, construction->GetAttr("suffix_indicator", &suffix_indicator_));
     OP_REQUIRES_OK(construction, construction->GetAttr("special_tokens", &special_tokens_));
     OP_REQUIRES_OK(construction, construction->GetAttr("special_ids", &special_ids_));
+    OP_REQUIRES(construction, texts_ == 1 || texts_ == 2, Invalid(kInputs, "it takes one text or two"));
+    OP_REQUIRES(construction, max_seq_length_ > 1 + texts_, Invalid(kInputs, "max_seq_length leaves no room for a token"));
+    OP_REQUIRES(construction, special_tokens_.size() == special_ids_.size(), Invalid(kInputs, "special tokens without ids"));
+    for (const std::string& token : special_tokens_) {
+      OP_REQUIRES(construction, !token.empty(), Invalid(kInputs, "a special token is empty"));
+    }
   }
 
-  void Compute(tf::OpKernelContext* context) override {
+  void Run(tf::OpKernelContext* context) override {
     Call call(context);
     std::vector<const tf::tstring*> columns;
     const long batch = context->input(0).NumElements();
@@ -47,16 +56,25 @@ class InputsKernel : public tf::OpKernel {
       columns.push_back(Numbers<tf::tstring>(column));
     }
     const tf::Tensor& vocabulary = call.Next();
-    const WordPiece& pieces = PiecesOf(vocabulary);
+    const std::shared_ptr<const Pieces> held = PiecesOf(vocabulary);
+    const WordPiece& pieces = held->pieces;
     CharacterTables tables{};
-    tables.replacement = NextTable(&call);
-    tables.replacement_values = Numbers<int32_t>(call.Next());
-    tables.replacement_starts = Numbers<int32_t>(call.Next());
-    tables.kind = NextTable(&call);
-    tables.starters = NextTable(&call);
-    const tf::Tensor& ranks = call.Next();
-    tables.mark_order = {Numbers<int32_t>(ranks), Numbers<int32_t>(call.Next())};
-    tables.reorders = ranks.NumElements() > 0;
+    const tf::Tensor &replacement_of = call.Next(), &replacements = call.Next(), &values = call.Next(), &starts = call.Next();
+    const tf::Tensor &kind_of = call.Next(), &kinds = call.Next(), &starters_of = call.Next(), &starters = call.Next();
+    const tf::Tensor &marks_of = call.Next(), &marks = call.Next();
+    tables.reorders = marks_of.NumElements() > 0;
+    OP_REQUIRES_OK(context, Table("replacement", replacement_of, replacements, starts.NumElements(), &tables.replacement));
+    OP_REQUIRES_OK(context, Table("kind", kind_of, kinds, kPunctuation + 1, &tables.kind));
+    if (tables.reorders) {
+      OP_REQUIRES_OK(context, Table("starter", starters_of, starters, INT32_MAX, &tables.starters));
+      OP_REQUIRES_OK(context, Table("mark", marks_of, marks, INT32_MAX, &tables.mark_order));
+    }
+    OP_REQUIRES_OK(context, InRange(kInputs, "replacement_starts", starts, values.NumElements() + 1));
+    OP_REQUIRES_OK(context, InRange(kInputs, "replacement_values", values, kSpecial));
+    OP_REQUIRES(context, std::is_sorted(Numbers<int32_t>(starts), Numbers<int32_t>(starts) + starts.NumElements()),
+                Invalid(kInputs, "replacement_starts does not rise"));
+    tables.replacement_values = Numbers<int32_t>(values);
+    tables.replacement_starts = Numbers<int32_t>(starts);
 
     std::vector<std::vector<int32_t>> ids(batch);
     std::vector<size_t> first_lengths(batch);  // with [CLS] and [SEP]
@@ -87,22 +105,42 @@ class InputsKernel : public tf::OpKernel {
   }
 
  private:
-  static PagedTable NextTable(Call* call) {
-    const tf::Tensor& page_of = call->Next();
-    return {Numbers<int32_t>(page_of), Numbers<int32_t>(call->Next())};
+  // A vocabulary, and what looks pieces of it up; they are views of it.
+  struct Pieces {
+    tf::Tensor vocabulary;
+    WordPiece pieces;
+  };
+
+  // Checks a paged table: a page for each block of 256 code points, values in [0, limit).
+  static absl::Status Table(const std::string& name, const tf::Tensor& page_of, const tf::Tensor& pages, long limit,
+                            PagedTable* table) {
+    const std::string of = name + "_pages_of", all = name + "_pages";
+    TF_RETURN_IF_ERROR(HasShape(kInputs, of.c_str(), page_of, {kSpecial / 256}));
+    TF_RETURN_IF_ERROR(HasShape(kInputs, all.c_str(), pages, {-1, 256}));
+    TF_RETURN_IF_ERROR(InRange(kInputs, of.c_str(), page_of, pages.dim_size(0)));
+    TF_RETURN_IF_ERROR(InRange(kInputs, all.c_str(), pages, limit));
+    *table = {Numbers<int32_t>(page_of), Numbers<int32_t>(pages)};
+    return absl::OkStatus();
   }
 
-  // The vocabulary to look pieces up in; made at the first call, for it never changes.
-  const WordPiece& PiecesOf(const tf::Tensor& vocabulary) {
-    std::call_once(made_, [&] {
-      vocabulary_ = vocabulary;  // the pieces are views of it
+  static bool SameStrings(const tf::Tensor& a, const tf::Tensor& b) {
+    if (a.SharesBufferWith(b)) return true;
+    const tf::tstring *first = Numbers<tf::tstring>(a), *second = Numbers<tf::tstring>(b);
+    return a.NumElements() == b.NumElements() && std::equal(first, first + a.NumElements(), second);
+  }
+
+  // The vocabulary to look pieces up in: made when it is first seen, and again for another one, as eager calls may bring.
+  std::shared_ptr<const Pieces> PiecesOf(const tf::Tensor& vocabulary) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (held_ == nullptr || !SameStrings(held_->vocabulary, vocabulary)) {
       std::vector<std::string_view> tokens;
-      for (long i = 0; i < vocabulary_.NumElements(); ++i) tokens.push_back(View(Numbers<tf::tstring>(vocabulary_)[i]));
+      for (long i = 0; i < vocabulary.NumElements(); ++i) tokens.push_back(View(Numbers<tf::tstring>(vocabulary)[i]));
       std::vector<std::pair<std::string, int32_t>> specials;
       for (size_t i = 0; i < special_tokens_.size(); ++i) specials.emplace_back(special_tokens_[i], special_ids_[i]);
-      pieces_ = std::make_unique<WordPiece>(tokens, suffix_indicator_, unk_id_, std::move(specials));
-    });
-    return *pieces_;
+      held_ = std::make_shared<const Pieces>(
+          Pieces{vocabulary, WordPiece(tokens, suffix_indicator_, unk_id_, std::move(specials))});
+    }
+    return held_;
   }
 
   // [CLS] text [SEP], or [CLS] first [SEP] second [SEP], cut to max_seq_length.
@@ -133,9 +171,8 @@ class InputsKernel : public tf::OpKernel {
   std::string suffix_indicator_;
   std::vector<std::string> special_tokens_;
   std::vector<int32_t> special_ids_;
-  std::once_flag made_;
-  tf::Tensor vocabulary_;
-  std::unique_ptr<WordPiece> pieces_;
+  std::mutex mutex_;
+  std::shared_ptr<const Pieces> held_;
 };
 
 // Tables as in wordpiece.h: pages, and which of them each block has. Texts come one after the other in rows of about `row_tokens`;
@@ -182,20 +219,28 @@ constexpr char kEncoder[] = "BertEncoder";
 absl::Status Wrong(const std::string& what) { return absl::InvalidArgumentError(std::string(kEncoder) + ": " + what); }
 
 template <typename T>
-class EncoderKernel : public tf::OpKernel {
+class EncoderKernel : public Kernel {
  public:
-  explicit EncoderKernel(tf::OpKernelConstruction* construction) : OpKernel(construction) {
+  explicit EncoderKernel(tf::OpKernelConstruction* construction) : Kernel(construction) {
     OP_REQUIRES_OK(construction, construction->GetAttr("heads", &heads_));
     OP_REQUIRES_OK(construction, construction->GetAttr("inner", &inner_));
     OP_REQUIRES_OK(construction, construction->GetAttr("epsilon", &epsilon_));
     OP_REQUIRES_OK(construction, construction->GetAttr("layers", &layers_));
   }
 
-  void Compute(tf::OpKernelContext* context) override {
+  void Run(tf::OpKernelContext* context) override {
     Call call(context);
     const tf::Tensor &ids = call.Next(), &types = call.Next(), &positions = call.Next(), &segments = call.Next();
     const tf::Tensor &read = call.Next(), &words = call.Next(), &position_table = call.Next(), &type_table = call.Next();
     const tf::Tensor &vectors = call.Next(), &matrices = call.Next();
+    OP_REQUIRES_OK(context, HasShape(kEncoder, "input_ids", ids, {-1, -1}));
+    OP_REQUIRES_OK(context, HasShape(kEncoder, "read_positions", read, {-1, -1}));
+    OP_REQUIRES_OK(context, HasShape(kEncoder, "words", words, {-1, -1}));
+    OP_REQUIRES_OK(context, HasShape(kEncoder, "positions", position_table, {-1, words.dim_size(1)}));
+    OP_REQUIRES_OK(context, HasShape(kEncoder, "types", type_table, {-1, words.dim_size(1)}));
+    OP_REQUIRES_OK(context, HasShape(kEncoder, "vectors", vectors, {-1}));
+    OP_REQUIRES_OK(context, HasShape(kEncoder, "matrices", matrices, {-1}));
+    OP_REQUIRES(context, words.dim_size(1) % heads_ == 0, Wrong("the numbers of a token cannot be shared by the heads"));
     for (const tf::Tensor* one : {&types, &positions, &segments}) {
       OP_REQUIRES(context, one->shape() == ids.shape(), Wrong("ids, types, positions and segments differ in shape"));
     }
@@ -219,6 +264,17 @@ class EncoderKernel : public tf::OpKernel {
     shape.inner = inner_;
     shape.epsilon = epsilon_;
     Embeddings embeddings{Numbers<float>(words), Numbers<float>(type_table), Numbers<float>(position_table), nullptr, nullptr};
+    long vector_count = 2 * shape.hidden, matrix_count = 0;  // known before anything is looked at
+    for (int i = 0; i < kWeights; ++i) {
+      const long columns = ColumnsOf(i, shape.hidden, inner_);
+      if (IsMatrix(i)) {
+        matrix_count += layers_ * PanelSize(RowsOf(i, shape.hidden, inner_), columns);
+      } else {
+        vector_count += layers_ * columns;
+      }
+    }
+    OP_REQUIRES(context, vectors.NumElements() == vector_count, Wrong("vectors have another size"));
+    OP_REQUIRES(context, matrices.NumElements() == matrix_count, Wrong("matrices have another size"));
     std::vector<ServedLayer<T>> layers(layers_);
     const float* vector = Numbers<float>(vectors);
     const T* matrix = Numbers<T>(matrices);
@@ -234,8 +290,6 @@ class EncoderKernel : public tf::OpKernel {
         }
       }
     }
-    OP_REQUIRES(context, vector == Numbers<float>(vectors) + vectors.NumElements(), Wrong("vectors have another size"));
-    OP_REQUIRES(context, matrix == Numbers<T>(matrices) + matrices.NumElements(), Wrong("matrices have another size"));
     const T* const first = Numbers<T>(matrices);
     if (held_.exchange(first) != first) HoldInHugePages(first, matrices.NumElements());
     float* output = call.Allocate<float>({request.rows, request.readers, shape.hidden});
@@ -249,9 +303,13 @@ class EncoderKernel : public tf::OpKernel {
 };
 
 absl::Status EncoderShapes(tf::shape_inference::InferenceContext* context) {
-  tf::shape_inference::DimensionHandle hidden = context->UnknownDim();
-  if (context->RankKnown(context->input(5))) hidden = context->Dim(context->input(5), 1);
-  context->set_output(0, context->MakeShape({context->UnknownDim(), context->UnknownDim(), hidden}));
+  const auto dimension = [context](int input, int place) {
+    return context->RankKnown(context->input(input)) ? context->Dim(context->input(input), place) : context->UnknownDim();
+  };
+  const auto read = dimension(4, 1);
+  auto readers = context->UnknownDim();
+  if (context->ValueKnown(read)) readers = context->Value(read) == 0 ? dimension(0, 1) : read;
+  context->set_output(0, context->MakeShape({dimension(0, 0), readers, dimension(5, 1)}));
   return absl::OkStatus();
 }
 
@@ -276,27 +334,10 @@ REGISTER_OP("BertEncoder")
     .Output("output: float")
     .SetShapeFn(EncoderShapes);
 
-// What this library was compiled to use and the processor that loads it lacks; null where it lacks nothing.
-const char* MissingHere() {
-#if defined(__AVX512ER__)  // no newer processor has it: for a test
-  if (!__builtin_cpu_supports("avx512er")) return "avx512er";
-#endif
-#if defined(__AVX512BF16__)
-  if (!__builtin_cpu_supports("avx512bf16")) return "avx512bf16";
-#endif
-#if defined(__AVX512F__)
-  if (!__builtin_cpu_supports("avx512f")) return "avx512f";
-#endif
-#if defined(__AVX2__)
-  if (!__builtin_cpu_supports("avx2")) return "avx2";
-#endif
-  return nullptr;
-}
-
 // Each export brings this library along, and a process may load several: the first one's kernels serve all.
 const bool kIsRegistered = [] {
   if (tf::GetRegisteredKernelsForOp("BertEncoder").kernel_size() > 0) return true;
-  if (const char* missing = MissingHere()) {
+  if (const char* missing = MissingInstructions()) {
     std::fprintf(stderr, "BertInputs and BertEncoder were compiled for a processor with %s, which this one lacks: export on this one\n",
                  missing);
     return false;

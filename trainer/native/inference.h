@@ -31,18 +31,21 @@ struct Request {
   const int32_t *input_ids, *token_type_ids, *position_ids, *segment_ids, *read_positions;
 };
 
-// The tokens of a request without its padding, their segments, and which of them are read.
+// The tokens of a request without its padding, their segments, and which of them are read. A row without any token, as a server
+// pads a batch with, is one segment: that is what TensorFlow's graph computes, where every token attends to every other.
 class Tokens {
  public:
   explicit Tokens(const Request& request) {
     std::vector<long> token_of(request.rows * request.length, -1);
     for (long row = 0; row < request.rows; ++row) {
       const int32_t* ids = request.segment_ids + row * request.length;
+      const bool is_empty = std::all_of(ids, ids + request.length, [](int32_t id) { return id == 0; });
       int32_t current = 0;
       for (long i = 0; i < request.length; ++i) {
-        if (ids[i] == 0) continue;
-        if (ids[i] != current) starts.push_back(static_cast<long>(cells.size()));
-        current = ids[i];
+        const int32_t id = is_empty ? 1 : ids[i];
+        if (id == 0) continue;
+        if (id != current) starts.push_back(static_cast<long>(cells.size()));
+        current = id;
         token_of[row * request.length + i] = static_cast<long>(cells.size());
         cells.push_back(row * request.length + i);
       }

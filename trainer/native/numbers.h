@@ -18,11 +18,15 @@ constexpr long kLanes = 8;
 constexpr long kLanes = 4;
 #endif
 
-typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
+// May alias: memory is read as vectors, and TensorFlow's bfloat16 as ours.
+typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
 
-struct BFloat16 {
+struct __attribute__((may_alias)) BFloat16 {
   uint16_t bits;
 };
+
+// Two bfloat16 of memory, read at once.
+typedef uint32_t BFloat16Pair __attribute__((may_alias, aligned(4)));
 
 inline float FromBits(uint32_t bits) {
   float value;

@@ -27,8 +27,8 @@ struct WidenedPair {
   static constexpr long kElements = 2;
   static constexpr int kSteps = 2;
   typedef float Left;
-  typedef uint32_t Right;
-  typedef uint32_t Bits __attribute__((vector_size(sizeof(Vector)), aligned(4)));
+  typedef BFloat16Pair Right;
+  typedef uint32_t Bits __attribute__((vector_size(sizeof(Vector)), aligned(4), may_alias));
   static Vector Spread(const Left* word, int step) { return word[step] - Vector{}; }
   static Vector Columns(const Right* words, int step) {
     const Bits bits = *reinterpret_cast<const Bits*>(words);

@@ -48,7 +48,7 @@ struct BFloat16Word {
   using Element = BFloat16;
   static constexpr long kElements = 2;
   static constexpr int kSteps = 1;
-  typedef uint32_t Word, Left, Right;
+  typedef BFloat16Pair Word, Left, Right;
   static Vector Spread(const Left* word, int) {
     return reinterpret_cast<Vector>(_mm512_set1_epi32(static_cast<int>(*word)));
   }

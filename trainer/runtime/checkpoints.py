@@ -19,6 +19,20 @@ Variables = Mapping[str, tf.Variable]
 log = logging.getLogger(__name__)
 
 
+PATTERN_CHARACTERS = "[]*?\\"  # TensorFlow takes a checkpoint's path as a pattern when it reads it
+
+
+def check_folder(folder: str, key: str = "--workdir") -> None:
+    """Raises UserError where TensorFlow could write checkpoints into a folder but not read them back."""
+    full = files.absolute(folder)
+    found = [character for character in PATTERN_CHARACTERS if character in full]
+    if found:
+        raise UserError(
+            f"{key}: {full} contains {found[0]!r}, and TensorFlow cannot read checkpoints from such a path; choose a path "
+            f"without {' '.join(PATTERN_CHARACTERS)}"
+        )
+
+
 class CheckpointStore:
     """The checkpoints of one run.
 

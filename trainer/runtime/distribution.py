@@ -10,19 +10,9 @@ import threading
 import tensorflow as tf
 
 from trainer.errors import UserError
+from trainer.runtime.target import Target, machine_target
 
 TPU_DEVICE_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*")
-
-
-def fastest_device() -> str:
-    """Returns the name of the first TPU core, else of the first GPU, else of the CPU."""
-    kinds = ("TPU", "GPU", "CPU")
-    return next(devices[0].name for devices in map(tf.config.list_logical_devices, kinds) if devices)
-
-
-def has_accelerator() -> bool:
-    """Whether there is a GPU or a TPU."""
-    return "CPU" not in fastest_device()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +38,9 @@ class Placement:
         return self.worker == 0
 
     @property
-    def has_gpu(self) -> bool:
-        """Whether the replicas compute on GPUs."""
-        return self.kind != "tpu" and bool(tf.config.list_logical_devices("GPU"))
+    def target(self) -> Target:
+        """The kind of device that the replicas compute on."""
+        return "tpu" if self.kind == "tpu" else machine_target()
 
     @property
     def replicas(self) -> int:

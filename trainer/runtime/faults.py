@@ -75,16 +75,20 @@ class StopSignals:
         signal.signal(number, self._before[number])
 
 
-def check_finite(losses: Sequence[float], first_step: int, precision: str, learning_rate: float) -> None:
-    """Raises UserError where a loss is NaN or infinite: the step, what the run had, what to try."""
-    for number, loss in enumerate(losses):
+def check_finite(losses: Sequence[tuple[int, int, float]], precision: str, learning_rate: float) -> None:
+    """Raises UserError where a loss is NaN or infinite: the step, what the run had, what to try.
+
+    Args:
+      losses: (first step, last step, their mean loss) of each call into TensorFlow, in order.
+      precision, learning_rate: of the run.
+    """
+    for first, last, loss in losses:
         if not math.isfinite(loss):
-            step = first_step + number
-            tries = [f"a smaller train.learning_rate than {learning_rate:g}", "a longer warm-up (train.warmup_rate)"]
+            where = f"at step {first:,}" if first == last else f"in steps {first:,} to {last:,} (train.steps_per_execution)"
+            tries = [f"a smaller train.learning_rate than {learning_rate:g}", "a longer warm-up (train.warmup_ratio)"]
             if precision == "float16":
                 tries.insert(0, "train.precision=bfloat16")
             raise UserError(
-                f"the loss is {loss} at step {step} (steps {first_step} to {first_step + len(losses) - 1} since the last "
-                f"good log line). Nothing of these steps is saved; the last checkpoint is from before. "
-                f"Try {', '.join(tries)}, or look at the rows of these steps"
+                f"the loss is {loss} {where}; the last good log line was before step {losses[0][0]:,}. No step since then is "
+                f"saved; the last checkpoint is from before. Try {', '.join(tries)}, or look at the rows of these steps"
             )

@@ -4,19 +4,14 @@ TensorFlow runs each such operation as a pass over memory of its own. XLA makes 
 products (which TensorFlow hands to the device's library as they are) a kernel reads and writes each value once.
 """
 
-import contextlib
-import ctypes
 import functools
 import inspect
-import os
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from trainer.runtime.distribution import has_accelerator
-
-SET_LOG_LEVEL, LOG_FATAL_ONLY = "_ZN4absl12lts_2025012714SetMinLogLevelENS0_18LogSeverityAtLeastE", 3  # as in TensorFlow 2.20
+from trainer.runtime.target import traced_target
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,31 +23,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*arguments, **keywords):
-        is_part = isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
-        return (function if is_part else program)(*arguments, **keywords)
+        return (function if traced_target() == "tpu" else program)(*arguments, **keywords)
 
     return call
-
-
-def quieten() -> None:
-    """Keeps XLA's notices off the user's standard error; --verbose shows them.
-
-    Those are: that it compiled something, which it is made to say once, to nobody; and what its library logs.
-    """
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
-        return
-    # A kernel that was kept is first read as text, then as what it is; protobuf logs the first as an error, each time.
-    with contextlib.suppress(OSError, AttributeError):  # another system's library has another name, or the name in it
-        library = ctypes.CDLL(os.path.join(tf.sysconfig.get_lib(), "libtensorflow_framework.so.2"))
-        getattr(library, SET_LOG_LEVEL)(LOG_FATAL_ONLY)
-    saved = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            compiled(tf.negative)(tf.zeros([]))
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
 
 
 OUTPUT, OTHERWISE = "the output", "otherwise"  # how `fused` uses a vector
@@ -93,7 +66,7 @@ def fused(function: Callable[..., Any] | None = None, /, **vectors: str) -> Call
         @tf.custom_gradient
         def apply(*inputs):
             def gradient(*upstream):
-                backward, left_out = (summing, {}) if has_accelerator() else (elementwise, vectors)
+                backward, left_out = (elementwise, vectors) if traced_target() == "cpu" else (summing, {})
                 found = backward(inputs, upstream, **constants)
                 for name, place in left_out.items():
                     elements = upstream[0] if place == OUTPUT else found[name if place == OTHERWISE else place]
@@ -138,6 +111,6 @@ def column_sums(values: tf.Tensor) -> tf.Tensor:
     dtype, as the gradients of matrices are.
     """
     flat = tf.reshape(values, [-1, tf.shape(values)[-1]])
-    if has_accelerator() or values.dtype == tf.float16:  # whose largest number sums may exceed
+    if traced_target() != "cpu" or values.dtype == tf.float16:  # whose largest number sums may exceed
         return tf.reduce_sum(tf.cast(flat, tf.float32), axis=0)
     return tf.cast(tf.matmul(tf.ones([1, tf.shape(flat)[0]], flat.dtype), flat)[0], tf.float32)

@@ -11,9 +11,14 @@ import tensorflow as tf
 
 from trainer import files
 
+REMOTE_SECONDS = 60  # between writes of metrics.jsonl to an object store, which cannot append
+
 
 class MetricsLog:
     """Writes numbers of steps to `metrics.jsonl` and `tensorboard/`.
+
+    A local file is appended to. An object store rewrites a file whole, so lines are collected there until `flush`, or until
+    REMOTE_SECONDS have passed.
 
     Args:
       workdir: the run's folder.
@@ -22,21 +27,45 @@ class MetricsLog:
 
     def __init__(self, workdir: str, first_step: int = 0):
         self._path = files.join(workdir, "metrics.jsonl")
-        self._lines = []
-        if files.exists(self._path):
-            lines = files.read_text(self._path).splitlines()
-            self._lines = [line for line in lines if json.loads(line)["step"] <= first_step]
+        lines = files.read_text(self._path).splitlines() if files.exists(self._path) else []
+        self._lines = [line for line in lines if _is_up_to(line, first_step)]
+        self._file = None
+        self._written = time.monotonic()
+        if not files.is_remote(self._path):
+            files.write_text(self._path, "".join(f"{line}\n" for line in self._lines))
+            self._file = open(self._path, "a", encoding="utf8")
         self._writer = tf.summary.create_file_writer(files.join(workdir, "tensorboard"))
 
     def write(self, step: int, kind: str, values: dict[str, float]) -> None:
         """Adds one line: {"step", "kind": "start", "train" or "validation", values}."""
-        self._lines.append(json.dumps({"step": step, "kind": kind, **values}))
-        files.write_text(self._path, "\n".join(self._lines) + "\n")
+        line = json.dumps({"step": step, "kind": kind, **values})
+        if self._file is not None:
+            with files.explain_full_disk(self._path):
+                self._file.write(f"{line}\n")
+                self._file.flush()
+        else:
+            self._lines.append(line)
+            if time.monotonic() - self._written > REMOTE_SECONDS:
+                self.flush()
         with self._writer.as_default(step=step):
             for name, value in values.items():
                 if isinstance(value, (int, float)):
                     tf.summary.scalar(f"{kind}/{name}", value)
         self._writer.flush()
+
+    def flush(self) -> None:
+        """Writes the lines that were collected for an object store; call it with each checkpoint and at the end."""
+        if self._file is None:
+            files.write_text(self._path, "".join(f"{line}\n" for line in self._lines))
+            self._written = time.monotonic()
+
+
+def _is_up_to(line: str, step: int) -> bool:
+    """Whether a line of metrics.jsonl is of a step up to this one; a line that a kill cut short is not."""
+    try:
+        return json.loads(line)["step"] <= step
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 class StartUp:
@@ -83,8 +112,8 @@ class Meter:
           peak_flops: FLOP/s of the devices' matrix product, all of them together.
 
         Returns:
-          {"tokens_per_second", "padding_efficiency", "data_wait_rate", "gflops_per_second", "model_flops_utilization",
-          "seconds_per_step", "seconds_left"}.
+          {"tokens_per_second", "padding_efficiency", "data_wait_fraction", "gflops_per_second", "model_flops_utilization",
+          "seconds_per_step", "seconds_left"}. There is no utilization above 1: the peak was then measured on a busy machine.
         """
         now = time.monotonic()
         seconds, steps = max(now - self._time, 1e-9), max(step - self._step, 1)
@@ -93,9 +122,9 @@ class Meter:
         return {
             "tokens_per_second": tokens / seconds,
             "padding_efficiency": tokens / max(cells, 1),
-            "data_wait_rate": waited_seconds / seconds,
+            "data_wait_fraction": waited_seconds / seconds,
             "gflops_per_second": flops / 1e9,
-            "model_flops_utilization": flops / peak_flops,
+            **({"model_flops_utilization": flops / peak_flops} if flops <= peak_flops else {}),
             "seconds_per_step": seconds / steps,
             "seconds_left": seconds / steps * (self._total - step),
         }
@@ -116,12 +145,13 @@ def training_line(step: int, total_steps: int, means: dict[str, float], values: 
       means: the loss, and what the task has logged beside it.
       values: the learning rate, and what `Meter.lap` gives.
     """
-    told = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+    utilization = f"{values['model_flops_utilization']:.0%} MFU  " if "model_flops_utilization" in values else ""
     return (
-        f"step {step:,}/{total_steps:,}  {told}  rate {values['learning_rate']:.2e}  "
-        f"{values['tokens_per_second']:,.0f} tokens/s  {values['gflops_per_second']:,.0f} GFLOP/s  "
-        f"{values['model_flops_utilization']:.0%} MFU  {values['padding_efficiency']:.0%} useful  "
-        f"{values['data_wait_rate']:.1%} waiting  {duration(values['seconds_left'])} left"
+        f"step {step:,}/{total_steps:,}  {shown}  lr {values['learning_rate']:.2e}  "
+        f"{values['tokens_per_second']:,.0f} tokens/s  {values['gflops_per_second']:,.0f} GFLOP/s  {utilization}"
+        f"{values['padding_efficiency']:.0%} useful  {values['data_wait_fraction']:.1%} waiting for data  "
+        f"{duration(values['seconds_left'])} left"
     )
 
 

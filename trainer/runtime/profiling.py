@@ -6,44 +6,49 @@ import dataclasses
 import glob
 import os
 import resource
-import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-from trainer.runtime.distribution import Placement, fastest_device, has_accelerator
+from trainer.runtime.distribution import Placement
+from trainer.runtime.target import machine_target
+
+Product = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
-def peak_flops(precision: str, placement: Placement) -> float:
+def peak_flops(precision: str, placement: Placement, product: Product = tf.linalg.matmul) -> float:
     """Measures what one large matrix product reaches here, times the devices that share a run: FLOP/s.
 
     Logical CPU devices share one machine's cores, and count once. Infinity where the device has no memory left for it.
 
     Args:
       precision: "float32", "bfloat16" or "float16".
+      placement: the devices.
+      product: another matrix product that the run may use; the faster of it and TensorFlow's counts.
     """
-    size = 8192 if has_accelerator() else 2048
+    is_cpu = machine_target() == "cpu"
+    size = 2048 if is_cpu else 8192
     try:
-        seconds = _seconds_of_product(size, precision)
+        seconds = min(_seconds_of_product(size, precision, one) for one in {product, tf.linalg.matmul})
     except tf.errors.ResourceExhaustedError:
         return float("inf")
-    return 2.0 * size**3 / seconds * (placement.replicas if has_accelerator() else placement.workers)
+    return 2.0 * size**3 / seconds * (placement.workers if is_cpu else placement.replicas)
 
 
-def _seconds_of_product(size: int, precision: str, enough_seconds: float = 1.0) -> float:
-    """Returns the median of 3 to 15 products, the fewer the slower they are."""
-    product = tf.function(lambda left: tf.reduce_max(tf.abs(left @ left)), autograph=False)
+def _seconds_of_product(size: int, precision: str, multiply: Product, enough_seconds: float = 1.0) -> float:
+    """Returns the shortest of 3 to 15 products, the fewer the slower they are: other programs only make them longer."""
+    product = tf.function(lambda left: tf.reduce_max(tf.abs(multiply(left, left))), autograph=False)
     seconds: list[float] = []
-    with tf.device(fastest_device()):
+    with tf.device(tf.config.list_logical_devices(machine_target().upper())[0].name):
         matrix = tf.cast(tf.random.stateless_normal([size, size], [1, 2]), precision)
         product(matrix).numpy()
         while len(seconds) < 3 or (len(seconds) < 15 and sum(seconds) < enough_seconds):
             begun = time.perf_counter()
             product(matrix).numpy()
             seconds.append(time.perf_counter() - begun)
-    return statistics.median(seconds)
+    return min(seconds)
 
 
 def peak_memory_bytes() -> int:

@@ -20,7 +20,7 @@ class _Draws:
 
     def next_seed(self) -> tf.Tensor:
         self._count += 1
-        return tf.random.experimental.stateless_fold_in(self._seed, self._count)
+        return folded(self._seed, self._count)
 
 
 @contextlib.contextmanager
@@ -35,10 +35,22 @@ def random_scope(seed: tf.Tensor) -> Iterator[None]:
 
 def step_seed(seed: int, step: tf.Tensor, replica: tf.Tensor | int, micro_batch: tf.Tensor | int = 0) -> tf.Tensor:
     """Returns the int32 [2] seed of one replica's micro-batch of one step."""
-    folded = tf.constant([seed, 0x5EED], tf.int32)
+    combined = tf.constant([seed, 0x5EED], tf.int32)
     for part in (step, replica, micro_batch):
-        folded = tf.random.experimental.stateless_fold_in(folded, tf.cast(part, tf.int32))
-    return folded
+        combined = folded(combined, part)
+    return combined
+
+
+def folded(seed: tf.Tensor, number: tf.Tensor | int) -> tf.Tensor:
+    """Returns a seed made of another one (int32 [2]) and an integer.
+
+    Not `tf.random.experimental.stateless_fold_in`: its 64-bit arithmetic gives other numbers in a program that XLA compiles.
+    """
+    first, second = tf.unstack(tf.bitcast(seed, tf.uint32))
+    salt = mixed(tf.bitcast(tf.cast(number, tf.int32), tf.uint32) + tf.constant(0x9E3779B9, tf.uint32))
+    first = mixed(tf.bitwise.bitwise_xor(first, salt))
+    second = mixed(tf.bitwise.bitwise_xor(second + first, salt))
+    return tf.bitcast(tf.stack([first, second]), tf.int32)
 
 
 def draw_seed(rate: float) -> tf.Tensor:

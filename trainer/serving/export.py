@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ from trainer.serving.warmup import write_warmup
 
 log = logging.getLogger(__name__)
 LABELS_FILE = "labels.txt"
+Requests = Mapping[str, Mapping[str, dict]]  # {signature: {input: {"dtype", "values"}}}
+IsTie = Callable[[str, Mapping[str, np.ndarray], float], bool]  # (output, a row of the reply, tolerance)
 RELOAD_SECONDS = 600
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}  # on probabilities: other batch shapes round otherwise
 
@@ -34,9 +36,10 @@ def write_export(
     version: int,
     module: ServingModule,
     labels: Sequence[str] | None,
-    texts: Sequence[Sequence[str]],
+    requests: Requests,
     expected: Mapping[str, list],
-    precision: str,
+    tolerance: float,
+    is_tie: IsTie,
     library: Path | None = None,
 ) -> str:
     """Saves a module as exports/<version>, once a clean process has shown that it equals the model.
@@ -46,10 +49,11 @@ def write_export(
       version: a number that is not there yet.
       module: what to save.
       labels: lines of the labels asset, or None.
-      texts: real texts, for each input as many: the warm-up and the comparison use them.
-      expected: the model's own reply for these texts, through the Hugging Face tokenizer.
-      precision: sets how far numbers may differ.
-      library: compiled operations that the module needs, kept beside it as reload.OPERATIONS_FILE.
+      requests: the same rows for each signature, see `requests_for`; the first signature's are the warm-up.
+      expected: the model's own reply for these rows, through the Hugging Face tokenizer.
+      tolerance: how far numbers may differ.
+      is_tie: whether a row's numbers are so close that another string is right as well, see `Task.is_tie`.
+      library: compiled operations that the module needs, stored in the export as reload.OPERATIONS_FILE.
 
     Returns:
       The export's folder.
@@ -66,9 +70,9 @@ def write_export(
                 kept = files.join(partial, reload.OPERATIONS_FILE)
                 files.make_dirs(kept.rpartition("/")[0])
                 files.copy(str(library), kept)
-            write_warmup(partial, "bert", texts, TEXT_INPUTS[: len(texts)])
-        for signature, reply in reload_and_call(partial, requests_for(texts)).items():
-            problem = difference(reply, expected, TOLERANCE[precision])
+            write_warmup(partial, "bert", tensors_of(requests["serving_default"]))
+        for signature, reply in reload_and_call(partial, requests).items():
+            problem = difference(reply, expected, tolerance, is_tie)
             if problem:
                 raise UserError(
                     f"the export is refused: signature {signature}, reloaded in a clean process, differs from the model: "
@@ -84,9 +88,18 @@ def _save(module: ServingModule, folder: str, labels: Sequence[str] | None) -> N
     with tempfile.TemporaryDirectory() as local:
         if labels is not None:
             path = Path(local, LABELS_FILE)
-            path.write_text("".join(f"{label}\n" for label in labels), encoding="utf8")
+            path.write_text("".join(f"{one_line(label)}\n" for label in labels), encoding="utf8")
             module.labels = tf.saved_model.Asset(str(path))
         tf.saved_model.save(module, folder, signatures=module.signatures())
+
+
+def one_line(label: str) -> str:
+    """Returns a label on one line: a line break in it is written as an escape, as in JSON.
+
+    >>> print(one_line("two\\nlines"))
+    two\\nlines
+    """
+    return "".join(c if len(f"x{c}x".splitlines()) == 1 else c.encode("unicode_escape").decode() for c in label)
 
 
 def _publish(partial: str, target: str) -> None:
@@ -109,8 +122,19 @@ def _walk(folder: str) -> list[str]:
     return found
 
 
-def requests_for(texts: Sequence[Sequence[str]]) -> dict[str, dict]:
-    """Returns the requests of the comparison, as `reload.py` reads them."""
+def requests_for(
+    texts: Sequence[Sequence[str]], ids: Mapping[str, Sequence[Sequence[int]]], takes_strings: bool = True
+) -> Requests:
+    """Returns the requests of the comparison for each signature, as `reload.py` reads them.
+
+    Args:
+      texts: for each text input its texts, equally many.
+      ids: the same rows as int32 [rows, length] for each of TOKEN_INPUTS.
+      takes_strings: False for an export that takes token ids only.
+    """
+    tokens = {name: {"dtype": "int32", "values": [list(row) for row in rows]} for name, rows in ids.items()}
+    if not takes_strings:
+        return {"serving_default": tokens, "tokens": tokens}
     names = TEXT_INPUTS[: len(texts)]
     strings = {n: {"dtype": "string", "values": list(column)} for n, column in zip(names, texts, strict=True)}
     examples = []
@@ -120,10 +144,15 @@ def requests_for(texts: Sequence[Sequence[str]]) -> dict[str, dict]:
             for name, text in zip(names, row, strict=True)
         }
         examples.append(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString().hex())
-    return {"serving_default": strings, "examples": {"examples": {"dtype": "bytes", "values": examples}}}
+    return {"serving_default": strings, "examples": {"examples": {"dtype": "bytes", "values": examples}}, "tokens": tokens}
 
 
-def reload_and_call(export: str, requests: Mapping[str, dict]) -> dict[str, dict]:
+def tensors_of(request: Mapping[str, dict]) -> dict[str, tf.Tensor]:
+    """Returns a request of strings or ids as tensors."""
+    return {name: tf.constant(entry["values"], entry["dtype"]) for name, entry in request.items()}
+
+
+def reload_and_call(export: str, requests: Requests) -> dict[str, dict]:
     """Calls an export's signatures in a process that has only tensorflow and tensorflow-text.
 
     Raises:
@@ -144,14 +173,21 @@ def reload_and_call(export: str, requests: Mapping[str, dict]) -> dict[str, dict
         return json.loads(outputs.read_text(encoding="utf8"))
 
 
-def difference(reply: Mapping[str, list], expected: Mapping[str, list], tolerance: float) -> str | None:
-    """Returns how a reply differs from what the model says, or None. Text must be equal where its number is not near a tie."""
+def difference(reply: Mapping[str, list], expected: Mapping[str, list], tolerance: float, is_tie: IsTie) -> str | None:
+    """Returns how a reply differs from the model's, or None. All outputs are compared, strings too."""
+    if set(reply) != set(expected):
+        return f"it has the outputs {', '.join(sorted(reply))}, the model {', '.join(sorted(expected))}"
     for name, values in expected.items():
-        if name not in reply:
-            return f"it has no output {name!r}"
-        if np.asarray(values).dtype.kind == "U":
-            continue  # a name follows from the numbers, which are compared; at a tie it may go either way
-        gap = float(np.max(np.abs(np.asarray(reply[name]) - np.asarray(values))))
+        ours, theirs = np.asarray(reply[name]), np.asarray(values)
+        if ours.shape != theirs.shape:
+            return f"{name} has shape {list(ours.shape)}, not {list(theirs.shape)}"
+        if theirs.dtype.kind == "U":
+            for row in np.flatnonzero((ours != theirs).reshape(len(theirs), -1).any(axis=1)):
+                numbers = {other: np.asarray(found[row]) for other, found in expected.items()}
+                if not is_tie(name, numbers, 2 * tolerance):
+                    return f"{name} of row {row} is {reply[name][row]!r}, not {values[row]!r}"
+            continue
+        gap = float(np.max(np.abs(ours - theirs))) if theirs.size else 0.0
         if not gap <= tolerance:
             return f"{name} by up to {gap:.3g}, over {tolerance:g}"
     return None

@@ -6,13 +6,13 @@ from typing import Protocol
 
 import tensorflow as tf
 
-from trainer.models.inference_forward import trace_with_held_weights
+from trainer.models.kernels.base import EncoderKernels
 from trainer.models.task_model import TaskModel
-from trainer.serving.text_inputs import INPUTS, PIECE_TOKENS, GraphInputs, NativeInputs
+from trainer.serving.text_inputs import INPUTS, PIECE_TOKENS, GraphInputs, TextInputs
 from trainer.text.tokenizer import Tokenizer
 
-MAX_HELD_BYTES = 1 << 30  # a graph holds less than 2 GB
 TEXT_INPUTS = ("text", "text_pair")  # as Hugging Face's tokenizers name them
+TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 Tensors = Mapping[str, tf.Tensor]
 
 
@@ -30,36 +30,47 @@ class ServingModule(tf.Module):
     """A task's model behind three signatures.
 
     Args:
-      model: the task's model.
+      model: the task's model, built with kernels for an export.
+      kernels: these kernels.
       task: runs it on packed rows, and turns its outputs into a reply.
       tokenizer: the run's.
       texts: 1, or 2 for pairs.
       max_seq_length: longer inputs are cut to this, as in training.
-      native: tokenizer and encoder are operations of our own, which a server must load.
+      inputs: turns strings into packed ids; None for an export that takes token ids only.
     """
 
     def __init__(
-        self, model: TaskModel, task: Served, tokenizer: Tokenizer, texts: int, max_seq_length: int, native: bool = False
+        self,
+        model: TaskModel,
+        kernels: EncoderKernels,
+        task: Served,
+        tokenizer: Tokenizer,
+        texts: int,
+        max_seq_length: int,
+        inputs: type[TextInputs] | None = GraphInputs,
     ):
         super().__init__(name="serving")
-        self._encode, self.weights = _traced(model, task, native)
+        self._encode, self.weights = _traced(model, kernels, task)
         self._serve = task.serving
-        self._inputs_of = (NativeInputs if native else GraphInputs)(tokenizer, max_seq_length)
+        self._inputs_of = inputs(tokenizer, max_seq_length) if inputs else None
         self._texts, self._max_seq_length = texts, max_seq_length
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
-        """Returns {"serving_default": strings, "tokens": ids, "examples": serialized tf.Examples}."""
-        names = TEXT_INPUTS[: self._texts]
-        strings = [tf.TensorSpec([None], tf.string, name) for name in names]
-        ids = [tf.TensorSpec([None, None], tf.int32, name) for name in ("input_ids", "attention_mask", "token_type_ids")]
+        """Returns {"serving_default": strings, "tokens": ids, "examples": serialized tf.Examples}; or the ids twice."""
+        ids = [tf.TensorSpec([None, None], tf.int32, name) for name in TOKEN_INPUTS]
+        from_tokens = tf.function(self._from_tokens).get_concrete_function(*ids)
+        if self._inputs_of is None:
+            return {"serving_default": from_tokens, "tokens": from_tokens}
+        strings = [tf.TensorSpec([None], tf.string, name) for name in TEXT_INPUTS[: self._texts]]
         return {
             "serving_default": tf.function(self._from_strings).get_concrete_function(*strings),
-            "tokens": tf.function(self._from_tokens).get_concrete_function(*ids),
+            "tokens": from_tokens,
             "examples": tf.function(self._from_examples).get_concrete_function(tf.TensorSpec([None], tf.string, "examples")),
         }
 
     def _from_strings(self, text: tf.Tensor, text_pair: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """string [batch] (twice for pairs) → the reply."""
+        assert self._inputs_of is not None
         packed, places = self._inputs_of(text) if text_pair is None else self._inputs_of(text, text_pair)
         outputs = self._encode_in_pieces(packed)
         return self._serve({name: tf.gather(value, places) for name, value in outputs.items()})
@@ -104,19 +115,15 @@ class ServingModule(tf.Module):
         return self._from_strings(*[parsed[name] for name in wanted])
 
 
-def _traced(model: TaskModel, task: Served, native: bool) -> tuple[tf.types.experimental.ConcreteFunction, list[tf.Variable]]:
+def _traced(
+    model: TaskModel, kernels: EncoderKernels, task: Served
+) -> tuple[tf.types.experimental.ConcreteFunction, list[tf.Variable]]:
     """Returns the model as one function that all signatures call, and the variables that it still reads.
 
-    Its weights are held as suits serving; only a model that would not fit into a graph keeps reading all its variables. (Keras'
-    own export would trace every layer of TFBertModel beside ours.)
+    (Keras' own export would trace every layer of TFBertModel as well.)
     """
     served = functools.partial(task.served, model)
     specs = {name: tf.TensorSpec([None, None], tf.int32, name) for name in INPUTS}
-    size = 4 * sum(variable.shape.num_elements() for variable in model.weights)
-    held: list[tf.Variable] = []
-    if native or size <= MAX_HELD_BYTES:
-        traced, held = trace_with_held_weights(served, specs, native)
-    else:
-        traced = tf.function(served, autograph=False).get_concrete_function(specs)
+    traced = tf.function(served, autograph=False).get_concrete_function(specs)
     read = {id(captured) for captured in traced.captured_inputs}
-    return traced, [variable for variable in (*model.weights, *held) if id(variable.handle) in read]
+    return traced, [variable for variable in (*model.weights, *kernels.held_variables()) if id(variable.handle) in read]

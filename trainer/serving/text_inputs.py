@@ -1,13 +1,13 @@
-"""Strings to the encoder's inputs inside a graph: by TensorFlow's operations, which any server has, or by one of our own."""
+"""Strings to the encoder's inputs inside a graph."""
+
+from typing import Protocol
 
 import tensorflow as tf
 
 from trainer.data.packing import pack_evenly
 from trainer.features import ROW_ID, TOKENS
 from trainer.models.encoder import PACKED_INPUTS
-from trainer.runtime.native import kernels
-from trainer.text.character_tables import PagedTable, read_tables
-from trainer.text.in_graph_tokenizer import InGraphTokenizer, pieces, special_tokens
+from trainer.text.in_graph_tokenizer import InGraphTokenizer
 from trainer.text.tokenizer import Tokenizer
 
 INPUTS = (*PACKED_INPUTS, "cls_positions")
@@ -16,8 +16,17 @@ PIECE_TOKENS = 8192  # of a request, computed at a time
 _PACKED = {**TOKENS, **ROW_ID}
 
 
+class TextInputs(Protocol):
+    """Tokenizes, cuts and packs texts; constructed with the run's tokenizer and max_seq_length."""
+
+    def __init__(self, tokenizer: Tokenizer, max_seq_length: int): ...
+
+    def __call__(self, *texts: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """Returns packed inputs and each text's place in them, see `GraphInputs`."""
+
+
 class GraphInputs(tf.Module):
-    """Tokenizes, cuts and packs texts by TensorFlow's operations.
+    """Tokenizes, cuts and packs texts by TensorFlow's operations, which every server has.
 
     Args:
       tokenizer: the run's.
@@ -53,42 +62,6 @@ class GraphInputs(tf.Module):
         features = {"input_ids": rows, "token_type_ids": types, "row_id": tf.range(batch)}
         packed, places = pack_evenly(features, _PACKED, ROW_WIDTH)
         return {name: packed[name] for name in INPUTS}, places
-
-
-class NativeInputs(tf.Module):
-    """Does what `GraphInputs` does by one operation of our own (`trainer/native/wordpiece.h`), but for the rows' length.
-
-    A row is as long as what is computed at a time, for the encoder that goes with it leaves padding out and needs no rows of
-    like length.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, max_seq_length: int):
-        super().__init__(name="text_inputs")
-        tables = read_tables(tokenizer)
-        none = PagedTable(*[tf.zeros([0], tf.int32).numpy()] * 2)
-        paged = (tables.kind, tables.starters or none, tables.mark_order or none)
-        replacement = (*_pages(tables.replacement), tables.replacement_values, tables.replacement_starts)
-        self._tables = [pieces(tokenizer), *replacement, *(array for table in paged for array in _pages(table))]
-        specials = special_tokens(tokenizer)
-        self._attributes = {
-            "max_seq_length": max_seq_length,
-            "row_tokens": PIECE_TOKENS,
-            "cls_id": tokenizer.cls_id,
-            "sep_id": tokenizer.sep_id,
-            "unk_id": tokenizer.unk_id,
-            "suffix_indicator": tokenizer.backend.model.continuing_subword_prefix,
-            "special_tokens": [token for token, _ in specials],
-            "special_ids": [number for _, number in specials],
-        }
-
-    def __call__(self, *texts: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        tables = [tf.constant(table) for table in self._tables]
-        *packed, places = kernels("inference").operations.bert_inputs(list(texts), *tables, **self._attributes)
-        return dict(zip(INPUTS, packed, strict=True)), places
-
-
-def _pages(table: PagedTable):
-    return table.page_of, table.pages
 
 
 def cut_pairs(first: tf.RaggedTensor, second: tf.RaggedTensor, budget: int) -> list[tf.RaggedTensor]:

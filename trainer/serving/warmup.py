@@ -4,7 +4,7 @@ The PredictionLog messages (tensorflow_serving/apis/prediction_log.proto) are en
 bring gRPC and a second TensorFlow requirement for four nested fields.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import tensorflow as tf
 
@@ -29,18 +29,18 @@ def predict_request(model_name: str, signature: str, inputs: Mapping[str, tf.Ten
     return proto_field(_PREDICT_LOG, proto_field(_REQUEST, request))
 
 
-def write_warmup(folder: str, model_name: str, texts: Sequence[Sequence[str]], names: Sequence[str]) -> None:
-    """Writes requests of one, a few and many texts into an export.
+def write_warmup(folder: str, model_name: str, inputs: Mapping[str, tf.Tensor]) -> None:
+    """Writes requests of one, a few and many rows into an export.
 
     Args:
       folder: the export.
       model_name: as the server knows it.
-      texts: for each input its texts, equally many.
-      names: the inputs' names.
+      inputs: of the default signature, [rows, ...] each.
     """
     path = files.join(folder, WARMUP_FILE)
     files.make_dirs(path.rpartition("/")[0])
+    rows = next(iter(inputs.values())).shape[0]
     with tf.io.TFRecordWriter(path) as writer:
-        for count in sorted({1, min(4, len(texts[0])), len(texts[0])}):
-            inputs = {name: tf.constant(list(column[:count])) for name, column in zip(names, texts, strict=True)}
-            writer.write(predict_request(model_name, "serving_default", inputs))
+        for count in sorted({1, min(4, rows), rows}):
+            some = {name: value[:count] for name, value in inputs.items()}
+            writer.write(predict_request(model_name, "serving_default", some))

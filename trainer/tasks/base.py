@@ -50,13 +50,11 @@ class TextFields:
       text_columns: one column, or two for pairs.
       label_column: the column of the label.
       max_seq_length: tokens an example may have, special tokens included.
-      max_examples_per_row: examples in a packed row, K.
     """
 
     text_columns: tuple[str, ...]
     label_column: str
     max_seq_length: int
-    max_examples_per_row: int
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -227,6 +225,16 @@ class Task(abc.ABC):
     def serving(self, outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Turns the model's outputs, [batch, ...] without the K axis, into what a served request gets back."""
 
+    def is_tie(self, output: str, reply: Mapping[str, np.ndarray], tolerance: float) -> bool:
+        """Returns whether another string than the reply's is right, too, because its numbers are this close.
+
+        Args:
+          output: the string output.
+          reply: one row of what `serving` returns.
+          tolerance: how close numbers must be.
+        """
+        return False
+
     def head_flops_per_token(self, bert_config: BertConfig) -> float:
         """Returns the model FLOPs of the head in a training step, a token, where they matter beside the encoder's."""
         return 0.0
@@ -256,6 +264,11 @@ class Task(abc.ABC):
         first, second = map(self.tokenizer.encode, texts)
         input_ids, types = pair_sequence(first, second, self.tokenizer, limit)
         return {"input_ids": input_ids, "token_type_ids": types}
+
+    def untruncated_length(self, row: Row) -> int:
+        """Returns the tokens that a row's texts have before they are cut to max_seq_length, [CLS] and [SEP] included."""
+        texts = self.texts(row)
+        return sum(len(self.tokenizer.encode(text)) for text in texts) + len(texts) + 1
 
     def texts(self, row: Row) -> list[str]:
         """Returns the row's texts, in the order of `data.text_columns`.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +15,7 @@ import numpy as np
 
 from trainer.config import check
 from trainer.data.sources import Row, RowError
-from trainer.errors import UserError
+from trainer.errors import NothingToLearnError, UserError
 from trainer.features import ROW_ID, TOKENS, Example, Feature, FeatureSpec
 from trainer.metrics.classification import classification_scores
 from trainer.tasks import base
@@ -68,9 +71,24 @@ class Config(base.TaskConfig):
         check(not unknown, "class_weights", f"{unknown and unknown[0]!r} is not one of task.class_names")
 
 
-def label_text(value: Any) -> str:
-    """Returns a label as its class name: 1 and "1" are the same class, and so are true and True."""
-    return str(value).strip()
+MISSING = ("", "nan", "NaN", "NAN", "NaT", "<NA>")  # how pandas and NumPy write a value that is not there
+
+
+def label_text(value: Any) -> str | None:
+    """Returns a label as its class name: 1, 1.0 and "1" are the same class, and so are true and True; None for no label.
+
+    >>> label_text(True), label_text("True"), label_text(2.0), label_text(float("nan")), label_text(" spam ")
+    ('true', 'true', '2', None, 'spam')
+    """
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = str(value).strip()
+    if text in ("True", "TRUE", "False", "FALSE"):
+        return text.lower()
+    return None if text in MISSING else text
 
 
 class Task(base.Task):
@@ -93,14 +111,15 @@ class Task(base.Task):
                     f"{row.path}:{row.line}: no column {column!r} (data.label_column); "
                     f"the columns are {', '.join(map(repr, row.values))}"
                 )
-            if row.values[column] is not None and label_text(row.values[column]):
-                found.add(label_text(row.values[column]))
+            name = label_text(row.values[column])
+            if name is not None:
+                found.add(name)
             if len(found) > MAX_CLASSES:
                 raise UserError(
                     f"data.label_column: {column!r} has over {MAX_CLASSES:,} different values; is it the label's column?"
                 )
         if not found:
-            raise UserError("data.train: not one labelled row; class names cannot be learned from it")
+            raise NothingToLearnError(f"no row has a label in column {column!r}, so class names cannot be learned")
         if len(found) == 1:
             raise UserError(
                 f"data.train: one class only, {found.pop()!r}; a classifier needs at least two. "
@@ -124,14 +143,19 @@ class Task(base.Task):
 
     def _class_number(self, row: Row) -> int:
         column = self.fields.label_column
-        if row.values.get(column) is None:
-            raise RowError(f"no label: column {column!r} is missing or null")
-        name = label_text(row.values[column])
-        if name not in self.config.class_names:
+        name = label_text(row.values.get(column))
+        if name is None:
+            raise RowError(f"no label: column {column!r} is missing, empty, null or not a number")
+        number = self._number_of_class.get(name)
+        if number is None:
             known = ", ".join(map(repr, self.config.class_names[:10]))
             more = f" and {len(self.config.class_names) - 10} more" if len(self.config.class_names) > 10 else ""
             raise RowError(f"label {name!r} is not one of the classes {known}{more}")
-        return self.config.class_names.index(name)
+        return number
+
+    @functools.cached_property
+    def _number_of_class(self) -> dict[str, int]:
+        return {label_text(name) or name: number for number, name in enumerate(self.config.class_names)}
 
     def build_model(self, encoder: BertEncoder) -> keras.Model:
         import tf_keras as keras
@@ -206,6 +230,15 @@ class Task(base.Task):
             label = tf.where(probability < self.config.threshold, "", label)
         return {"label": label, "probability": probability, "probabilities": probabilities}
 
+    def is_tie(self, output: str, reply: Mapping[str, np.ndarray], tolerance: float) -> bool:
+        # The label changes between the two most probable classes, and at the threshold.
+        second, first = np.sort(reply["probabilities"])[-2:]
+        gaps = [first - second]
+        if self.config.threshold is not None:
+            decisive = reply["probabilities"][1] if len(self.config.class_names) == 2 else first
+            gaps.append(abs(decisive - self.config.threshold))
+        return min(gaps) <= tolerance
+
     def labels_asset(self) -> tuple[str, ...]:
         return self.config.class_names
 
@@ -238,8 +271,9 @@ class Task(base.Task):
 
 
 def _class_order(name: str) -> tuple:
-    """Numbers in their order, then names in theirs."""
-    return (0, int(name), "") if name.lstrip("-").isdigit() else (1, 0, name)
+    """Numbers in their order, then names in theirs; a total order, for "1" and "01" are two classes."""
+    is_number = re.fullmatch(r"-?[0-9]{1,4000}", name) is not None
+    return (0, int(name), name) if is_number else (1, 0, name)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -45,9 +45,9 @@ class Config(base.TaskConfig):
     """Which task: the name of a file in trainer/tasks."""
     sentence_objective: SentenceObjective = "nsp"
     """Beside masked tokens: nsp, does the second part follow (BERT); sop, is the order right (ALBERT); none (RoBERTa)."""
-    random_next_rate: float = 0.5
+    random_next_prob: float = 0.5
     """Share of pairs whose second part comes from another document (nsp) or that are swapped (sop)."""
-    short_seq_rate: float = 0.1
+    short_seq_prob: float = 0.1
     """Share of sequences of a random, shorter length."""
     split_sentences: bool = False
     """Split each line into sentences, by the rules of task.language; false: a line is a sentence, or another unit of text."""
@@ -61,11 +61,11 @@ class Config(base.TaskConfig):
     """Of the choices made when documents are cut (lengths, random next parts) and of the masks."""
     masking: Literal["token", "whole_word", "ngram", "span"] = "token"
     """What is masked as one: token, whole_word, ngram (words, as ALBERT) or span (words, as SpanBERT)."""
-    masked_rate: float = 0.15
+    masked_lm_prob: float = 0.15
     """Share of the tokens that are predicted."""
-    mask_token_rate: float = 0.8
+    mask_token_prob: float = 0.8
     """Of the predicted tokens, the share that is replaced by [MASK]."""
-    random_token_rate: float = 0.1
+    random_token_prob: float = 0.1
     """Of the predicted tokens, the share that is replaced by a random token; the rest stays as it is."""
     max_predictions: int = 0
     """Tokens of a sequence that are predicted, at most; 0: no limit beside the rate."""
@@ -84,11 +84,11 @@ class Config(base.TaskConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for field in ("random_next_rate", "short_seq_rate", "mask_token_rate", "random_token_rate"):
+        for field in ("random_next_prob", "short_seq_prob", "mask_token_prob", "random_token_prob"):
             check(0 <= getattr(self, field) <= 1, field, f"must be in [0, 1], got {getattr(self, field)}")
-        check(0 < self.masked_rate < 1, "masked_rate", f"must be between 0 and 1, got {self.masked_rate}")
-        total = self.mask_token_rate + self.random_token_rate
-        check(total <= 1, "random_token_rate", f"with mask_token_rate it makes {total:g}; both together are 1 at most")
+        check(0 < self.masked_lm_prob < 1, "masked_lm_prob", f"must be between 0 and 1, got {self.masked_lm_prob}")
+        total = self.mask_token_prob + self.random_token_prob
+        check(total <= 1, "random_token_prob", f"with mask_token_prob it makes {total:g}; both together are 1 at most")
         for field in ("dupe_factor", "max_ngram", "predicted_tokens"):
             check(getattr(self, field) >= 1, field, f"must be 1 or more, got {getattr(self, field)}")
         exponent = self.sampling_exponent
@@ -166,7 +166,7 @@ class Task(base.Task):
         return remarks
 
     def made_from(self) -> dict[str, Any]:
-        deciding = ["sentence_objective", "random_next_rate", "short_seq_rate", "split_sentences", "language"]
+        deciding = ["sentence_objective", "random_next_prob", "short_seq_prob", "split_sentences", "language"]
         deciding += ["keep_long_segments", "dupe_factor", "sequence_seed", "segmented_words", "static_masks"]
         if self.config.static_masks:
             deciding += [field.name for field in dataclasses.fields(MaskingRecipe) if field.name != "unit"] + ["masking"]
@@ -179,8 +179,8 @@ class Task(base.Task):
         recipe = SequenceRecipe(
             config.sentence_objective,
             self.fields.max_seq_length,
-            config.short_seq_rate,
-            config.random_next_rate,
+            config.short_seq_prob,
+            config.random_next_prob,
             config.keep_long_segments,
         )
         split = sentence_splitter(config.language) if config.split_sentences else str.splitlines
@@ -336,7 +336,7 @@ class Task(base.Task):
 
     def head_flops_per_token(self, bert_config: BertConfig) -> float:
         hidden = bert_config.hidden_size
-        return 6.0 * self.config.masked_rate * hidden * (hidden + bert_config.vocab_size)
+        return 6.0 * self.config.masked_lm_prob * hidden * (hidden + bert_config.vocab_size)
 
     def evaluated(self, batch: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Sums over each example's masked tokens: logits of a vocabulary are too many to be handed back."""
@@ -422,6 +422,12 @@ class Task(base.Task):
 
         tokens = tf.gather(tf.constant(self.tokenizer.tokens()), tf.cast(outputs["token_ids"], tf.int32))
         return {"tokens": tf.where(outputs["probabilities"] > 0, tokens, ""), "probabilities": outputs["probabilities"]}
+
+    def is_tie(self, output: str, reply: Mapping[str, np.ndarray], tolerance: float) -> bool:
+        # Neighbours in the order of a mask's tokens change places; so do the last one and the first that is left out.
+        probabilities = reply["probabilities"]
+        is_close = np.abs(np.diff(probabilities, axis=-1)) <= tolerance
+        return bool((is_close & (probabilities[..., 1:] > 0)).any() or (probabilities[..., -1] > 0).any())
 
     def hugging_face_head(self, model: keras.Model) -> tuple[str, dict[str, np.ndarray]]:
         from trainer.models.initialization import variable_key

@@ -15,6 +15,7 @@ import numpy as np
 from tokenizers import normalizers, pre_tokenizers
 
 from trainer.errors import UserError
+from trainer.text.graph_limits import check_character_steps
 from trainer.text.tokenizer import Tokenizer
 
 CODE_POINTS = 0x110000
@@ -70,12 +71,8 @@ def read_tables(tokenizer: Tokenizer) -> CharacterTables:
     Raises:
       UserError: a tokenizer with another normalizer or pre-tokenizer than BERT's.
     """
-    normalizer, pre_tokenizer = tokenizer.backend.normalizer, tokenizer.backend.pre_tokenizer
-    if type(normalizer).__name__ != "BertNormalizer" or type(pre_tokenizer).__name__ != "BertPreTokenizer":
-        raise UserError(
-            "the in-graph tokenizer reproduces BertNormalizer and BertPreTokenizer; this tokenizer has "
-            f"{type(normalizer).__name__} and {type(pre_tokenizer).__name__}"
-        )
+    check_character_steps(tokenizer)
+    normalizer = tokenizer.backend.normalizer
     return _tables(normalizer.clean_text, normalizer.handle_chinese_chars, normalizer.strip_accents, normalizer.lowercase)
 
 

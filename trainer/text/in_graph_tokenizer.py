@@ -4,16 +4,13 @@ Invalid UTF-8 follows one rule: each invalid sequence becomes U+FFFD, as Python'
 BERT's clean-up then drops U+FFFD.
 """
 
-from collections.abc import Mapping
-
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from trainer.errors import UserError
 from trainer.text.character_tables import PAGE, SPACE, WORD, PagedTable, read_tables
-from trainer.text.tokenizer import SPECIAL_TOKENS, Tokenizer
+from trainer.text.graph_limits import MAX_CHARACTERS_PER_WORD, pieces, special_tokens
+from trainer.text.tokenizer import Tokenizer
 
-MAX_CHARACTERS_PER_WORD = 100  # WordPiece's max_input_chars_per_word: a longer word is [UNK]
 _SPECIAL = 0x110000  # stands for a special token in a row of code points; one number for each, above Unicode
 
 
@@ -149,44 +146,12 @@ def _look_up(table: PagedTable, points: tf.Tensor) -> tf.Tensor:
     return tf.gather(tf.reshape(tf.constant(table.pages), [-1]), page * PAGE + points % PAGE)
 
 
-def special_tokens(tokenizer: Tokenizer) -> list[tuple[str, int]]:
-    """Returns [(token, id)] of the tokens that are found in the raw text before anything else."""
-    added: Mapping = tokenizer.backend.get_added_tokens_decoder()
-    found = []
-    for number, token in added.items():
-        if token.normalized or token.lstrip or token.rstrip or token.single_word:
-            raise UserError(f"added token {token.content!r} has options that the in-graph tokenizer does not reproduce")
-        found.append((token.content, number))
-    for token, _ in found:
-        for other, _ in found:
-            overlaps = any(token.endswith(other[:width]) for width in range(1, len(other) + (token != other)))
-            if overlaps or (token != other and other in token):
-                raise UserError(f"special tokens {token!r} and {other!r} can overlap in a text; rename one of them")
-    return found
-
-
 def _fast_wordpiece(tokenizer: Tokenizer) -> tf_text.FastWordpieceTokenizer:
     return tf_text.FastWordpieceTokenizer(
         vocab=pieces(tokenizer),
         suffix_indicator=tokenizer.backend.model.continuing_subword_prefix,
         max_bytes_per_word=4 * MAX_CHARACTERS_PER_WORD,
         token_out_type=tf.int32,
-        unknown_token=SPECIAL_TOKENS["unk"],
+        unknown_token=tokenizer.special_tokens["unk"],
         no_pretokenization=True,
     )
-
-
-def pieces(tokenizer: Tokenizer) -> list[str]:
-    """Returns WordPiece's vocabulary by id, "" where an id has no piece.
-
-    Raises:
-      UserError: the tokenizer's model is not WordPiece.
-    """
-    model = tokenizer.backend.model
-    if type(model).__name__ != "WordPiece" or model.max_input_chars_per_word != MAX_CHARACTERS_PER_WORD:
-        raise UserError(f"the in-graph tokenizer reproduces WordPiece with words up to {MAX_CHARACTERS_PER_WORD} characters")
-    ids = tokenizer.backend.get_vocab(with_added_tokens=False)
-    vocabulary = [""] * (max(ids.values()) + 1)
-    for token, number in ids.items():
-        vocabulary[number] = token
-    return vocabulary

@@ -21,16 +21,16 @@ class MaskingRecipe:
       unit: "token"; "whole_word": all pieces of a word or none; "ngram": up to max_ngram words, n with a probability in
         proportion to 1 / n (Lan et al. 2020, arXiv:1909.11942, section 4.1); "span": whole words, their number geometric,
         replaced alike (Joshi et al. 2020).
-      masked_rate: share of the tokens that are to be predicted.
-      mask_token_rate, random_token_rate: of these, the share that becomes [MASK], and a random token; the rest stays.
+      masked_lm_prob: share of the tokens that are to be predicted.
+      mask_token_prob, random_token_prob: of these, the share that becomes [MASK], and a random token; the rest stays.
       max_predictions: of an example, at most; 0 for no limit.
       max_ngram: of "ngram", the most words.
     """
 
     unit: str = "token"
-    masked_rate: float = 0.15
-    mask_token_rate: float = 0.8
-    random_token_rate: float = 0.1
+    masked_lm_prob: float = 0.15
+    mask_token_prob: float = 0.8
+    random_token_prob: float = 0.1
     max_predictions: int = 0
     max_ngram: int = 3
 
@@ -47,12 +47,12 @@ class MaskingRecipe:
 
     def predictions(self, length: int) -> int:
         """Returns how many tokens of an example of `length` are predicted: its rounded share, one at least."""
-        wanted = max(round(length * self.masked_rate), 1)
+        wanted = max(round(length * self.masked_lm_prob), 1)
         return min(wanted, self.max_predictions) if self.max_predictions else wanted
 
     def most_predictions(self, row_length: int, examples: int) -> int:
         """Returns a bound on the masked tokens of a packed row."""
-        return min(int(row_length * self.masked_rate) + examples, row_length)
+        return min(int(row_length * self.masked_lm_prob) + examples, row_length)
 
 
 class MaskableTokens:
@@ -147,9 +147,9 @@ class StaticMasker:
         return places
 
     def _replacement(self, number: int, action: float, draw: random.Random) -> int:
-        if action < self._recipe.mask_token_rate:
+        if action < self._recipe.mask_token_prob:
             return self._tokens.mask_id
-        if action >= self._recipe.mask_token_rate + self._recipe.random_token_rate:
+        if action >= self._recipe.mask_token_prob + self._recipe.random_token_prob:
             return number
         while True:
             other = draw.choice(self._tokens.usable)

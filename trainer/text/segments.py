@@ -26,16 +26,16 @@ class SequenceRecipe:
         "sop": it follows, or both are swapped (Lan et al. 2020, section 3.1); "none": one part, of full sentences that do
         not leave their document (Liu et al. 2019, section 4.2, DOC-SENTENCES).
       max_seq_length: tokens of a sequence, [CLS] and [SEP] included.
-      short_seq_rate: the share of sequences that are made shorter, of a random length.
-      random_next_rate: of "nsp", the share of pairs whose second part comes from elsewhere; of "sop", the swapped share.
+      short_seq_prob: the share of sequences that are made shorter, of a random length.
+      random_next_prob: of "nsp", the share of pairs whose second part comes from elsewhere; of "sop", the swapped share.
       keep_long_segments: a segment longer than a sequence goes on in further sequences; False drops what does not fit, as
         Google's script does.
     """
 
     objective: SentenceObjective
     max_seq_length: int
-    short_seq_rate: float = 0.1
-    random_next_rate: float = 0.5
+    short_seq_prob: float = 0.1
+    random_next_prob: float = 0.5
     keep_long_segments: bool = True
 
     @property
@@ -139,7 +139,7 @@ class _Elsewhere:
 
 def _target_length(recipe: SequenceRecipe, draw: random.Random, counts: collections.Counter) -> int:
     """Returns how many tokens the next sequence is to have: mostly all that fit, seldom fewer."""
-    if recipe.short_seq_rate and draw.random() < recipe.short_seq_rate:
+    if recipe.short_seq_prob and draw.random() < recipe.short_seq_prob:
         counts["short"] += 1
         return draw.randint(2, recipe.budget)
     return recipe.budget
@@ -171,7 +171,7 @@ def _pairs(
 
 def _next_sentence_pair(first, rest, elsewhere, target, recipe, draw, counts) -> tuple[TokenSequence | None, bool]:
     """Returns the pair, and whether `rest` went into it: where it did not, it begins the next one, so no text is lost."""
-    if not rest or draw.random() < recipe.random_next_rate:
+    if not rest or draw.random() < recipe.random_next_prob:
         if not elsewhere.is_empty:
             return TokenSequence(first, elsewhere.draw_segments(target - len(first), draw), 1), False
         counts["no_other_document"] += 1
@@ -180,7 +180,7 @@ def _next_sentence_pair(first, rest, elsewhere, target, recipe, draw, counts) ->
 
 def _sentence_order_pair(first, rest, recipe, draw, counts) -> TokenSequence | None:
     pair = TokenSequence(first, rest, 0) if rest else _halved(first, counts)
-    if pair and pair.second and draw.random() < recipe.random_next_rate:
+    if pair and pair.second and draw.random() < recipe.random_next_prob:
         return TokenSequence(pair.second, pair.first, 1)
     return pair
 

@@ -1,4 +1,8 @@
-"""The WordPiece tokenizer of a BERT encoder: Hugging Face's fast tokenizer, loaded, checked, saved, sent to workers."""
+"""The WordPiece tokenizer of a BERT encoder: Hugging Face's fast tokenizer, loaded, checked, saved, sent to workers.
+
+An encoder's folder is read as transformers reads it: every file and key that decides ids counts. transformers'
+BertTokenizerFast combines them, and what it builds is taken over whole. What is no BERT WordPiece tokenizer is refused by name.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +12,33 @@ import functools
 import hashlib
 import json
 import tempfile
+from collections.abc import Mapping
+from typing import Any
 
 import tokenizers
 
 from trainer import files
 from trainer.errors import UserError
 from trainer.features import ID_TYPE
+from trainer.text.word_cache import IdsOfWords, added_texts, splits_at_spaces
 
 COMMON_MARKS = ",.()\"'-:;"  # ASCII punctuation: always a word of its own to BERT
-MAX_WORDS, LONGEST_WORD_KEPT = 1 << 18, 32  # with their ids about 50 MB; longer "words" are texts without spaces
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
+# Classes of transformers that build the same tokenizer as BertTokenizerFast does.
+KNOWN_CLASSES = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer", "PreTrainedTokenizer")
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
 
 class Tokenizer:
     """Hugging Face's fast BERT tokenizer, held as its JSON so that worker processes need nothing else.
 
+    Args:
+      tokenizer_json: the `tokenizer.json` text.
+      special_tokens: {"pad", "unk", "cls", "sep", "mask": the token}, where they have other names than BERT's usual ones.
+
     Attributes:
       json: the `tokenizer.json` text; padding and truncation switched off (they are the pipeline's work).
+      special_tokens: as given.
       pad_id, unk_id, cls_id, sep_id, mask_id: the special tokens' ids.
     """
 
@@ -34,40 +48,56 @@ class Tokenizer:
     sep_id: int
     mask_id: int
 
-    def __init__(self, tokenizer_json: str):
+    def __init__(self, tokenizer_json: str, special_tokens: Mapping[str, str] | None = None):
+        self.special_tokens = dict(special_tokens or SPECIAL_TOKENS)
         self.backend = tokenizers.Tokenizer.from_str(tokenizer_json)
         self.backend.no_padding()
         self.backend.no_truncation()
         self.json = self.backend.to_str()
-        for name, token in SPECIAL_TOKENS.items():
+        for name, token in self.special_tokens.items():
             number = self.backend.token_to_id(token)
             if number is None:
                 raise UserError(f"the tokenizer's vocabulary lacks {token}, which BERT needs; is it a BERT vocabulary?")
             setattr(self, f"{name}_id", number)
-        added = _added_texts(self.backend)
-        self._is_by_words = _splits_at_spaces(self.backend, added)
+        added = added_texts(self.backend)
+        self._is_by_words = splits_at_spaces(self.backend, added)
         is_plain = self._is_by_words and not any(text.isalnum() for text in added)  # such a one could match inside a word
-        self._ids_of = _IdsOfWords(self.backend, self.lowercase if is_plain else None)
+        self._ids_of = IdsOfWords(self.backend, self.lowercase if is_plain else None)
         self._set_apart = [mark for mark in COMMON_MARKS if mark not in "".join(added)]
 
     def __reduce__(self):
-        return Tokenizer, (self.json,)
+        return Tokenizer, (self.json, self.special_tokens)
 
     @property
     def vocabulary_size(self) -> int:
-        """The number of ids, added tokens included."""
-        return self.backend.get_vocab_size(with_added_tokens=True)
+        """The number of ids, added tokens included: the highest one and one more."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
     def tokens(self) -> list[str]:
-        """Returns the tokens in the order of their ids."""
-        numbered = self.backend.get_vocab(with_added_tokens=True)
-        return sorted(numbered, key=numbered.__getitem__)
+        """Returns the tokens in the order of their ids; "" for an id without one, as a repeated line of vocab.txt leaves it."""
+        tokens = [""] * self.vocabulary_size
+        for token, number in self.backend.get_vocab(with_added_tokens=True).items():
+            tokens[number] = token
+        return tokens
 
     def with_tokens(self, tokens: list[str]) -> Tokenizer:
         """Returns this tokenizer with a longer WordPiece vocabulary, which begins with its own tokens."""
         content = json.loads(self.json)
         content["model"]["vocab"] = {token: number for number, token in enumerate(tokens)}
-        return Tokenizer(json.dumps(content))
+        return Tokenizer(json.dumps(content), self.special_tokens)
+
+    def with_lowercase(self, lowercase: bool) -> Tokenizer:
+        """Returns this tokenizer with or without lower-casing; nothing else changes.
+
+        Raises:
+          UserError: its normalizer is not BERT's.
+        """
+        content = json.loads(self.json)
+        normalizer = content["normalizer"] or {}
+        if normalizer.get("type") != "BertNormalizer":
+            raise UserError(f"encoder.lowercase: this tokenizer's normalizer is {normalizer.get('type')}, not BertNormalizer")
+        normalizer["lowercase"] = lowercase
+        return Tokenizer(json.dumps(content), self.special_tokens)
 
     def special_ids(self) -> set[int]:
         """Returns the ids of [PAD], [UNK], [CLS], [SEP] and [MASK]."""
@@ -76,7 +106,9 @@ class Tokenizer:
     @functools.cached_property
     def fingerprint(self) -> str:
         """The SHA-256 of everything that decides the ids."""
-        return hashlib.sha256(self.json.encode()).hexdigest()
+        named = self.special_tokens != SPECIAL_TOKENS
+        told = self.json + (json.dumps(self.special_tokens) if named else "")
+        return hashlib.sha256(told.encode()).hexdigest()
 
     @property
     def lowercase(self) -> bool:
@@ -117,94 +149,25 @@ class Tokenizer:
 
     def save(self, folder: str) -> None:
         """Writes the Hugging Face tokenizer files (tokenizer.json, vocab.txt, ...) into a folder, local or remote."""
-        from transformers import BertTokenizerFast
+        from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
-        names = {f"{name}_token": token for name, token in SPECIAL_TOKENS.items()}
-        hugging_face = BertTokenizerFast(
-            tokenizer_object=tokenizers.Tokenizer.from_str(self.json), do_lower_case=self.lowercase, **names
-        )
+        named = {f"{name}_token": token for name, token in self.special_tokens.items()}
+        backend = tokenizers.Tokenizer.from_str(self.json)
+        if isinstance(backend.normalizer, tokenizers.normalizers.BertNormalizer):
+            # transformers would set all three to its own defaults.
+            named |= {
+                "do_lower_case": backend.normalizer.lowercase,
+                "strip_accents": backend.normalizer.strip_accents,
+                "tokenize_chinese_chars": backend.normalizer.handle_chinese_chars,
+            }
+            hugging_face = BertTokenizerFast(tokenizer_object=backend, **named)
+        else:
+            hugging_face = PreTrainedTokenizerFast(tokenizer_object=backend, **named)
         with tempfile.TemporaryDirectory() as local:
             hugging_face.save_pretrained(local)
             files.make_dirs(folder)
             for name in files.list_dir(local):
                 files.copy(files.join(local, name), files.join(folder, name))
-
-
-class _IdsOfWords(dict):
-    """{word: its ids, as the bytes of an array}; a word that is not there yet is tokenized, and kept unless it is very long.
-
-    Args:
-      backend: gives the ids.
-      lowercase: whether it lower-cases, where WordPiece alone may do plain words; None: all go through the whole tokenizer.
-    """
-
-    def __init__(self, backend: tokenizers.Tokenizer, lowercase: bool | None):
-        super().__init__()
-        self._encode, self._pieces, self._lowercase = backend.encode, backend.model.tokenize, lowercase
-
-    def __missing__(self, word: str) -> bytes:
-        if self._lowercase is not None and word.isascii() and word.isalnum():
-            # Only its case is normalized and nothing splits it: WordPiece is all there is to do, in a third of the time.
-            ids = [piece.id for piece in self._pieces(word.lower() if self._lowercase else word)]
-        else:
-            ids = self._encode(word, add_special_tokens=False).ids
-        content = array.array(ID_TYPE, ids).tobytes()
-        if len(word) <= LONGEST_WORD_KEPT:
-            if len(self) >= MAX_WORDS:
-                self.clear()
-            self[word] = content
-        return content
-
-
-def _splits_at_spaces(backend: tokenizers.Tokenizer, added: list[str]) -> bool:
-    """Whether a text's ids are those of its words between spaces, one after the other.
-
-    So it is with BERT's normalizer, which maps character by character and reorders marks within a word at most, BERT's
-    splitting at white space, and WordPiece, which knows no neighbours; unless an added token has white space in it.
-
-    Args:
-      added: all that added tokens are matched with.
-    """
-    is_berts = (
-        isinstance(backend.normalizer, tokenizers.normalizers.BertNormalizer)
-        and isinstance(backend.pre_tokenizer, tokenizers.pre_tokenizers.BertPreTokenizer)
-        and isinstance(backend.model, tokenizers.models.WordPiece)
-    )
-    return is_berts and not any(character.isspace() for text in added for character in text)
-
-
-def _added_texts(backend: tokenizers.Tokenizer) -> list[str]:
-    """Returns what the added tokens are matched with: as they are written, and normalized."""
-    written = [token.content for token in backend.get_added_tokens_decoder().values()]
-    return written + [backend.normalizer.normalize_str(text) for text in written if backend.normalizer]
-
-
-def load_tokenizer(folder: str, lowercase: bool | None = None) -> Tokenizer:
-    """Loads the tokenizer of an encoder's folder: Hugging Face files, or a bare `vocab.txt` as Google's checkpoints have.
-
-    Args:
-      folder: local or remote folder.
-      lowercase: overrides what the files say; None keeps it. For a bare `vocab.txt`, None means: lower-case
-        unless the vocabulary has capital letters.
-
-    Raises:
-      UserError: no tokenizer in the folder, or one without BERT's special tokens.
-    """
-    names = files.list_dir(folder)
-    if lowercase is None and "tokenizer.json" in names:
-        return Tokenizer(files.read_text(files.join(folder, "tokenizer.json")))
-    if "vocab.txt" not in names:
-        raise UserError(f"{folder}: no tokenizer.json or vocab.txt there; found {', '.join(names[:8]) or 'nothing'}")
-    if lowercase is None:
-        lowercase = _stated_lowercase(folder, names)
-    vocabulary = files.read_text(files.join(folder, "vocab.txt"))
-    return from_vocabulary(vocabulary.rstrip("\n").split("\n"), lowercase)
-
-
-def _stated_lowercase(folder: str, names: list[str]) -> bool | None:
-    if "tokenizer_config.json" in names:
-        return files.read_json(files.join(folder, "tokenizer_config.json")).get("do_lower_case")
-    return None
 
 
 def from_vocabulary(vocabulary: list[str], lowercase: bool | None = None) -> Tokenizer:
@@ -213,8 +176,7 @@ def from_vocabulary(vocabulary: list[str], lowercase: bool | None = None) -> Tok
     Raises:
       UserError: a token stands there twice, or one that BERT needs is missing.
     """
-    if lowercase is None:
-        lowercase = not any(token[0].isupper() and token[1:].islower() for token in vocabulary if len(token) > 2)
+    lowercase = guessed_lowercase(vocabulary) if lowercase is None else lowercase
     numbered = {token: number for number, token in enumerate(vocabulary)}
     if len(numbered) < len(vocabulary):
         token, count = collections.Counter(vocabulary).most_common(1)[0]
@@ -235,3 +197,113 @@ def from_vocabulary(vocabulary: list[str], lowercase: bool | None = None) -> Tok
         pair = f"{cls} $A:0 {sep} $B:1 {SPECIAL_TOKENS['sep']}:1"
         backend.post_processor = tokenizers.processors.TemplateProcessing(f"{cls} $A:0 {sep}", pair, ends)
     return Tokenizer(backend.to_str())
+
+
+def load_tokenizer(folder: str, lowercase: bool | None = None) -> Tokenizer:
+    """Loads the tokenizer of an encoder's folder: Hugging Face files, or a bare `vocab.txt` as Google's checkpoints have.
+
+    Args:
+      folder: local or remote folder.
+      lowercase: overrides what the files say: only the normalizer inside the tokenizer changes. None keeps it; for a bare
+        `vocab.txt`, None means: lower-case unless the vocabulary has capital letters.
+
+    Raises:
+      UserError: no tokenizer in the folder, a damaged file, or a tokenizer of another kind than BERT's WordPiece.
+    """
+    names = files.list_dir(folder)
+    if not {"tokenizer.json", "vocab.txt"} & set(names):
+        raise UserError(f"{folder}: no tokenizer.json or vocab.txt there; found {', '.join(names[:8]) or 'nothing'}")
+    stated = _json_in(folder, names, "tokenizer_config.json")
+    _check_kind(folder, stated, _json_in(folder, names, "tokenizer.json"), _json_in(folder, names, "config.json"))
+    for name in ("special_tokens_map.json", "added_tokens.json"):
+        _json_in(folder, names, name)
+    with tempfile.TemporaryDirectory() as local:
+        for name in (name for name in FILES if name in names):
+            files.copy(files.join(folder, name), files.join(local, name))
+        if "vocab.txt" in names:
+            vocabulary = files.read_text(files.join(folder, "vocab.txt"))  # names the file where it is no UTF-8
+            if stated is None and "tokenizer.json" not in names:
+                lowercase = guessed_lowercase(vocabulary.splitlines()) if lowercase is None else lowercase
+        tokenizer = _from_transformers(local, folder, stated)
+    return tokenizer if lowercase is None else tokenizer.with_lowercase(lowercase)
+
+
+def load_vocabulary(path: str, lowercase: bool | None = None) -> Tokenizer:
+    """Loads the tokenizer of a vocabulary file, read as a folder's `vocab.txt`."""
+    with tempfile.TemporaryDirectory() as local:
+        lines = files.read_text(path)
+        files.write_text(files.join(local, "vocab.txt"), "\n".join(lines.splitlines()) + "\n" if lines else "")
+        _check_vocabulary(path, lines.splitlines())
+        return load_tokenizer(local, lowercase)
+
+
+def load_saved_tokenizer(folder: str) -> Tokenizer:
+    """Loads the tokenizer that a run saved: its tokenizer.json says everything."""
+    stored = files.read_json_object(files.join(folder, "tokenizer_config.json"))
+    special_tokens = {name: _content(stored.get(f"{name}_token", default)) for name, default in SPECIAL_TOKENS.items()}
+    return Tokenizer(files.read_text(files.join(folder, "tokenizer.json")), special_tokens)
+
+
+def guessed_lowercase(tokens: list[str]) -> bool:
+    """Returns whether a vocabulary is of lower-cased text: it has no word with a capital letter at its start."""
+    return not any(token[0].isupper() and token[1:].islower() for token in tokens if len(token) > 2)
+
+
+def _json_in(folder: str, names: list[str], name: str) -> dict[str, Any] | None:
+    return files.read_json_object(files.join(folder, name)) if name in names else None
+
+
+def _check_kind(folder: str, stated: dict | None, content: dict | None, config: dict | None) -> None:
+    """Raises UserError for a tokenizer that is not BERT's WordPiece."""
+    name = (stated or {}).get("tokenizer_class") or (config or {}).get("tokenizer_class")
+    if name and name.removesuffix("Fast") not in KNOWN_CLASSES:
+        raise UserError(
+            f"{folder}: the tokenizer is a {name}, which is not supported; supported is BERT's WordPiece "
+            f"({', '.join(KNOWN_CLASSES)}, each also as ...Fast)"
+        )
+    for key, usual in (("word_tokenizer_type", "basic"), ("subword_tokenizer_type", "wordpiece")):
+        value = (stated or {}).get(key, usual)
+        if value != usual:
+            raise UserError(f"{folder}: tokenizer_config.json asks for {key} {value!r}; supported is {usual!r}")
+    kind = ((content or {}).get("model") or {}).get("type", "WordPiece")
+    if kind != "WordPiece":
+        raise UserError(f"{folder}: tokenizer.json holds a {kind} model; supported is WordPiece, as BERT has it")
+
+
+def _check_vocabulary(path: str, tokens: list[str]) -> None:
+    missing = [token for token in SPECIAL_TOKENS.values() if token not in tokens]
+    if missing:
+        raise UserError(f"{path}: the vocabulary lacks {missing[0]}, which BERT needs; is it a BERT vocabulary?")
+
+
+def _from_transformers(local: str, folder: str, stated: dict | None) -> Tokenizer:
+    from transformers import BertTokenizerFast, PreTrainedTokenizerFast
+
+    is_plain = (stated or {}).get("tokenizer_class", "").startswith("PreTrainedTokenizer")
+    loader = PreTrainedTokenizerFast if is_plain else BertTokenizerFast
+    if "tokenizer.json" not in files.list_dir(local) and not is_plain:
+        _check_vocabulary_of_folder(local, folder, stated)
+    try:
+        loaded = loader.from_pretrained(local)
+    except Exception as error:  # transformers and the Rust library raise a dozen kinds; all mean: these files do not work
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder}: transformers cannot load the tokenizer's files: {reason}") from None
+    special_tokens = {name: getattr(loaded, f"{name}_token") or usual for name, usual in SPECIAL_TOKENS.items()}
+    return Tokenizer(loaded.backend_tokenizer.to_str(), special_tokens)
+
+
+def _check_vocabulary_of_folder(local: str, folder: str, stated: dict | None) -> None:
+    """Checks a vocab.txt by itself: transformers would add special tokens that it lacks, with ids that no encoder has."""
+    special = [_content((stated or {}).get(f"{name}_token", usual)) for name, usual in SPECIAL_TOKENS.items()]
+    for name in ("special_tokens_map.json", "added_tokens.json"):
+        if name in files.list_dir(local):
+            special = [token for token in special if token not in json.dumps(files.read_json(files.join(local, name)))]
+    tokens = set(files.read_text(files.join(local, "vocab.txt")).splitlines())
+    missing = [token for token in special if token not in tokens]
+    if missing:
+        raise UserError(f"{folder}: vocab.txt lacks {missing[0]}, which BERT needs; is it a BERT vocabulary?")
+
+
+def _content(token: Any) -> str:
+    """Returns a token that is stored as text, or as an object with its text in "content"."""
+    return token["content"] if isinstance(token, dict) else str(token)

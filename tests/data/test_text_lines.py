@@ -1,0 +1,48 @@
+"""Text files of every encoding, and damaged ones, which name themselves."""
+
+import gzip
+
+import pytest
+
+from trainer.data.text_lines import bad_byte, encoding_of, read_lines, read_whole, shown
+from trainer.errors import UserError
+
+TEXT = "text,label\nGrüße,好\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_byte_order_mark_tells_the_encoding(tmp_path, encoding, packed):
+    path = tmp_path / ("a.csv.gz" if packed else "a.csv")
+    content = TEXT.encode(encoding)
+    path.write_bytes(gzip.compress(content) if packed else content)
+    assert list(read_lines(str(path))) == ["text,label\n", "Grüße,好\n"]
+    assert read_whole(str(path)) == TEXT
+
+
+def test_a_named_encoding_is_used(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes("Grüße €".encode("cp1252"))
+    assert list(read_lines(str(path), "cp1252")) == ["Grüße €"]
+    assert bad_byte(next(read_lines(str(path)))).startswith("not UTF-8: byte 0xFC at character 3; save the file as UTF-8, or")
+    assert shown(next(read_lines(str(path)))) == "Gr\\xfc\\xdfe \\x80"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_without_a_mark_is_recognized(tmp_path, encoding):
+    path = tmp_path / "a.csv"
+    path.write_bytes(("text,label\n" * 9).encode(encoding))
+    with pytest.raises(UserError, match=f"every second byte is 0, as in UTF-16, .*with data.encoding={encoding}"):
+        encoding_of(str(path))
+    assert next(read_lines(str(path), encoding)) == "text,label\n"
+
+
+def test_damaged_files_name_themselves(tmp_path):
+    whole = gzip.compress(b"one\n" * 20_000)
+    cut, none, broken = tmp_path / "cut.gz", tmp_path / "none.gz", tmp_path / "broken.gz"
+    cut.write_bytes(whole[: len(whole) // 2])
+    none.write_bytes(b"text,label\n")
+    broken.write_bytes(whole[:12] + b"\xff" * 20 + whole[32:])
+    for path, message in ((cut, "cut short or damaged"), (none, "it is no gzip file"), (broken, "cut short or damaged")):
+        with pytest.raises(UserError, match=f"{path}: .*{message}"):
+            list(read_lines(str(path)))

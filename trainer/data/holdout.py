@@ -1,0 +1,101 @@
+"""Rows held out of the training rows, by a hash of their text: `data.validation: 10%`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from trainer.data.sources import Rejected, Row
+from trainer.errors import UserError
+
+HASH_BYTES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Holdout:
+    """Which of the training rows belong to which other split.
+
+    Equal texts stay on one side. Within a class, the texts with the lowest hashes are held out: the same ones in each
+    process, and nearly the same ones after rows were added.
+
+    Attributes:
+      fractions: {split: fraction of the distinct texts}, in order.
+      chosen: {split: hashes of its texts}; None for a corpus, where a hash below the fraction decides, without a first pass.
+      text_columns: the columns that are hashed.
+    """
+
+    fractions: Mapping[str, float]
+    chosen: Mapping[str, frozenset[bytes]] | None
+    text_columns: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, rows: Iterable[Row | Rejected], fractions: Mapping[str, float], text_columns: Sequence[str], label: str | None
+    ) -> Holdout:
+        """Chooses the rows to hold out.
+
+        Args:
+          rows: all rows of data.train.
+          fractions: {split: fraction}.
+          text_columns: hashed.
+          label: the column of the class; None chooses by the hash alone, for corpora.
+
+        Raises:
+          UserError: a split would hold no row at all.
+        """
+        columns = tuple(text_columns)
+        if label is None:
+            return cls(fractions, None, columns)
+        strata: dict[str, dict[bytes, None]] = {}
+        seen: set[bytes] = set()
+        for row in rows:
+            key = _hash(row, columns) if isinstance(row, Row) else None
+            if key is not None and key not in seen:  # of equal texts the first row's class counts
+                seen.add(key)
+                strata.setdefault(str(row.values.get(label)), {})[key] = None  # type: ignore[union-attr]
+        chosen: dict[str, set[bytes]] = {split: set() for split in fractions}
+        for stratum in strata.values():
+            ordered = iter(sorted(stratum))
+            left = len(stratum) - 1  # every class keeps a text to train on
+            for split, fraction in fractions.items():
+                count = min(round(fraction * len(stratum)), left)
+                left -= count
+                chosen[split].update(itertools.islice(ordered, count))
+        for split, keys in chosen.items():
+            if not keys:
+                raise UserError(
+                    f"data.{split}: {fractions[split]:.3g} of the training rows is no row at all: data.train has {len(seen)} "
+                    f"different texts in {len(strata)} class(es); ask for a larger share, or name a file"
+                )
+        return cls(fractions, {split: frozenset(keys) for split, keys in chosen.items()}, columns)
+
+    def rows_of(self, split: str, rows: Iterable[Row | Rejected]) -> Iterator[Row | Rejected]:
+        """Yields the rows of a split; rows that could not be read, or have no text, stay with the training rows."""
+        for row in rows:
+            if self._split_of(row) == split:
+                yield row
+
+    def _split_of(self, row: Row | Rejected) -> str:
+        key = _hash(row, self.text_columns) if isinstance(row, Row) else None
+        if key is None:
+            return "train"
+        if self.chosen is not None:
+            return next((split for split, keys in self.chosen.items() if key in keys), "train")
+        place, limit = int.from_bytes(key, "big") / 256**HASH_BYTES, 0.0
+        for split, fraction in self.fractions.items():
+            limit += fraction
+            if place < limit:
+                return split
+        return "train"
+
+
+def _hash(row: Row, columns: Sequence[str]) -> bytes | None:
+    """Returns a hash of a row's texts; None where one is missing."""
+    texts: list[Any] = [row.values.get(column) for column in columns]
+    if not all(isinstance(text, str) for text in texts):
+        return None
+    joined = "\0".join(text.strip() for text in texts)
+    return hashlib.blake2b(joined.encode("utf8", "surrogatepass"), digest_size=HASH_BYTES).digest()

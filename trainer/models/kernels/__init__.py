@@ -1,0 +1,1 @@
+"""What computes the encoder: one interface, `EncoderKernels`, and its implementations."""

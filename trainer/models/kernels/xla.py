@@ -1,0 +1,155 @@
+"""BERT's forward pass in training, over TFBertModel's own variables, on packed rows.
+
+The letters: B rows, L tokens in a row, H hidden size, N attention heads, D = H / N, F intermediate size.
+Attention stays inside a segment; a padding token (segment 0) attends to padding only, and nobody reads it.
+Devlin et al. 2019 (arXiv:1810.04805), section 3; the operations and their order are google-research/bert's modeling.py.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+from transformers.activations_tf import get_tf_activation
+
+from trainer.models.kernels import inference
+from trainer.models.kernels.base import EncoderKernels, PackedIds
+from trainer.models.layers import MASKED, dense, layer_norm, matmul_2d
+from trainer.runtime.fusion import OTHERWISE, OUTPUT, fused
+from trainer.runtime.randomness import draw_seed, drop
+
+
+class XlaKernels(EncoderKernels):
+    """The device library's matrix products, and XLA's kernels for what lies between them.
+
+    Without dropout, in evaluation and prediction, the plain operations of `kernels.inference` compute the layers.
+    """
+
+    name = "xla"
+
+    def encode(
+        self,
+        bert: Any,
+        ids: PackedIds,
+        dtype: tf.DType,
+        read_positions: tf.Tensor | None = None,
+        training: bool = False,
+        recompute: bool = False,
+    ) -> tf.Tensor:
+        if not training:
+            return inference.encode(bert, ids, dtype, read_positions, inference.read_weight)
+        config = bert.config
+        hidden = _embed(bert.embeddings, config, ids, dtype)  # [B, L, H]
+        *lower, last = bert.encoder.layer
+        for layer in lower:
+            hidden = _layer(layer, config, hidden, ids.segment_ids, None, recompute)
+        return _layer(last, config, hidden, ids.segment_ids, read_positions, recompute)
+
+
+def _layer(layer, config, hidden, segment_ids, read_positions, recompute):
+    # Drawn outside: when a layer is computed again, its dropout is the same.
+    rates = (config.attention_probs_dropout_prob, config.hidden_dropout_prob, config.hidden_dropout_prob)
+    seeds = [draw_seed(rate) for rate in rates]
+
+    def run(hidden):
+        attended = _attend(layer.attention, config, hidden, segment_ids, seeds[:2], read_positions)
+        return _feed_forward(layer, config, attended, seeds[2])
+
+    return tf.recompute_grad(run)(hidden) if recompute else run(hidden)
+
+
+def _embed(embeddings, config, ids, dtype):
+    words = tf.gather(embeddings.weight, ids.input_ids)
+    positions = tf.gather(embeddings.position_embeddings, ids.position_ids)
+    # A one-hot product is cheaper than a gather for two rows: its gradient is a product, no scatter over B·L rows.
+    types = tf.one_hot(ids.token_type_ids, config.type_vocab_size) @ embeddings.token_type_embeddings
+    norm, rate = embeddings.LayerNorm, config.hidden_dropout_prob
+    return _sum_norm_drop(
+        words,
+        positions,
+        types,
+        norm.gamma,
+        norm.beta,
+        draw_seed(rate),
+        rate=rate,
+        epsilon=norm.epsilon,
+        dtype=dtype,
+    )
+
+
+def _attend(attention, config, hidden, segment_ids, seeds, read_positions):
+    """Self-attention with its residual connection: dtype [B, L, H] to the same, or to [B, P, H]."""
+    heads = config.num_attention_heads
+    query, key, value = attention.self_attention.query, attention.self_attention.key, attention.self_attention.value
+    readers, reading_segments = hidden, segment_ids
+    if read_positions is None:
+        queries, keys, values = _project_heads([query, key, value], hidden, heads)
+    else:
+        readers = tf.gather(hidden, read_positions, batch_dims=1)
+        reading_segments = tf.gather(segment_ids, read_positions, batch_dims=1)
+        (queries,) = _project_heads([query], readers, heads)
+        keys, values = _project_heads([key, value], hidden, heads)
+    scores = tf.matmul(queries, keys, transpose_b=True)  # [B, N, L or P, L]
+    scale = (config.hidden_size // heads) ** -0.5
+    rate = config.attention_probs_dropout_prob
+    weights = _attention_weights(scores, reading_segments, segment_ids, seeds[0], scale=scale, rate=rate)
+    context = tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3])  # [B, L or P, N, D]
+    return _project_and_add(attention.dense_output, config, tf.reshape(context, tf.shape(readers)), readers, seeds[1])
+
+
+def _project_heads(parts, hidden, heads):
+    """One product for several of query, key and value: dtype [B, L, H] → for each part, dtype [B, N, L, D]."""
+    kernel = tf.concat([part.kernel for part in parts], axis=1)
+    bias = tf.concat([part.bias for part in parts], axis=0)
+    projected, shape = dense(hidden, kernel, bias), tf.shape(hidden)
+    split = tf.reshape(projected, [shape[0], shape[1], len(parts), heads, hidden.shape[-1] // heads])
+    return tf.unstack(tf.transpose(split, [2, 0, 3, 1, 4]), num=len(parts))
+
+
+def _feed_forward(layer, config, hidden, seed):
+    """The two dense layers with their residual connection: dtype [B, L, H] → [B, L, F] → [B, L, H]."""
+    inner = layer.intermediate.dense
+    activated = _bias_activation(matmul_2d(hidden, inner.kernel), inner.bias, activation=config.hidden_act)
+    return _project_and_add(layer.bert_output, config, activated, hidden, seed)
+
+
+def _project_and_add(output, config, inputs, residual, seed):
+    rate = config.hidden_dropout_prob
+    return _bias_drop_add_norm(
+        matmul_2d(inputs, output.dense.kernel),
+        output.dense.bias,
+        residual,
+        output.LayerNorm.gamma,
+        output.LayerNorm.beta,
+        seed,
+        rate=rate,
+        epsilon=output.LayerNorm.epsilon,
+    )
+
+
+@fused(gamma=OTHERWISE, beta=OTHERWISE)
+def _sum_norm_drop(words, positions, types, gamma, beta, seed, *, rate, epsilon, dtype):
+    return drop(tf.cast(layer_norm(words + types + positions, gamma, beta, epsilon), dtype), rate, seed)
+
+
+@fused
+def _attention_weights(scores, reading_segments, segment_ids, seed, *, scale, rate):
+    """Softmax inside each segment, with dropout: dtype [B, N, P, L], int32 [B, P] and [B, L] to dtype [B, N, P, L]."""
+    same = reading_segments[:, None, :, None] == segment_ids[:, None, None, :]  # [B, 1, P, L]
+    weights = tf.nn.softmax(tf.where(same, tf.cast(scores, tf.float32) * scale, MASKED))
+    return drop(tf.cast(weights, scores.dtype), rate, seed)
+
+
+@fused(bias="projected")
+def _bias_activation(projected, bias, *, activation):
+    inputs = tf.cast(projected, tf.float32) + bias
+    if activation == "gelu":
+        # Hendrycks and Gimpel 2016 (arXiv:1606.08415), section 2; a product, where a quotient takes XLA longer.
+        outputs = 0.5 * inputs * (1.0 + tf.math.erf(inputs * 0.5**0.5))
+    else:
+        outputs = get_tf_activation(activation)(inputs)
+    return tf.cast(outputs, projected.dtype)
+
+
+@fused(bias="projected", gamma=OTHERWISE, beta=OUTPUT)
+def _bias_drop_add_norm(projected, bias, residual, gamma, beta, seed, *, rate, epsilon):
+    output = drop(tf.cast(projected, tf.float32) + bias, rate, seed)
+    return tf.cast(layer_norm(output + tf.cast(residual, tf.float32), gamma, beta, epsilon), projected.dtype)

@@ -1,0 +1,1 @@
+"""Rows to records: what makes records stale, chunks of rows, and the sinks that write shards."""

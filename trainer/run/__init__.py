@@ -1,0 +1,1 @@
+"""What the commands share about one run: its config, tokenizer, model, kernels, batches, outputs and training loop."""

@@ -1,0 +1,247 @@
+"""Puts a run together: encoder, task, model and optimizer; restores what an earlier command saved."""
+
+import dataclasses
+import logging
+
+import tensorflow as tf
+import tf_keras as keras
+from transformers import BertConfig
+
+from trainer import files
+from trainer.errors import UserError
+from trainer.models.encoder import BertEncoder, check_fits
+from trainer.models.encoder_folders import checkpoint_of
+from trainer.models.extension import extension
+from trainer.models.initialization import load_encoder_weights, read_bert_config
+from trainer.models.kernels.base import EncoderKernels
+from trainer.models.optimizers import OPTIMIZERS, AdamW, layerwise_rates
+from trainer.models.schedules import WarmupDecay
+from trainer.models.task_model import TaskModel
+from trainer.run import experiment as experiments
+from trainer.run import kernels as run_kernels
+from trainer.run.experiment import Experiment
+from trainer.run.kernels import StepKernels
+from trainer.run.tokenizer import encoder_folder, tokenizer_folder, tokenizer_of
+from trainer.runtime import distribution
+from trainer.runtime.checkpoints import CheckpointStore
+from trainer.runtime.distribution import Placement
+from trainer.tasks.base import Task
+from trainer.text.tokenizer import Tokenizer, load_saved_tokenizer
+
+log = logging.getLogger(__name__)
+ENCODER_CONFIG = "checkpoints/config.json"
+
+
+def place(experiment: Experiment) -> Placement:
+    """Chooses the devices to train on, logs the choice, and seeds what draws outside of the steps."""
+    if experiment.train.deterministic_ops:
+        tf.config.experimental.enable_op_determinism()
+    runtime = experiment.runtime
+    placement = distribution.choose(runtime.distribution, runtime.tpu, runtime.cpu_devices, runtime.tpu_connect_seconds)
+    log.info("%s", placement.reason)
+    keras.utils.set_random_seed(experiment.train.seed)
+    return placement
+
+
+def bert_config_of(experiment: Experiment, tokenizer: Tokenizer) -> BertConfig:
+    """Returns the encoder's BertConfig, with the run's dropout rates, vocabulary and positions."""
+    encoder, folder = experiment.encoder, encoder_folder(experiment)
+    config = read_bert_config(folder or encoder.config_path or "")
+    if encoder.dropout_rate is not None:
+        config.hidden_dropout_prob = encoder.dropout_rate
+    if encoder.attention_dropout_rate is not None:
+        config.attention_probs_dropout_prob = encoder.attention_dropout_rate
+    if folder is None or encoder.extend_vocabulary:
+        config.vocab_size, config.pad_token_id = tokenizer.vocabulary_size, tokenizer.pad_id
+    if encoder.max_position_embeddings is not None:
+        if folder is not None and encoder.max_position_embeddings < config.max_position_embeddings:
+            raise UserError(
+                f"encoder.max_position_embeddings={encoder.max_position_embeddings}, but {encoder.init_from} has "
+                f"{config.max_position_embeddings}; leave it out, or ask for more"
+            )
+        config.max_position_embeddings = encoder.max_position_embeddings
+    return config
+
+
+def check_encoder(experiment: Experiment, tokenizer: Tokenizer, bert_config: BertConfig) -> None:
+    """Raises UserError where tokenizer, sequence length and encoder do not go together."""
+    token_types = 2 if "token_type_ids" in experiment.build_task(tokenizer).features() else 1
+    problem = check_fits(bert_config, tokenizer.vocabulary_size, experiment.data.max_seq_length, token_types)
+    if problem:
+        raise UserError(problem)
+    if bert_config.pad_token_id not in (None, tokenizer.pad_id):
+        raise UserError(
+            f"the encoder's pad_token_id is {bert_config.pad_token_id}, the tokenizer's [PAD] is {tokenizer.pad_id}: "
+            "this vocabulary is not the encoder's"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembled:
+    """A task with its model."""
+
+    task: Task
+    encoder: BertEncoder
+    model: TaskModel
+
+    def variables(self) -> dict[str, tf.Variable]:
+        """Returns {name: variable} of the model's weights, as checkpoints store them."""
+        named = {variable.name.removesuffix(":0"): variable for variable in self.model.weights}
+        if len(named) != len(self.model.weights):
+            raise RuntimeError("two weights share one name; checkpoints could not tell them apart")
+        return named
+
+    def head_variables(self) -> list[tf.Variable]:
+        """Returns the weights that are not the encoder's."""
+        encoders = {id(variable) for variable in self.encoder.model.weights}
+        return [variable for variable in self.model.weights if id(variable) not in encoders]
+
+
+def build(
+    experiment: Experiment, tokenizer: Tokenizer, bert_config: BertConfig, kernels: EncoderKernels | None = None
+) -> Assembled:
+    """Builds encoder and task model with random weights, computed by `kernels`; call inside the strategy's scope."""
+    check_encoder(experiment, tokenizer, bert_config)
+    task = experiment.build_task(tokenizer)
+    encoder = BertEncoder(bert_config, experiment.train.precision, experiment.train.recompute_activations, kernels)
+    return Assembled(task, encoder, task.build_model(encoder))
+
+
+def initialize_encoder(experiment: Experiment, assembled: Assembled) -> None:
+    """Loads `encoder.init_from` into the encoder and freezes what the config says; logs both.
+
+    Raises:
+      UserError: see `initialization.load_encoder_weights`; more frozen layers than there are.
+    """
+    folder = encoder_folder(experiment)
+    if folder is None:
+        log.info("encoder weights: random (seed %d)", experiment.train.seed)
+    else:
+        head = assembled.head_variables() if assembled.task.loads_head else ()
+        before = None
+        if experiment.encoder.extend_vocabulary:
+            before = tokenizer_of(folder, experiment.encoder.lowercase)
+        positions = assembled.encoder.bert_config.max_position_embeddings
+        extend = extension(before, assembled.task.tokenizer, positions)
+        checkpoint = checkpoint_of(experiment.encoder.init_from)
+        allowed = experiment.encoder.allow_missing
+        report = load_encoder_weights(assembled.encoder, folder, allowed, head, extend, checkpoint)
+        log.info("%s", "\n".join(report.lines()))
+    try:
+        frozen = assembled.encoder.freeze(experiment.encoder.freeze_layers)
+    except ValueError as error:
+        raise UserError(f"encoder.freeze_layers: {error}") from None
+    if frozen:
+        log.info("frozen: %s", ", ".join(frozen))
+
+
+def build_optimizer(experiment: Experiment, encoder: BertEncoder, total_steps: int) -> keras.optimizers.Optimizer:
+    """Returns the optimizer of the config; with float16, wrapped to scale the loss dynamically."""
+    train = experiment.train
+    schedule = WarmupDecay(
+        train.learning_rate, round(train.warmup_ratio * total_steps), total_steps, train.schedule, train.schedule_power
+    )
+    depths = encoder.bert_config.num_hidden_layers + 1
+    optimizer = OPTIMIZERS[train.optimizer](
+        schedule,
+        weight_decay=train.weight_decay,
+        beta_1=train.beta_1,
+        beta_2=train.beta_2,
+        epsilon=train.epsilon,
+        max_gradient_norm=train.max_gradient_norm,
+        rate_of=layerwise_rates(encoder.depth_of, depths, train.layerwise_lr_decay),
+        ema_decay=train.ema_decay,
+        update_at_once=encoder.kernels.adamw_update(),
+    )
+    return keras.mixed_precision.LossScaleOptimizer(optimizer) if train.precision == "float16" else optimizer
+
+
+def compile_model(
+    experiment: Experiment,
+    assembled: Assembled,
+    task: Task,
+    optimizer: keras.optimizers.Optimizer,
+    step: StepKernels,
+    micro_rows: int | None,
+) -> None:
+    """Makes a model ready for `fit`.
+
+    Args:
+      experiment, assembled: the run and its model.
+      task: gives the objective.
+      optimizer: built.
+      step: what computes the step.
+      micro_rows: of `feeding.BatchShape`.
+    """
+    train, steps = experiment.train, experiment.train.gradient_accumulation_steps
+    log.info("step: %s", step.line)
+    assembled.model.prepare_training(task, train.seed, steps, micro_rows, step.whole, step.target)
+    assembled.model.compile(
+        optimizer=optimizer,
+        jit_compile=step.whole and step.target != "tpu",
+        steps_per_execution=train.steps_per_execution,
+    )
+
+
+def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> AdamW:
+    """Returns the optimizer inside a loss-scaling one, or itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> dict[str, tf.Variable]:
+    """Returns {name: variable} of the optimizer's state, loss scale included."""
+    named = inner_optimizer(optimizer).named_slots()
+    if optimizer is not inner_optimizer(optimizer):
+        scale = optimizer._loss_scale
+        named |= {"loss_scale": scale._current_loss_scale, "good_steps": scale._counter}
+    return {f"optimizer/{name}": variable for name, variable in named.items()}
+
+
+def store_of(workdir: str, experiment: Experiment) -> CheckpointStore:
+    """Returns the checkpoints of a run."""
+    return CheckpointStore(files.join(workdir, "checkpoints"), experiment.runtime.keep_checkpoints)
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A finished or half-finished run, read back from its workdir alone."""
+
+    experiment: Experiment
+    tokenizer: Tokenizer
+    assembled: Assembled
+    step: int
+
+    def rebuilt(self, kernels: EncoderKernels) -> Assembled:
+        """Returns the same model computed by other kernels, for an export: over the same encoder weights, with equal heads."""
+        encoder = self.assembled.encoder
+        again = BertEncoder(encoder.bert_config, self.experiment.train.precision, kernels=kernels, model=encoder.model)
+        rebuilt = Assembled(self.assembled.task, again, self.assembled.task.build_model(again))
+        values = self.assembled.variables()
+        for name, variable in rebuilt.variables().items():
+            variable.assign(values[name])
+        return rebuilt
+
+
+def restore(workdir: str, overrides: tuple[str, ...] = ()) -> Restored:
+    """Restores the best model of a workdir (the latest where nothing was validated).
+
+    Args:
+      workdir: of a run.
+      overrides: `--set` changes for this command only, as data.test=other.csv.
+
+    Raises:
+      UserError: no run there, no checkpoint yet, or a damaged one.
+    """
+    experiment = experiments.load_workdir(workdir, overrides)
+    if experiment.train.precision == "auto":
+        raise UserError(
+            "train.precision=auto is for train and benchmark; name float32, bfloat16 or float16, or leave it out: the run's own"
+        )
+    if not files.exists(files.join(workdir, ENCODER_CONFIG)):
+        raise UserError(f"--workdir: {workdir} has no trained model yet; run train first")
+    tokenizer = load_saved_tokenizer(tokenizer_folder(workdir))
+    bert_config = BertConfig.from_dict(files.read_json(files.join(workdir, ENCODER_CONFIG)))
+    kernels = run_kernels.for_inference(experiment.train, bert_config)
+    assembled = build(experiment, tokenizer, bert_config, kernels)
+    state = store_of(workdir, experiment).restore_best(assembled.variables())
+    return Restored(experiment, tokenizer, assembled, state["step"])

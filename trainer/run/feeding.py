@@ -1,0 +1,164 @@
+"""From records to what `fit` and evaluation read: the data pipeline, cut to a run's batch, packing and replicas."""
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+from trainer.data.pipeline import (
+    WINDOW_BATCHES,
+    Packing,
+    StreamPosition,
+    length_grouped,
+    packed_batches,
+    read_records,
+    training_stream,
+)
+from trainer.data.records import Manifest, mean_tokens
+from trainer.errors import UserError
+from trainer.run.experiment import Experiment
+from trainer.runtime.distribution import Placement
+from trainer.tasks.base import Task
+
+ROW_LENGTH_UNIT = 16  # tokens; vector units and TPU tiles divide it evenly
+EVALUATION_TOKENS = 8192  # of a batch in evaluation and prediction: without gradients more fits than in training
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchShape:
+    """The shape of a replica's training batches.
+
+    Attributes:
+      packing: of its rows.
+      batch_size: examples.
+      micro_rows: rows of a micro-batch, where XLA compiles the whole step and every batch has one shape. A batch that fills
+        more rows takes more micro-batches of the same step. None where the number of rows varies.
+    """
+
+    packing: Packing
+    batch_size: int
+    micro_rows: int | None
+
+    def line(self, tokens_per_example: float) -> str | None:
+        """Returns what the log says of the one shape and its padding; None where the shape varies."""
+        if self.micro_rows is None or self.packing.static_rows is None:
+            return None
+        rows, length = self.packing.static_rows, self.packing.row_length
+        useful = min(self.batch_size * tokens_per_example / (rows * length), 1.0)
+        return (
+            f"one shape for XLA: {rows} rows of {length} tokens per replica and step, about {1 - useful:.0%} of them padding; "
+            "a batch that needs more rows accumulates them in the same step (runtime.static_rows changes it)"
+        )
+
+
+def training_shape(experiment: Experiment, manifest: Manifest, placement: Placement, whole: bool) -> BatchShape:
+    """Returns the shape of the training batches.
+
+    Args:
+      experiment, manifest, placement: the run.
+      whole: XLA compiles the whole step, which then gets one shape.
+
+    Raises:
+      UserError: a batch size that the replicas cannot share evenly; length buckets where there can be one shape only.
+    """
+    train, data = experiment.train, experiment.data
+    if train.batch_size % placement.replicas:
+        nearest = max(round(train.batch_size / placement.replicas), 1) * placement.replicas
+        raise UserError(f"train.batch_size={train.batch_size} cannot be shared by {placement.replicas} replicas; use {nearest}")
+    batch_size, steps = train.batch_size // placement.replicas, train.gradient_accumulation_steps
+    length = row_length(experiment, manifest, "train")
+    static_rows = experiment.runtime.static_rows
+    if static_rows is None and whole and not data.length_buckets:
+        static_rows = likely_rows(manifest.splits["train"], batch_size, length, data.max_examples_per_row)
+    if data.length_buckets and (static_rows is not None or placement.kind == "tpu"):
+        reason = "a TPU takes one shape" if placement.kind == "tpu" else "runtime.static_rows asks for one shape"
+        raise UserError(f"data.length_buckets: {reason}; pack the rows instead, with data.max_examples_per_row=16")
+    if static_rows is None:
+        length_unit = ROW_LENGTH_UNIT if data.length_buckets else 0
+        return BatchShape(Packing(length, data.max_examples_per_row, steps, length_unit=length_unit), batch_size, None)
+    static_rows = math.ceil(static_rows / steps) * steps
+    pieces = math.ceil(batch_size / static_rows)  # each example fits into a row of its own: no batch needs more
+    packing = Packing(length, data.max_examples_per_row, steps, static_rows, pieces)
+    return BatchShape(packing, batch_size, static_rows // steps)
+
+
+def training_batches(
+    experiment: Experiment, manifest: Manifest, placement: Placement, task: Task, shape: BatchShape, first_step: int
+) -> tf.data.Dataset | tf.distribute.DistributedDataset:
+    """Returns the batches of a run from its step `first_step` on, distributed to the replicas.
+
+    Every step takes the next train.batch_size examples of the seeded stream, whatever the number of replicas.
+    """
+    train, data = experiment.train, experiment.data
+    local_replicas = placement.replicas // placement.workers
+    position = StreamPosition.of_step(first_step, train.batch_size, WINDOW_BATCHES if data.length_buckets else 1)
+    split = manifest.splits["train"]
+
+    def pipeline(position: StreamPosition) -> tf.data.Dataset:
+        stream = training_stream(
+            manifest.paths("train"),
+            split["examples"],
+            train.seed,
+            data.shuffle_buffer_examples,
+            position,
+            task.copies(split["values"]),
+        )
+        if data.length_buckets:
+            window = position.step // WINDOW_BATCHES
+            stream = length_grouped(stream, shape.batch_size, local_replicas, train.seed, window)
+        work = task.batch_work()
+        batches = packed_batches(stream, task.features(), shape.batch_size, shape.packing, work=work, position=position)
+        return batches.skip(position.skipped_steps * local_replicas)
+
+    if placement.replicas == 1:
+        return pipeline(position)
+    return placement.strategy.distribute_datasets_from_function(
+        lambda context: pipeline(position.share(context.input_pipeline_id, context.num_input_pipelines))
+    )
+
+
+def row_length(experiment: Experiment, manifest: Manifest, split: str) -> int:
+    """Returns the tokens of a split's packed rows: its longest example, rounded up, for attention costs their square."""
+    return rounded_length(manifest.splits[split]["longest"], experiment.data.max_seq_length)
+
+
+def rounded_length(longest: int, most: int) -> int:
+    """Returns a row length that holds an example of `longest` tokens: a multiple of ROW_LENGTH_UNIT, or `most`."""
+    return min(max(math.ceil(longest / ROW_LENGTH_UNIT), 1) * ROW_LENGTH_UNIT, most)
+
+
+def likely_rows(split: dict, batch: int, row_length: int, max_examples_per_row: int) -> int:
+    """Returns a row count that hardly any batch overflows: its mean tokens, a quarter more, and one row."""
+    rows = max(batch * mean_tokens(split) * 1.25 / row_length, batch / max_examples_per_row)
+    return min(math.ceil(rows) + 1, batch)
+
+
+def evaluation_batches(
+    experiment: Experiment, manifest: Manifest, split: str, task: Task, one_shape: bool = False
+) -> tf.data.Dataset:
+    """Returns a split's examples in order, packed, each once; `one_shape`: all batches have the same shape, for XLA."""
+    length = row_length(experiment, manifest, split)
+    records = read_records(manifest.paths(split))
+    rows = None
+    if one_shape:
+        size, most = _inference_batch_size(experiment, length), experiment.data.max_examples_per_row
+        rows = likely_rows(manifest.splits[split], size, length, most)
+    return _packed_for_inference(records, experiment, task, length, task.batch_work(), rows)
+
+
+def prediction_batches(records: tf.data.Dataset, experiment: Experiment, task: Task, longest: int) -> tf.data.Dataset:
+    """Returns serialized examples, the longest of `longest` tokens, packed for prediction."""
+    length = rounded_length(longest, experiment.data.max_seq_length)
+    return _packed_for_inference(records, experiment, task, length, task.prediction_work())
+
+
+def _inference_batch_size(experiment: Experiment, length: int) -> int:
+    """Returns examples that make about EVALUATION_TOKENS tokens, in rows of `length`."""
+    return max(EVALUATION_TOKENS // length, 1) * min(experiment.data.max_examples_per_row, 4)
+
+
+def _packed_for_inference(records, experiment, task, length, work, rows=None):
+    """Packs serialized examples into batches of about EVALUATION_TOKENS tokens, in rows of `length`, `rows` where given."""
+    static_rows = experiment.runtime.static_rows or rows
+    packing = Packing(length, experiment.data.max_examples_per_row, static_rows=static_rows)
+    return packed_batches(records, task.features(), _inference_batch_size(experiment, length), packing, work=work)

@@ -1,0 +1,342 @@
+"""The sections of a config: every key with its type, default and meaning, and the checks of its value."""
+
+import codecs
+import dataclasses
+import re
+from typing import Literal
+
+from trainer import config
+from trainer.config import check
+from trainer.data.sources import SourceFormat
+from trainer.errors import UserError
+from trainer.tasks import task_module
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+RENAMED = {
+    # Key of an earlier version → its name today
+    "data.max_rejected_rate": "data.max_rejected_fraction",
+    "train.warmup_rate": "train.warmup_ratio",
+    "train.accumulation_steps": "train.gradient_accumulation_steps",
+    "train.layer_decay_rate": "train.layerwise_lr_decay",
+    "train.ema_decay_rate": "train.ema_decay",
+    "task.masked_rate": "task.masked_lm_prob",
+    "task.short_seq_rate": "task.short_seq_prob",
+    "task.mask_token_rate": "task.mask_token_prob",
+    "task.random_token_rate": "task.random_token_prob",
+    "task.random_next_rate": "task.random_next_prob",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """The `encoder` section: where the encoder comes from and how much of it trains."""
+
+    init_from: str = "random"
+    """A Hub id, a folder (Hugging Face files or a Google TF1/TF2 checkpoint), a checkpoint prefix (.../bert_model.ckpt),
+    an earlier workdir, or `random`."""
+    revision: str | None = None
+    """The Hub's branch, tag or commit."""
+    config_path: str | None = None
+    """With init_from=random: the folder or config.json that gives the sizes; the vocabulary's size is the tokenizer's."""
+    vocabulary_path: str | None = None
+    """A folder with the tokenizer's files, or a vocab.txt, where the encoder's own folder has none."""
+    lowercase: bool | None = None
+    """Overrides the lower-casing that the tokenizer's files state; null keeps it."""
+    extend_vocabulary: bool = False
+    """vocabulary_path lists the encoder's own tokens first, then new ones; a new token starts as the mean of its old pieces."""
+    max_position_embeddings: int | None = None
+    """More positions than init_from has; the added ones start as copies of the existing ones."""
+    allow_missing: tuple[str, ...] = ()
+    """Patterns of encoder weights that may be missing from init_from and stay random, as [pooler/*]."""
+    freeze_layers: int = 0
+    """Layers that do not train, from the embeddings up; -1 freezes the whole encoder (feature-based transfer)."""
+    dropout_rate: float | None = None
+    """Dropout in the encoder's hidden layers; null keeps its config's."""
+    attention_dropout_rate: float | None = None
+    """Dropout of attention weights; null keeps its config's."""
+
+    def __post_init__(self):
+        check(self.freeze_layers >= -1, "freeze_layers", f"must be -1 or more, got {self.freeze_layers}")
+        for field in ("dropout_rate", "attention_dropout_rate"):
+            rate = getattr(self, field)
+            check(rate is None or 0 <= rate < 1, field, f"must be in [0, 1), got {rate}")
+        check(
+            not self.extend_vocabulary or (self.vocabulary_path is not None and self.init_from != "random"),
+            "extend_vocabulary",
+            "needs encoder.init_from, the encoder, and encoder.vocabulary_path, the longer vocabulary",
+        )
+        needs_sizes = self.init_from != "random" or self.config_path is not None
+        check(needs_sizes, "init_from", "'random' needs encoder.config_path, the sizes of the encoder")
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        return bool(codecs.lookup(name))
+    except LookupError:
+        return False
+
+
+def is_share(source: str | None) -> bool:
+    """Returns whether a source is a share of the training rows, as "10%"."""
+    return bool(source) and str(source).rstrip().endswith("%")
+
+
+def share_of(source: str) -> float:
+    """Returns the fraction that "10%" stands for: 0.1."""
+    return float(source.strip().removesuffix("%")) / 100
+
+
+def check_share(source: str | None, field: str) -> float:
+    """Returns a source's fraction, 0 for a source that is no share; raises FieldError for a share that cannot be."""
+    if not is_share(source):
+        return 0.0
+    is_number = re.fullmatch(r"\s*\d+(\.\d+)?\s*%\s*", str(source)) is not None
+    fraction = share_of(str(source)) if is_number else 0.0
+    check(0 < fraction < 1, field, f"a share of data.train is between 0% and 100%, as 10%, got {source!r}")
+    return fraction
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The `data` section: sources, columns, records."""
+
+    train: str | None = None
+    """Training rows: a path or glob (csv, tsv, json, jsonl, parquet, txt; local or gs://), or tfds:name/config:split."""
+    validation: str | None = None
+    """Rows that choose the best checkpoint: a source as for data.train, or a share of the training rows, as 10%."""
+    test: str | None = None
+    """Rows for the final score: a source as for data.train, or a share of the training rows, as 10%."""
+    text_columns: tuple[str, ...] = ("text",)
+    """The column of the text, or two columns for pairs."""
+    label_column: str = "label"
+    """The column of the label."""
+    format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "txt", "documents", "tfrecord"] = "auto"
+    """The files' format; auto goes by their ending. documents: text with blank lines between; tfrecord: Google's for BERT."""
+    column_names: tuple[str, ...] = ()
+    """The columns of csv and tsv files that have no header line."""
+    delimiter: str | None = None
+    """Between the columns of csv and tsv files; null: a comma in csv, a tab in tsv."""
+    quoting: Literal["auto", "standard", "none"] = "auto"
+    """Double quotes in csv and tsv; auto: standard in csv, none in tsv (as GLUE's files)."""
+    encoding: str = "auto"
+    """The encoding of text files, as cp1252; auto: UTF-8, or UTF-16 and UTF-32 by their byte-order mark."""
+    max_seq_length: int = 128
+    """Tokens of an example, [CLS] and [SEP] included; longer texts are cut and counted. No packed row is longer."""
+    max_examples_per_row: int = 16
+    """Examples packed into one row; 1 gives the classic layout."""
+    length_buckets: bool = False
+    """With max_examples_per_row=1: batches of examples of similar length, each padded to its longest."""
+    records_dir: str | None = None
+    """Where records go; null: <workdir>/records. Without data.train: a folder of prepared records, used unchanged."""
+    shards: int = 0
+    """TFRecord shards of a split; 0: one for every 1,024 examples, up to 16. For a corpus: about this many; 0: by its size."""
+    workers: int = 0
+    """Processes that prepare records; 0: one per core when there are many rows."""
+    max_rejected_fraction: float = 0.01
+    """Fraction of rows that may be rejected before the command stops; rejected.jsonl lists them in any case."""
+    shuffle_buffer_examples: int = 100_000
+    """Examples held for shuffling; at least the number of training examples gives a perfect shuffle."""
+
+    def __post_init__(self):
+        shares = [check_share(getattr(self, split), split) for split in ("validation", "test")]
+        check(sum(shares) < 1, "test", f"data.validation and data.test together hold out {sum(shares):.0%} of data.train")
+        check(not is_share(self.train), "train", f"training rows are a source, not a share, got {self.train!r}")
+        check(not any(shares) or self.train is not None, "train", "needed: data.validation or data.test is a share of it")
+        check(1 <= len(self.text_columns) <= 2, "text_columns", f"one or two columns, got {len(self.text_columns)}")
+        is_one = self.delimiter is None or len(self.delimiter) == 1
+        check(is_one, "delimiter", f"one character, got {self.delimiter!r}")
+        check(self.encoding == "auto" or _is_encoding(self.encoding), "encoding", f"Python knows no encoding {self.encoding!r}")
+        check(self.max_seq_length >= 8, "max_seq_length", f"must be 8 or more, got {self.max_seq_length}")
+        check(
+            self.max_examples_per_row >= 1,
+            "max_examples_per_row",
+            f"must be 1 or more, got {self.max_examples_per_row}",
+        )
+        check(
+            not self.length_buckets or self.max_examples_per_row == 1,
+            "length_buckets",
+            f"goes with data.max_examples_per_row=1; rows with up to {self.max_examples_per_row} examples need none",
+        )
+        check(
+            0 <= self.max_rejected_fraction <= 1,
+            "max_rejected_fraction",
+            f"must be in [0, 1], got {self.max_rejected_fraction}",
+        )
+        for field in ("shards", "workers", "shuffle_buffer_examples"):
+            check(getattr(self, field) >= 0, field, f"must be 0 or more, got {getattr(self, field)}")
+
+    def source_format(self, txt_as: str = "txt") -> SourceFormat:
+        """Returns how to read sources, those that end in .txt as `txt_as`."""
+        return SourceFormat(self.format, self.column_names, self.quoting, self.delimiter or "", txt_as, self.encoding)
+
+    @property
+    def names_records_only(self) -> bool:
+        """Whether records are all that is named: they are used as they are, wherever their rows may be."""
+        return bool(self.records_dir) and not self.sources()
+
+    def require_rows(self) -> None:
+        """Raises UserError where no rows are named."""
+        if not self.sources():
+            raise UserError("data.train is not given: name the training rows, as --set data.train=my.csv")
+
+    def require_train(self) -> None:
+        """Raises UserError where neither training rows nor records only are named."""
+        if self.train is None and not self.names_records_only:
+            raise UserError(
+                "data.train is not given: name the training rows, as --set data.train=my.csv; or no rows at all but "
+                "data.records_dir, a folder of prepared records"
+            )
+
+    def sources(self) -> dict[str, str]:
+        """Returns {split: source} of the splits that are given; a source may be a share of the training rows, as "10%"."""
+        given = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {split: source for split, source in given.items() if source}
+
+    def shares(self) -> dict[str, float]:
+        """Returns {split: fraction} of the splits that are held out of the training rows."""
+        return {split: share_of(source) for split, source in self.sources().items() if is_share(source)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The `train` section: length, rates, numerics."""
+
+    batch_size: int = 32
+    """Examples of one step (one optimizer update), over all replicas and accumulation steps."""
+    steps: int | None = None
+    """Optimizer updates; give this or epochs."""
+    epochs: float | None = None
+    """Passes over the training examples; 3 where neither is given."""
+    learning_rate: float = 5e-5
+    """Peak learning rate."""
+    optimizer: Literal["adamw", "lamb"] = "adamw"
+    """adamw: no decay on biases and LayerNorm, bias correction; lamb: scales a matrix' step by its norm, for huge batches."""
+    schedule: Literal["linear", "cosine", "polynomial", "constant"] = "linear"
+    """How the learning rate falls after warm-up."""
+    schedule_power: float = 2.0
+    """The power of the polynomial schedule."""
+    warmup_ratio: float = 0.1
+    """Fraction of the steps in which the learning rate rises from 0 to its peak."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay on matrices."""
+    beta_1: float = 0.9
+    """Adam's decay of the first moment."""
+    beta_2: float = 0.999
+    """Adam's decay of the second moment."""
+    epsilon: float = 1e-6
+    """Adam's epsilon."""
+    layerwise_lr_decay: float = 1.0
+    """Each layer's learning rate is this factor times that of the layer above it (ELECTRA); 1.0 switches it off."""
+    max_gradient_norm: float = 1.0
+    """Gradients are clipped to this global norm; 0 switches clipping off."""
+    gradient_accumulation_steps: int = 1
+    """Micro-batches of one step; the result equals that of the whole batch at once."""
+    ema_decay: float = 0.0
+    """Above 0 (0.999 is usual): an exponential moving average of the weights is kept, evaluated and exported."""
+    precision: Precision = "float32"
+    """Type of matrix products; weights, LayerNorm and the loss stay float32, and so does softmax in training. float16 scales
+    the loss. auto: bfloat16 where its products are faster (measured on a CPU), else float32; the run saves the choice."""
+    jit_compile: bool | None = None
+    """Compile the whole step with XLA (always on TPU; impossible with several replicas elsewhere). null: the whole step on one
+    GPU, parts of it on a CPU."""
+    kernels: Literal["auto", "native", "xla"] = "auto"
+    """What computes the layers and AdamW on a CPU. native: C++ operations of this project, compiled for the processor; xla:
+    XLA's kernels between the matrix products of TensorFlow's library; auto: native where a compiler is present and its
+    products are fast enough. The run saves the choice. Evaluation and prediction treat native as auto."""
+    recompute_activations: bool = False
+    """Keep only each layer's input and compute the layer again in the backward pass: less memory, about a third slower."""
+    steps_per_execution: int = 1
+    """Steps in one call into TensorFlow; more steps cost less Python time, but logs and saves come only between calls."""
+    seed: int = 1
+    """Seed of the data order, dropout and new weights."""
+    deterministic_ops: bool = False
+    """Use only operations that give the same bits every time (slower on a GPU)."""
+    validate_every_steps: int | None = None
+    """Steps between validations; null: once per epoch."""
+    best_score: str | None = None
+    """The validation score that chooses the best checkpoint, higher is better, as macro.f1; null: the task's own."""
+    early_stopping_patience: int | None = None
+    """Stop after this many validations in a row without a better score; null: train all steps."""
+
+    def __post_init__(self):
+        check(
+            self.steps is None or self.epochs is None,
+            "epochs",
+            f"both train.steps={self.steps} and train.epochs={self.epochs} are given; keep one",
+        )
+        positive = ("batch_size", "steps", "epochs", "learning_rate", "gradient_accumulation_steps", "steps_per_execution")
+        needs_xla = self.kernels != "native" or not self.jit_compile
+        check(needs_xla, "kernels", "native kernels cannot run in a step that XLA compiles whole; set train.jit_compile=false")
+        for field in (*positive, "layerwise_lr_decay", "validate_every_steps", "early_stopping_patience", "epsilon"):
+            value = getattr(self, field)
+            check(value is None or value > 0, field, f"must be over 0, got {value}")
+        for field in ("warmup_ratio", "beta_1", "beta_2", "ema_decay"):
+            value = getattr(self, field)
+            check(0 <= value < 1, field, f"must be in [0, 1), got {value}")
+        for field in ("weight_decay", "max_gradient_norm"):
+            check(getattr(self, field) >= 0, field, f"must be 0 or more, got {getattr(self, field)}")
+
+    def total_steps(self, examples: int) -> int:
+        """Returns the number of updates for so many training examples."""
+        if self.steps is not None:
+            return self.steps
+        epochs = 3.0 if self.epochs is None else self.epochs
+        return max(round(epochs * examples / self.batch_size), 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """The `runtime` section: devices, checkpoints, logs."""
+
+    distribution: Literal["auto", "tpu", "mirrored", "multi_worker", "default"] = "auto"
+    """The devices. auto: the TPU that --tpu names, else a multi-worker cluster (TF_CONFIG), else all GPUs, else the CPU."""
+    tpu: str | None = None
+    """The TPU: its name, or local on a TPU VM. --tpu sets it."""
+    tpu_connect_seconds: int = 120
+    """How long to wait for a TPU before giving up."""
+    cpu_devices: int = 1
+    """Logical devices that the CPU is divided into, to try several replicas without GPUs."""
+    static_rows: int | None = None
+    """Packed rows of a replica's batch where XLA compiles the whole step, which then has one shape; null: from the lengths."""
+    checkpoint_every_steps: int = 1000
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """Checkpoints kept, besides the best."""
+    log_every_steps: int = 50
+    """Steps between log lines."""
+
+    def __post_init__(self):
+        for field in (
+            "checkpoint_every_steps",
+            "keep_checkpoints",
+            "log_every_steps",
+            "cpu_devices",
+            "tpu_connect_seconds",
+        ):
+            check(getattr(self, field) >= 1, field, f"must be 1 or more, got {getattr(self, field)}")
+        check(
+            self.static_rows is None or self.static_rows >= 1,
+            "static_rows",
+            f"must be 1 or more, got {self.static_rows}",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """The `export` section: what a SavedModel is made for."""
+
+    kernels: Literal["tensorflow", "native"] = "tensorflow"
+    """tensorflow: for any server; native: tokenizer and encoder are C++ operations of this project, several times as fast for
+    one text. A library compiled for the exporting machine's processor is stored in the export; a server loads it first."""
+
+
+def schema(task_name: str) -> config.Schema:
+    """Returns {section: dataclass} of a run of this task."""
+    return {
+        "task": task_module(task_name).Config,
+        "encoder": EncoderConfig,
+        "data": DataConfig,
+        "train": TrainConfig,
+        "runtime": RuntimeConfig,
+        "export": ExportConfig,
+    }
