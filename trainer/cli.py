@@ -44,6 +44,7 @@ COMMANDS = {
             "config": CONFIG,
             "set": SET,
             "recipes": "Lists the recipes that come with the project.",
+            "markdown": "Writes all keys as a page: docs/config.md is made with it.",
         },
         words="[SECTION]",
     ),
@@ -106,7 +107,7 @@ COMMANDS = {
         },
     ),
 }
-SWITCHES = ("input_only", "synthetic", "profile", "lowercase", "recipes")
+SWITCHES = ("input_only", "synthetic", "profile", "lowercase", "recipes", "markdown")
 LEAST = {"steps": 1, "size": 200, "unused": 0, "min_frequency": 1}  # flag → its lowest value
 PATHS = ("config", "workdir", "input", "output", "from", "encoder", "extend", "google_records")
 OUT_OF_MEMORY = (
@@ -144,6 +145,7 @@ class Options:
     synthetic: bool = False
     profile: bool = False
     recipes: bool = False
+    markdown: bool = False
     section: str | None = None
 
     def required(self, name: str) -> str:

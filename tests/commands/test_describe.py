@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from tests.conftest import ROOT
 from trainer import config
 from trainer.run import experiment
 
@@ -43,3 +44,9 @@ def test_recipes_are_listed_and_can_be_named(cli, tmp_path, monkeypatch):
     train = next(line.split(": ")[1] for line in out.splitlines() if line.startswith("  train:"))
     assert Path(train).is_file()
     assert "no recipe of that name; did you mean 'quickstart'?" in cli("describe", "--config=quikstart")[2]
+
+
+def test_the_page_of_all_keys_is_up_to_date(cli):
+    status, out, _ = cli("describe", "--markdown")
+    assert status == 0
+    assert out == (ROOT / "docs/config.md").read_text(encoding="utf8"), "run: bert-trainer describe --markdown > docs/config.md"

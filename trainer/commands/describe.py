@@ -13,7 +13,9 @@ from trainer.tasks import task_names
 
 def run(options: Options) -> None:
     """Prints the schema or one section of it, a config resolved, or the list of recipes."""
-    if options.recipes:
+    if options.markdown:
+        print("\n".join(page_lines()))
+    elif options.recipes:
         print("\n".join(recipe_lines()))
     elif options.config or options.set:
         print(config.dump(experiment.load(options.config, options.set).sections()), end="")
@@ -27,13 +29,42 @@ def section_lines(wanted: str | None = None) -> list[str]:
     Raises:
       UserError: no such section.
     """
-    sections = {name: (name, section, "") for name, section in schema(task_names()[0]).items() if name != "task"}
-    tasks = {name: ("task", schema(name)["task"], f"task.name={name}") for name in task_names()}
-    known = [*tasks, "task", *sections]
+    sections = all_sections()
+    known = list(dict.fromkeys([*sections, *(name for name, _, _ in sections.values())]))
     if wanted is not None and wanted not in known:
         raise UserError(f"no section {wanted!r}{suggestion(wanted, known)}; sections are {', '.join(known)}")
-    found = [about for name, about in (tasks | sections).items() if wanted in (None, name, about[0])]
+    found = [about for name, about in sections.items() if wanted in (None, name, about[0])]
     return [line for about in found for line in describe_section(*about)]
+
+
+def all_sections() -> dict[str, tuple[str, type, str]]:
+    """Returns {what `describe` calls it: (section name, dataclass, note)}: the tasks' sections first."""
+    sections = {name: (name, section, "") for name, section in schema(task_names()[0]).items() if name != "task"}
+    return {name: ("task", schema(name)["task"], f"task.name={name}") for name in task_names()} | sections
+
+
+def page_lines() -> list[str]:
+    """Returns all keys as a page in Markdown."""
+    lines = [
+        "# Config keys",
+        "",
+        "A config is a YAML file with these sections; `--set section.key=value` on the command line overrides it. This page",
+        "is the output of `bert-trainer describe --markdown`, and a test compares the two. `bert-trainer describe train` prints",
+        "one section, `bert-trainer describe --config=my.yaml` the values of a config.",
+    ]
+    for name, section, note in all_sections().values():
+        meaning = config.documentation(section)
+        lines += [
+            "",
+            f"## `{name}`{f' with `{note}`' if note else ''}",
+            "",
+            "| key | type | default | meaning |",
+            "|---|---|---|---|",
+        ]
+        for field, type_name, default in section_fields(section):
+            cells = (f"`{name}.{field}`", type_name, f"`{default}`", " ".join(meaning[field].split()))
+            lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return lines
 
 
 def describe_section(name: str, section: type, note: str = "") -> list[str]:
