@@ -48,9 +48,9 @@ def page_lines() -> list[str]:
     lines = [
         "# Config keys",
         "",
-        "A config is a YAML file with these sections; `--set section.key=value` on the command line overrides it. This page",
-        "is the output of `bert-trainer describe --markdown`, and a test compares the two. `bert-trainer describe train` prints",
-        "one section, `bert-trainer describe --config=my.yaml` the values of a config.",
+        "A config is a YAML file with these sections; `--set section.key=value` on the command line overrides it.",
+        "`bert-trainer describe train` prints one section, `bert-trainer describe --config=my.yaml` the values of a config.",
+        "This page is the output of `bert-trainer describe --markdown`; a test compares the two.",
     ]
     for name, section, note in all_sections().values():
         meaning = config.documentation(section)
