@@ -234,7 +234,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     if importlib.util.find_spec("matplotlib") is None:
-        parser.error("the plot needs matplotlib: pip install 'bert-trainer[bench]'")
+        parser.error("the plot needs matplotlib: pip install -e '.[bench]'")
     options.side = options.side or list(DEFAULT_SIDES)
     encoder = minilm_folder()
     kept = report.RESULTS / "speed.json"

@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=1e-4)
     options = parser.parse_args()
     if importlib.util.find_spec("matplotlib") is None:
-        parser.error("the plot needs matplotlib: pip install 'bert-trainer[bench]'")
+        parser.error("the plot needs matplotlib: pip install -e '.[bench]'")
     encoder = minilm_folder()
     with tempfile.TemporaryDirectory() as folder:
         case = case_with_test(options, encoder, Path(folder))

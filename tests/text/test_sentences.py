@@ -16,5 +16,7 @@ def test_sentences_of_two_languages():
 
 def test_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentencex", None)
-    with pytest.raises(UserError, match=r"needs the package sentencex: pip install 'bert-trainer\[pretraining\]'"):
+    with pytest.raises(
+        UserError, match=r"needs the package sentencex: in the project's folder, run: pip install -e '.\[pretraining\]'"
+    ):
         sentence_splitter("en")

@@ -5,6 +5,10 @@
 
 #include <unistd.h>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 #include <cstddef>
 #include <cstdlib>
 #include <iterator>
@@ -81,6 +85,10 @@ class Buffer {
     const auto taken = Kept::Get().Take(static_cast<size_t>(count) * sizeof(T));
     data_ = static_cast<T*>(taken.first);
     bytes_ = taken.second;
+#if defined(__SANITIZE_ADDRESS__)  // what is kept is larger than what was asked for: a read behind the end must not go unseen
+    ASAN_UNPOISON_MEMORY_REGION(data_, bytes_);
+    ASAN_POISON_MEMORY_REGION(data_ + count, bytes_ - static_cast<size_t>(count) * sizeof(T));
+#endif
   }
   Buffer(Buffer&& other) noexcept { *this = std::move(other); }
   Buffer& operator=(Buffer&& other) noexcept {
@@ -89,7 +97,11 @@ class Buffer {
     return *this;
   }
   ~Buffer() {
-    if (data_ != nullptr) Kept::Get().GiveBack(data_, bytes_);
+    if (data_ == nullptr) return;
+#if defined(__SANITIZE_ADDRESS__)
+    ASAN_UNPOISON_MEMORY_REGION(data_, bytes_);
+#endif
+    Kept::Get().GiveBack(data_, bytes_);
   }
 
   T* data() const { return data_; }

@@ -1,6 +1,6 @@
 // BERT's embeddings of tokens alone: the sum of three rows, LayerNorm, dropout; and backward.
 //
-// Devlin et al. 2019 (arXiv:1810.04805), section 3, as `trainer/models/forward.py` computes them.
+// Devlin et al. 2019 (arXiv:1810.04805), section 3, as `trainer/models/kernels/xla.py` computes them.
 
 #pragma once
 

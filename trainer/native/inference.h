@@ -1,6 +1,6 @@
 // BERT without dropout and without anything kept for gradients: embeddings and all layers, on tokens alone.
 //
-// Devlin et al. 2019 (arXiv:1810.04805), section 3, as `trainer/models/inference_forward.py` computes it. Letters as in arrays.h.
+// Devlin et al. 2019 (arXiv:1810.04805), section 3, as `trainer/models/kernels/inference.py` computes it. Letters as in arrays.h.
 
 #pragma once
 

@@ -1,6 +1,6 @@
 // One layer of BERT on packed rows, forward and backward. Letters as in arrays.h.
 //
-// Devlin et al. 2019 (arXiv:1810.04805), section 3, as `trainer/models/forward.py` computes it.
+// Devlin et al. 2019 (arXiv:1810.04805), section 3, as `trainer/models/kernels/xla.py` computes it.
 
 #pragma once
 

@@ -358,7 +358,7 @@ void MultiplyAll(long rows, long columns, long inner, const std::vector<Matrix<T
       CopyWords<Op>(rights[product * terms + term], inner, column, width, kPanel, panel.data() + term * of_term);
     }
     alignas(64) float sums[kTileRows * kPanel];
-    for (long row = blocks * part / parts * kBlockRows, done; row < end; row += done) {
+    for (long row = blocks * part / parts * kBlockRows, done = 0; row < end; row += done) {
       for (long term = 0; term < terms; ++term) {
         const LeftWords<Op, T>& left = words[term];
         done = MultiplyRows<Op, kVectors>(end - row, left.Row(row), left.row_stride(), left.inner_stride(),

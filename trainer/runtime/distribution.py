@@ -9,7 +9,7 @@ import threading
 
 import tensorflow as tf
 
-from trainer.errors import UserError
+from trainer.errors import UserError, install_hint
 from trainer.runtime.target import Target, machine_target
 
 TPU_DEVICE_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*")
@@ -140,9 +140,9 @@ def _mirrored(gpus: list[str], cpu_devices: int, why: str) -> Placement:
     if not gpus:
         if cpu_devices == 1:
             raise UserError(
-                "runtime.distribution=mirrored: TensorFlow sees no GPU here. With an NVIDIA GPU install the cuda extra "
-                "(pip install 'bert-trainer[cuda]') and check nvidia-smi; without one use runtime.distribution=default, "
-                "or runtime.cpu_devices=2 to try replicas on the CPU"
+                "runtime.distribution=mirrored: TensorFlow sees no GPU here. With an NVIDIA GPU check nvidia-smi and install "
+                f"the cuda extra ({install_hint('cuda')}); without one use runtime.distribution=default, or "
+                "runtime.cpu_devices=2 to try replicas on the CPU"
             )
         devices = [device.name for device in tf.config.list_logical_devices("CPU")[:cpu_devices]]
     what = f"{len(devices)} {'GPUs' if gpus else 'logical CPU devices'}"

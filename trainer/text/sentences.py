@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from trainer.errors import UserError
+from trainer.errors import UserError, install_hint
 
 
 def sentence_splitter(language: str) -> Callable[[str], Iterator[str]]:
@@ -20,8 +20,8 @@ def sentence_splitter(language: str) -> Callable[[str], Iterator[str]]:
         import sentencex
     except ImportError:
         raise UserError(
-            "task.split_sentences needs the package sentencex: pip install 'bert-trainer[pretraining]'; "
-            "or give a sentence a line and set task.split_sentences=false"
+            f"task.split_sentences needs the package sentencex: {install_hint('pretraining')}; "
+            "or write one sentence per line and set task.split_sentences=false"
         ) from None
 
     def split(text: str) -> Iterator[str]:
