@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Creates a Cloud TPU VM, installs Python and the right wheels, starts a training job, follows its log and deletes the VM.
 #
-#   ./run_tpu.sh --name=bert --zone=us-central2-b --type=v4-8 --workdir=gs://BUCKET/run1 --config=configs/quickstart.yaml
+#   ./run_tpu.sh --name=bert --zone=us-central2-b --type=v4-8 --workdir=gs://BUCKET/run1 --config=quickstart
 #
 # --dry-run prints every command instead of running it. docs/tpu.md says what of this was run and what was not.
 set -euo pipefail
@@ -12,7 +12,7 @@ sets=()
 
 usage() {
   cat <<'END'
-usage: run_tpu.sh --name=NAME --zone=ZONE --workdir=gs://BUCKET/RUN --config=PATH [options]
+usage: run_tpu.sh --name=NAME --zone=ZONE --workdir=gs://BUCKET/RUN --config=PATH|RECIPE [options]
   --type=v4-8                     the TPU's type and size
   --project=PROJECT               the Google Cloud project (default: gcloud's)
   --version=IMAGE                 the VM's runtime version (default: Google's base image for the type)
@@ -55,7 +55,8 @@ done
 [[ "${type##*-}" -le 8 ]] || fail "--type=$type has several hosts; this script drives one (v4-8, v5litepod-8, v5p-8, v6e-8)"
 [[ "$python" == uv || "$python" == deadsnakes ]] || fail "--python=$python is not one of uv, deadsnakes"
 here="$(cd "$(dirname "$0")" && pwd)"
-[[ -f "$config" ]] || fail "--config: no file $config"
+[[ -f "$config" || ! -f "$here/configs/$config.yaml" ]] || config="$here/configs/$config.yaml"
+[[ -f "$config" ]] || fail "--config: no file $config, and no recipe of that name in $here/configs"
 full="$(cd "$(dirname "$config")" && pwd)/$(basename "$config")"
 [[ "$full" == "$here"/* ]] || fail "--config: $config is outside of $here, which is what the VM gets; copy it there"
 config="${full#"$here"/}"

@@ -10,7 +10,7 @@ from trainer.run.tokenizer import find_tokenizer
 
 def job_of(config_file, tmp_path, *sets):
     resolved = experiment.load(str(config_file), ["task.class_names=[negative, positive]", *sets])
-    (tmp_path / "records").mkdir()
+    (tmp_path / "records").mkdir(exist_ok=True)
     return SplitJob(resolved, "train", str(tmp_path / "records"), resolved.build_task(find_tokenizer(resolved)), {})
 
 

@@ -87,7 +87,13 @@ SIZES = {
     "vocab_size": 1,
 }
 SAMPLE = "configs/tiny/sotu"
-SHORT = ("train.steps=12", "train.batch_size=8", "data.max_seq_length=48", "runtime.checkpoint_every_steps=5")
+SHORT = (
+    "train.precision=float32",
+    "train.steps=12",
+    "train.batch_size=8",
+    "data.max_seq_length=48",
+    "runtime.checkpoint_every_steps=5",
+)
 
 
 def given(folder, *more):
