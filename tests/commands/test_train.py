@@ -336,3 +336,56 @@ def test_a_run_goes_on_with_its_own_records_only(cli, config_file, tmp_path):
         file.write("one more,positive\n")
     status, _, error = cli(*command)
     assert status == 1 and f"{tmp_path}/run began with other records than those in {tmp_path}/run/records" in error
+
+
+def test_a_step_that_xla_compiles_whole_is_compiled_once(config_file, tmp_path):
+    """XLA writes a file for each program that it compiles: after the first epoch and validation there is no new one."""
+    script = f"""
+import os, sys
+from trainer.commands import train
+from tests.conftest import run_cli
+counts, original = {{}}, train.TrainingRhythm.on_train_batch_end
+def count(rhythm, batch, logs=None):
+    original(rhythm, batch, logs)
+    counts[batch + 1] = len(os.listdir({str(tmp_path / "programs")!r}))
+train.TrainingRhythm.on_train_batch_end = count
+keys = ["train.jit_compile=true", "train.steps=32", "data.validation={tmp_path}/validation.csv", "train.ema_decay=0.9"]
+assert run_cli("train", "--config={config_file}", "--workdir={tmp_path}/run", *[f"--set={{key}}" for key in keys]) == 0
+print(counts[8], counts[32])
+"""
+    environment = subprocess_environment(XLA_FLAGS=f"--xla_dump_to={tmp_path}/programs", BERT_TRAINER_CACHE="")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "one shape for XLA: " in done.stderr and "validation at step 32" in done.stderr
+    first, last = map(int, done.stdout.split()[-2:])
+    assert 0 < first == last, "after the first epoch, its validation included, nothing was compiled"
+
+
+def test_a_share_for_validation_early_stopping_and_a_named_score(cli, config_file, tmp_path):
+    run = f"--workdir={tmp_path}/run"
+    keys = ("data.validation=25%", "train.best_score=macro.f1", "train.early_stopping_patience=2", "train.steps=400")
+    keys = (*keys, "train.validate_every_steps=4", "train.learning_rate=1e-9", "train.warmup_ratio=0")
+    status, _, log = cli("train", f"--config={config_file}", run, *[f"--set={key}" for key in keys])
+    assert status == 0, log
+    assert "stopped early at step 12 of 400: no better macro.f1 in 2 validations (train.early_stopping_patience)" in log
+    best = json.loads((tmp_path / "run/checkpoints/best.json").read_text())
+    assert best["score_name"] == "macro.f1" and best["step"] == 4
+    status, _, log = cli("train", run)
+    assert status == 0 and "step 12 of 400" in log, "a resume of a run that stopped early does not train on"
+    status, out, _ = cli("evaluate", run)
+    assert status == 0 and "split: validation" in out
+    scores = json.loads((tmp_path / "run/evaluation/validation.json").read_text())
+    assert scores["macro"]["f1"] == pytest.approx(best["score"]) and scores["examples"] < 32
+
+
+def test_the_home_folder_and_characters_that_checkpoints_cannot_have(cli, config_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/train.csv").write_text((tmp_path / "train.csv").read_text())
+    assert cli("prepare", f"--config={config_file}", "--workdir=~/run", "--set=data.train=~/train.csv")[0] == 0
+    assert (tmp_path / "home/run/records/manifest.json").exists() and not (tmp_path / "~").exists()
+    for name in ("run[1]", "run*", "run?"):
+        status, _, error = cli("train", f"--config={config_file}", f"--workdir={tmp_path}/{name}")
+        assert status == 1 and "TensorFlow cannot read checkpoints from such a path; choose a path without" in error
+        assert not (tmp_path / name).exists()

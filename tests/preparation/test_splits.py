@@ -39,6 +39,28 @@ def test_the_manifest_counts(resolved, tokenizer, tmp_path):
     assert sum(shard["examples"] for shard in train["shards"]) == 64
 
 
+def test_texts_that_were_cut_are_counted_and_told(resolved, tokenizer, tmp_path, caplog):
+    train = prepare(resolved, tokenizer, tmp_path, max_seq_length=16).splits["train"]
+    texts = [row.values["text"] for row in resolved.rows("train")]
+    lengths = [len(tokenizer.encode(text)) + 2 for text in texts]
+    assert train["truncated"] == sum(length > 16 for length in lengths) > 0
+    assert train["longest_text"] == max(lengths) and train["longest"] == 16
+    share = 100 * train["truncated"] / 64
+    assert f"{train['truncated']} of 64 texts ({share:.1f}%) are longer than data.max_seq_length=16 and were cut" in caplog.text
+    caplog.clear()
+    assert prepare(resolved, tokenizer, tmp_path / "whole", max_seq_length=512).splits["train"]["truncated"] == 0
+    assert "were cut" not in caplog.text
+
+
+def test_a_share_of_the_training_rows(resolved, tokenizer, tmp_path):
+    splits = prepare(resolved, tokenizer, tmp_path, validation="25%", test="10%").splits
+    counts = {name: split["examples"] for name, split in splits.items()}
+    assert sum(counts.values()) == 64 and 12 <= counts["validation"] <= 20 and 4 <= counts["test"] <= 9
+    again = prepare(resolved, tokenizer, tmp_path / "again", validation="25%", test="10%").splits
+    digests = [[[shard["sha256"] for shard in split["shards"]] for split in made.values()] for made in (splits, again)]
+    assert digests[0] == digests[1]
+
+
 def test_an_interrupted_preparation_leaves_no_shard(resolved, tokenizer, tmp_path, monkeypatch):
     class Stop(BaseException):
         pass
