@@ -15,7 +15,7 @@ help:
 	@echo "make quickstart   fine-tune, evaluate, predict, export: the whole job on the sample (about 5 minutes)"
 	echo "make test         the default test suite (about 9 minutes on two cores)"
 	echo "make test-slow    the tests that take minutes each"
-	echo "make bench        training, preparation, inference beside their peers, growth (about an hour; DATA=../shared/data)"
+	echo "make bench        training, preparation, inference and their peers, growth (about an hour; DATA=../shared/data)"
 	echo "make lint         ruff, mypy, shellcheck"
 	echo "make format       ruff format"
 	echo "make clean        remove .venv and the quick start's workdir; other runs stay"

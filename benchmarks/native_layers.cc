@@ -1,4 +1,4 @@
-// Six layers of MiniLM's size by our own operations, without TensorFlow around them: milliseconds of the forward and the
+// Six layers of MiniLM's size by the native kernels, without TensorFlow around them: milliseconds of the forward and the
 // backward pass, and the rate of their products. For work on trainer/native, where a step is too coarse a measure.
 //
 //     c++ -std=c++17 -O3 -march=native -mprefer-vector-width=512 -fno-math-errno -fno-trapping-math -pthread

@@ -31,7 +31,7 @@ ROW_ID = {"row_id": Feature("int32", "example")}  # which row, in source order, 
 
 
 def check_example(example: Example, spec: FeatureSpec, max_seq_length: int) -> None:
-    """Raises UserError where an example is not what the spec says: a task's mistake, told before it is written."""
+    """Raises UserError where an example is not what the spec says: a task's mistake, found before it is written."""
     if set(example) != set(spec):
         raise UserError(f"the task gave features {sorted(example)}, but its features() declare {sorted(spec)}")
     length = len(example["input_ids"])

@@ -1,6 +1,6 @@
 """The Python API, for notebooks and programs: `trainer.load(workdir)` and `trainer.train(config, workdir)`.
 
-It calls the same functions as the commands, which gives it its layer beside the command line.
+It calls the same functions as the commands, so it is on the layer of the command line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Texts = str | Sequence[str] | Mapping[str, Any]
 
 
 class Run:
-    """A trained run, read from its workdir alone; the model is restored once.
+    """A trained run, read from its workdir; the model is restored once.
 
     Args:
       workdir: of the run, local or remote.
@@ -102,7 +102,7 @@ def train(config: str | None, workdir: str, overrides: Sequence[str] = ()) -> Ru
     """Trains, or resumes the run in the workdir; returns the trained run.
 
     Args:
-      config: a YAML file or the name of a recipe; None takes the overrides alone.
+      config: a YAML file or the name of a recipe; None takes only the overrides.
       workdir: the run's folder.
       overrides: changes of config keys, as ["train.epochs=1"].
 

@@ -35,7 +35,7 @@ def test_synthetic_data_is_never_waited_for(cli, config_file, tmp_path):
 
 def test_the_input_pipeline_alone(cli, config_file, tmp_path):
     out, found = figures(cli, config_file, tmp_path / "w", "--input-only", "--set=runtime.cpu_devices=2")
-    assert found["tokens_per_second"] > 0 and "input pipeline alone, 4 batches" in out
+    assert found["tokens_per_second"] > 0 and "only the input pipeline, 4 batches" in out
 
 
 def test_nothing_is_left_without_a_workdir(cli, config_file, tmp_path, monkeypatch):
@@ -49,7 +49,7 @@ def test_wrong_calls_are_told(cli, config_file):
     status, _, error = cli("benchmark")
     assert status == 1 and "--config is needed" in error
     status, _, error = cli("benchmark", f"--config={config_file}", "--input_only", "--synthetic")
-    assert status == 1 and "--input_only measures the pipeline alone: it goes with neither --synthetic nor --profile" in error
+    assert status == 1 and "--input_only measures only the pipeline; it cannot be combined with --synthetic or --profile" in error
     status, _, error = cli("benchmark", f"--config={config_file}", "--set=data.train=null")
     assert status == 1 and "data.train is not given" in error
     validation = [f"--set=data.records_dir={config_file.parent}/one", "--set=data.train=null"]

@@ -81,7 +81,7 @@ def test_unequal_classes_get_weights(cli, tmp_path):
             "a,b\n" + "".join(f"x{i},y{i}\n" for i in range(40)),
             "no column looks like a label (2 to 8 different values in 40 rows)",
         ),
-        ("label\n" + "a\nb\n" * 20, "no column of text beside the label"),
+        ("label\n" + "a\nb\n" * 20, "no column of text besides the label"),
     ],
 )
 def test_files_without_text_or_label_are_told(cli, tmp_path, content, message):

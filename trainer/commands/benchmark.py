@@ -29,7 +29,7 @@ TRACED_STEPS = 3
 def run(options: Options) -> None:
     """Measures the steps of a run that is not kept; prints the figures and, with --workdir, writes benchmark.json there."""
     if options.input_only and (options.synthetic or options.profile):
-        raise UserError("--input_only measures the pipeline alone: it goes with neither --synthetic nor --profile")
+        raise UserError("--input_only measures only the pipeline; it cannot be combined with --synthetic or --profile")
     asked = experiment.load(options.required("config"), options.set, options.tpu)
     asked.data.require_train()
     placement = assembly.place(asked)
@@ -155,7 +155,7 @@ def _lines(figures: dict[str, Any]) -> list[str]:
     """Returns the figures for people."""
     if figures["what"] == "input":
         return [
-            f"input pipeline alone, {figures['steps']} batches: {figures['seconds_per_step'] * 1e3:,.1f} ms a batch, "
+            f"only the input pipeline, {figures['steps']} batches: {figures['seconds_per_step'] * 1e3:,.1f} ms a batch, "
             f"{figures['tokens_per_second']:,.0f} tokens/s"
         ]
     low, high = min(figures["seconds_of_each_step"]), max(figures["seconds_of_each_step"])

@@ -21,7 +21,7 @@ from trainer.text.graph_limits import problem_with
 
 log = logging.getLogger(__name__)
 COMPARED_TEXTS = 32
-# Shapes and characters that a tokenizer can get wrong, compared beside the run's own rows.
+# Shapes and characters that a tokenizer can get wrong, compared in addition to the run's own rows.
 HARD_TEXTS = (
     "",
     "x",

@@ -106,7 +106,7 @@ def _text_columns(rows: list[dict], columns: list[str]) -> tuple[str, ...]:
     """The column with a text's name, two that end in 1 and 2 (or a and b), else the longest."""
     textual = [column for column in columns if all(isinstance(row.get(column, ""), str) for row in rows[:100])]
     if not textual:
-        raise UserError(f"--from: no column of text beside the label; the columns are {', '.join(map(repr, columns))}")
+        raise UserError(f"--from: no column of text besides the label; the columns are {', '.join(map(repr, columns))}")
     for first, second in itertools.permutations(textual, 2):
         if first[:-1] == second[:-1] and (first[-1:], second[-1:]) in (("1", "2"), ("a", "b"), ("A", "B")):
             return first, second

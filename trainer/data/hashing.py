@@ -1,4 +1,4 @@
-"""A hash of integers as operations of a graph: random bits that are a function of their place alone."""
+"""A hash of integers as operations of a graph: random bits that are a function of their place only."""
 
 import tensorflow as tf
 

@@ -41,7 +41,7 @@ class Holdout:
           rows: all rows of data.train.
           fractions: {split: fraction}.
           text_columns: hashed.
-          label: the column of the class; None chooses by the hash alone, for corpora.
+          label: the column of the class; None chooses by the hash only, for corpora.
 
         Raises:
           UserError: a split would hold no row at all.

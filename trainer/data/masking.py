@@ -1,6 +1,6 @@
 """Masking for masked language modelling, in the graph of the input pipeline.
 
-A mask is a function of (seed, the example's position in the training stream, the token's place) alone: another one in each
+A mask is a function of (seed, the example's position in the training stream, the token's place): another one in each
 epoch, the same one in a resumed run. How many tokens, and what becomes of them, is as in google-research/bert's
 `create_pretraining_data.py` (`create_masked_lm_predictions`): exactly round(length · rate), at least one; of these 80 %
 become [MASK], 10 % a random token, 10 % stay.

@@ -1,6 +1,6 @@
 """Packing: several examples in one batch row, each with its own segment and positions from zero.
 
-All of it is graph operations, so that it runs on any host of a TPU pod and beside the training step, without Python.
+All of it is graph operations, so that it runs on any host of a TPU pod and in parallel to the training step, without Python.
 Source of the idea: Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination" (arXiv:2107.02027).
 """
 

@@ -1,7 +1,7 @@
 """The tf.data pipeline: records in a seeded order → packed batches.
 
-The order of a training stream is a function of the seed alone, epochs following each other without a gap, and every
-step takes exactly `batch_size` examples of it. So the stream's position is one number, and a resumed run goes on with
+The order of a training stream is a function of the seed, epochs following each other without a gap, and every
+step takes exactly `batch_size` examples of it. So the stream's position is one number, and a resumed run continues with
 the example that comes next.
 """
 
@@ -89,7 +89,7 @@ Features = dict[str, tf.RaggedTensor | tf.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class BatchWork:
-    """What a task does to batches in the pipeline, beside packing.
+    """What a task does to batches in the pipeline, besides packing.
 
     Attributes:
       vary: changes parsed features (int32 [examples, (tokens)], [examples]), given each example's position in the stream

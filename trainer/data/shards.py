@@ -86,7 +86,7 @@ def write_corpus_shard(
 
 
 def progress_path(folder: str, split: str) -> str:
-    """Returns where a corpus' finished shards are told of, until the manifest tells of them."""
+    """Returns the file that lists a corpus' finished shards until there is a manifest."""
     return files.join(folder, f"{split}-progress.json")
 
 

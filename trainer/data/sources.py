@@ -371,7 +371,7 @@ def _read_tfds(source: str, key: str) -> Iterator[Row]:
 
     try:
         dataset, info = tfds.load(name, split=split, with_info=True)
-    except Exception as error:  # tfds raises its own and TensorFlow's errors alike; each is told in one line
+    except Exception as error:  # tfds raises its own and TensorFlow's errors; the message needs one line of them
         raise UserError(f"{key}: {source} could not be loaded: {str(error).strip().splitlines()[0]}") from error
     names = {key: feature.int2str for key, feature in info.features.items() if hasattr(feature, "int2str")}
     for number, example in enumerate(tfds.as_numpy(dataset), start=1):

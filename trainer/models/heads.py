@@ -40,7 +40,7 @@ class PretrainingHeads(keras.layers.Layer):
       has_pairs: whether there is a head for pairs.
 
     Call:
-      masked: dtype [batch, P, hidden], the encoder's output at the masked tokens, and there alone.
+      masked: dtype [batch, P, hidden], the encoder's output at the masked tokens only.
       pooled: dtype [batch, K, hidden], the pooled outputs, where there are pairs.
 
     Returns:

@@ -1,4 +1,4 @@
-"""An encoder's config read, its weights loaded, and what became of each of them told."""
+"""Reads an encoder's config, loads its weights, and reports what became of each weight."""
 
 import dataclasses
 import fnmatch
@@ -85,7 +85,7 @@ def load_encoder_weights(
       encoder: takes the weights.
       folder: see `checkpoint_formats.read_weights`.
       allow_missing: patterns of variables that the file may lack, as "pooler/*".
-      head: variables beside the encoder's that take their weights too, where the file has them.
+      head: other variables that take their weights too, where the file has them.
       extend: fits the weights to more words or positions than they were trained for.
       checkpoint: the prefix of the checkpoint in the folder, where one is named.
 

@@ -162,7 +162,7 @@ def _read_legacy(content: IO[bytes]) -> dict[str, np.ndarray]:
 
 
 class _StorageNoting(_Unpickler):
-    """Notes the type of each storage, which in the older format stands in the pickle alone."""
+    """Notes the type of each storage, which only the pickle has in the older format."""
 
     def __init__(self, file: IO[bytes]):
         super().__init__(file)

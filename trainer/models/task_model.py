@@ -20,7 +20,7 @@ class Objective(Protocol):
 
     @property
     def logged(self) -> Sequence[str]:
-        """Of the parts ("<part>_loss") and measures, those that are reported beside the loss."""
+        """Of the parts ("<part>_loss") and measures, those that are reported with the loss."""
 
     def loss_weights(self, batch: Batch) -> Tensors:
         """Returns the weights of each part's losses."""
@@ -64,7 +64,7 @@ class TaskModel(keras.Model):
 
     @property
     def step_means(self) -> tuple[str, ...]:
-        """The names of the means that a step reports: the loss, and what the task wants logged beside it."""
+        """The names of the means that a step reports: the loss, and what else the task logs."""
         return ("loss", *self._objective.logged)
 
     def make_train_function(self, force: bool = False) -> Callable[[Iterator], dict[str, tf.Tensor]]:

@@ -1,4 +1,4 @@
-// BERT's embeddings of tokens alone: the sum of three rows, LayerNorm, dropout; and backward.
+// BERT's embeddings of tokens without padding: the sum of three rows, LayerNorm, dropout; and backward.
 //
 // Devlin et al. 2019 (arXiv:1810.04805), section 3, as `trainer/models/kernels/xla.py` computes them.
 

@@ -1,4 +1,4 @@
-// BERT without dropout and without anything kept for gradients: embeddings and all layers, on tokens alone.
+// BERT without dropout and without anything kept for gradients: embeddings and all layers, on tokens without padding.
 //
 // Devlin et al. 2019 (arXiv:1810.04805), section 3, as `trainer/models/kernels/inference.py` computes it. Letters as in arrays.h.
 
@@ -153,7 +153,7 @@ void ServeSegments(LayerShape shape, const Request& request, const Tokens& token
   for (size_t layer = 0; layer + 1 < layers.size(); ++layer) {
     ServeLayer(shape, layers[layer], segments, hidden.data(), hidden.data(), hidden.data());
   }
-  // The last layer: queries and all that follows for the tokens that are read alone.
+  // The last layer: queries and all that follows only for the tokens that are read.
   Buffer<float> reading, output;
   float *from = hidden.data(), *to = hidden.data();
   if (static_cast<long>(read.size()) < shape.length) {

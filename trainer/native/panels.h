@@ -85,7 +85,7 @@ void MultiplyPanels(long rows, long columns, long inner, const float* left, cons
     const long end = std::min(rows, blocks * (part + 1) / parts * kTileRows), width = std::min(kPanel, columns - column);
     alignas(64) float sums[kTileRows * kPanel];
     for (long row = blocks * part / parts * kTileRows, done = 0; row < end; row += done) {
-      // Tiles of like height, as 5 + 4 + 4: one row alone would wait for its panel as long as four do.
+      // Tiles of like height, as 5 + 4 + 4: a single row would wait for its panel as long as four do.
       const long tiles = (end - row + kTileRows - 1) / kTileRows, height = (end - row + tiles - 1) / tiles;
       done = MultiplyRows<Op, kVectors>(height, left + row * inner, inner, Op::kElements, panel, kStored, words, false, sums, kPanel);
       finish(Tile{product, row, done, column, width, sums});

@@ -79,7 +79,7 @@ Matrix<T> RowMajor(const T* data, long columns) {
 template <typename Op, int rows, int vectors>
 inline void MultiplyTile(const typename Op::Left* left, long row_stride, long inner_stride, const typename Op::Right* right,
                          long right_stride, long inner, bool adds, float* out, long out_stride) {
-  constexpr int kBases = rows == 6 ? 2 : 1, kEach = rows / kBases;  // an address reaches three rows by its index alone
+  constexpr int kBases = rows == 6 ? 2 : 1, kEach = rows / kBases;  // an address reaches three rows by its index
   const typename Op::Left* bases[kBases];
 #pragma GCC unroll 2
   for (int base = 0; base < kBases; ++base) bases[base] = left + kEach * base * row_stride;
@@ -140,7 +140,7 @@ inline long MultiplyRows(long rows_left, const typename Op::Left* left, long row
   }
 }
 
-// out = left times right on this thread alone, for the small matrices of attention.
+// out = left times right on this thread only, for the small matrices of attention.
 // Columns of `right` and `out` are rounded up to whole vectors: both are that wide, `right` filled with any numbers.
 inline void MultiplyHere(long rows, long columns, long inner, const float* left, long row_stride, long inner_stride,
                          const float* right, long right_stride, float* out, long out_stride) {

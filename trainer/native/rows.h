@@ -33,7 +33,7 @@ void Normalize(long rows, long width, float epsilon, const float* gamma, const f
 }
 
 // Adds up numbers of all rows: calls work(begin, end, sums) for blocks of rows, `sums` float [out.size(), width] for it to add to.
-// The blocks depend on the number of rows alone, and so does the order in which they are added up.
+// The blocks depend only on the number of rows, and so does the order in which they are added up.
 template <typename Work>
 void SumOverRows(long rows, long width, const std::vector<float*>& out, const Work& work) {
   const long each = std::max(kRowsEach, rows / 32), blocks = std::max(1L, (rows + each - 1) / each);

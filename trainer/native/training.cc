@@ -109,7 +109,7 @@ class EmbeddingsBackwardKernel : public Kernel {
   float rate_ = 0.0f;
 };
 
-// Ids are of tokens alone, [tokens]; `seed` is dropout's, [2].
+// Ids are of tokens without padding, [tokens]; `seed` is dropout's, [2].
 REGISTER_OP("BertEmbeddings")
     .Attr("T: {float, bfloat16}")
     .Attr("epsilon: float")

@@ -86,7 +86,7 @@ def _prepared(chunk: NumberedChunk, task: Task) -> tuple[int, tuple[int, Chunk]]
 
 
 def _written(gathered: tuple[int, Iterable[tuple[int, Chunk]]], folder: str, split: str) -> int:
-    """Writes a shard, and beside it what the main program is to know of it."""
+    """Writes a shard, and a file with what the main program needs to know about it."""
     shard, chunks = gathered
     in_order = [chunk for _, chunk in sorted(chunks, key=lambda numbered: numbered[0])]
     entry = write_corpus_shard(folder, split, shard, *shard_of(in_order))

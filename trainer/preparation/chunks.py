@@ -97,7 +97,7 @@ class Totals:
 
 @dataclasses.dataclass
 class Chunk:
-    """What a worker made of some rows: serialized examples, and what is told of them."""
+    """What a worker made from some rows: serialized examples and their totals."""
 
     records: list[bytes]
     totals: Totals
@@ -121,7 +121,7 @@ def chunked(rows: Iterable[NumberedRow], is_corpus: bool) -> Iterator[list[Numbe
 def _chunked_by_size(rows: Iterable[NumberedRow]) -> Iterator[list[NumberedRow]]:
     """Yields chunks of two documents at least, for each needs another for its random segments; a short rest joins the last.
 
-    A document that is longer than the largest chunk stands alone.
+    A document that is longer than the largest chunk is a chunk by itself.
     """
     complete: list[NumberedRow] = []
     chunk: list[NumberedRow] = []
@@ -177,7 +177,7 @@ def _work(name: str, chunk: list[NumberedRow]) -> Chunk:
 
 
 def prepare_chunk(task: Task, name: str, chunk: list[NumberedRow]) -> Chunk:
-    """Turns a chunk's rows into records; a function of the task, the name and the rows alone."""
+    """Turns a chunk's rows into records; a function of the task, the name and the rows only."""
     spec = task.features()
     counted = [name for name, feature in spec.items() if feature.per == "example" and name != "row_id"]
     records: list[bytes] = []

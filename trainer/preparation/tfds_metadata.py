@@ -1,4 +1,4 @@
-"""The files beside the manifest that make a records folder a TensorFlow dataset: `tfds.builder_from_directory` reads them."""
+"""The files that make a records folder a TensorFlow dataset: `tfds.builder_from_directory` reads them."""
 
 from trainer import files
 from trainer.data.records import Manifest

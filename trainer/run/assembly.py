@@ -204,7 +204,7 @@ def store_of(workdir: str, experiment: Experiment) -> CheckpointStore:
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A finished or half-finished run, read back from its workdir alone."""
+    """A finished or half-finished run, read back from its workdir."""
 
     experiment: Experiment
     tokenizer: Tokenizer

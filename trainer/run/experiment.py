@@ -120,7 +120,7 @@ def find_config(config_path: str) -> str:
 def load(config_path: str | None, overrides: Sequence[str] = (), tpu: str | None = None) -> Experiment:
     """Loads a config: dataclass defaults, then the file or recipe, then `--set`.
 
-    A relative path in the file is looked for beside the file first, then in the current folder.
+    A relative path in the file is looked up in the file's folder first, then in the current folder.
 
     Raises:
       UserError: no such file, or anything in it that cannot be.
@@ -151,7 +151,7 @@ def _with_paths(experiment: Experiment, changed) -> Experiment:
 
 
 def _found(value: str, folder: str) -> str:
-    """Returns a path as it is to be opened: with the home folder for `~`, and beside the config file if it exists there."""
+    """Returns a path to open: with the home folder for `~`, and in the config file's folder if it exists there."""
     value = files.expand_home(value)
     if not folder or files.is_remote(value) or is_share(value) or ":" in value or os.path.isabs(value):
         return value

@@ -28,7 +28,7 @@ class BatchRunner:
     Args:
       model: the task's.
       strategy: the run's; with several workers each runs all of the batches on its own devices.
-      spec: the task's features; its example-level ones are handed back beside the outputs.
+      spec: the task's features; its example-level ones are returned with the outputs.
       reduce: turns a batch and the model's outputs into what is handed back, [rows, K, ...]; None leaves them as they are.
     """
 

@@ -45,7 +45,7 @@ class CheckpointStore:
         self.folder, self._keep = folder, keep
 
     def has_latest(self) -> bool:
-        """Returns whether a checkpoint to go on from was ever finished here."""
+        """Returns whether a checkpoint to resume from was ever finished here."""
         return files.exists(files.join(self.folder, "latest.json"))
 
     def save(self, step: int, variables: Variables, state: Mapping[str, Any]) -> str:
@@ -59,7 +59,7 @@ class CheckpointStore:
         return files.join(self.folder, name)
 
     def save_best(self, step: int, variables: Variables, state: Mapping[str, Any]) -> None:
-        """Writes the weights of the best model so far; the one before goes once this one is whole."""
+        """Writes the weights of the best model so far; the one before is removed once this one is complete."""
         name = f"best-{step:08d}"
         self._write(name, variables, {**state, "step": step}, "best.json")
         for entry in files.list_dir(self.folder):
@@ -107,7 +107,7 @@ class CheckpointStore:
         """Restores the latest checkpoint that is whole.
 
         Returns:
-          Its state, or None where there is none to go on from.
+          Its state, or None if there is no checkpoint to resume from.
 
         Raises:
           UserError: checkpoints are there, and not one is whole; or they are of another model.

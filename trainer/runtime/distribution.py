@@ -23,7 +23,7 @@ class Placement:
       strategy: the tf.distribute strategy.
       kind: "tpu", "mirrored", "multi_worker" or "default".
       reason: one line for the log: what was chosen and why.
-      worker, workers: this process among those that feed data; (0, 1) alone.
+      worker, workers: this process among those that feed data; (0, 1) for one process.
     """
 
     strategy: tf.distribute.Strategy
@@ -56,7 +56,7 @@ class Placement:
 
 
 def worker_index() -> int:
-    """Returns this process's number among TF_CONFIG's workers; 0 alone. Starts nothing."""
+    """Returns this process's number among TF_CONFIG's workers; 0 without a cluster. Starts nothing."""
     try:
         return _place_in_cluster(os.environ["TF_CONFIG"])[0]
     except (KeyError, ValueError, TypeError):

@@ -142,7 +142,7 @@ def training_line(step: int, total_steps: int, means: dict[str, float], values: 
 
     Args:
       step, total_steps: where the run is.
-      means: the loss, and what the task has logged beside it.
+      means: the loss, and the other values that the task logs.
       values: the learning rate, and what `Meter.lap` gives.
     """
     shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())

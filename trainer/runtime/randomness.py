@@ -86,7 +86,7 @@ def random_bits(seed: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
 
 
 def drop(values: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
-    """Drops values at `rate` and scales the rest by 1 / (1 - rate): a function of the seed (int32 [2]) alone."""
+    """Drops values at `rate` and scales the rest by 1 / (1 - rate): a function of only the seed (int32 [2])."""
     if rate == 0.0:
         return values
     kept = random_bits(seed, tf.shape(values)) >= tf.constant(math.floor(rate * 2**32), tf.uint32)

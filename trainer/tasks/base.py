@@ -102,7 +102,7 @@ class Task(abc.ABC):
 
     @property
     def logged(self) -> Sequence[str]:
-        """Of the parts ("<part>_loss") and measures of the loss, those that a log line tells beside it."""
+        """Of the parts ("<part>_loss") and measures of the loss, those that a log line shows, too."""
         return ()
 
     @classmethod
@@ -151,7 +151,7 @@ class Task(abc.ABC):
                     yield number, example
 
     def remarks(self, split: Mapping[str, Any]) -> list[str]:
-        """Returns what its user should know of a prepared split (its part of the manifest), beside its numbers."""
+        """Returns what its user should know of a prepared split (its part of the manifest), in addition to its numbers."""
         return []
 
     def made_from(self) -> dict[str, Any]:
@@ -236,7 +236,7 @@ class Task(abc.ABC):
         return False
 
     def head_flops_per_token(self, bert_config: BertConfig) -> float:
-        """Returns the model FLOPs of the head in a training step, a token, where they matter beside the encoder's."""
+        """Returns the model FLOPs of the head in a training step, per token, where they matter compared with the encoder's."""
         return 0.0
 
     def labels_asset(self) -> Sequence[str] | None:

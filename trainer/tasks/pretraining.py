@@ -1,4 +1,4 @@
-"""Pre-training: masked tokens, with next sentence prediction (BERT), sentence order (ALBERT), or alone (RoBERTa)."""
+"""Pre-training: masked tokens, with next sentence prediction (BERT), sentence order (ALBERT), or neither (RoBERTa)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from trainer.models.task_model import TaskModel
 
 MASKS_PREDICTED = 32  # [MASK] tokens of a text to be filled, at most
-CONTINUES = 1 << 24  # beside a token's id while sequences are made: it belongs to the word of the token before it
+CONTINUES = 1 << 24  # added to a token's id while sequences are made: it belongs to the word of the token before it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Config(base.TaskConfig):
     name: str = "pretraining"
     """Which task: the name of a file in trainer/tasks."""
     sentence_objective: SentenceObjective = "nsp"
-    """Beside masked tokens: nsp, does the second part follow (BERT); sop, is the order right (ALBERT); none (RoBERTa)."""
+    """The second objective. nsp: does the second part follow (BERT); sop: is the order right (ALBERT); none (RoBERTa)."""
     random_next_prob: float = 0.5
     """Share of pairs whose second part comes from another document (nsp) or that are swapped (sop)."""
     short_seq_prob: float = 0.1
@@ -54,7 +54,7 @@ class Config(base.TaskConfig):
     language: str = "en"
     """The language of the text, an ISO 639 code, for sentence splitting."""
     keep_long_segments: bool = True
-    """A line or sentence longer than a sequence goes on in the next ones; false drops the rest, as Google's script does."""
+    """A line or sentence longer than a sequence continues in the next ones; false drops the rest, as Google's script does."""
     dupe_factor: int = 1
     """How often the corpus is cut into sequences, each time at other places. Masks are drawn anew in each epoch anyway."""
     sequence_seed: int = 12345
@@ -68,7 +68,7 @@ class Config(base.TaskConfig):
     random_token_prob: float = 0.1
     """Of the predicted tokens, the share that is replaced by a random token; the rest stays as it is."""
     max_predictions: int = 0
-    """Tokens of a sequence that are predicted, at most; 0: no limit beside the rate."""
+    """The most predicted tokens per sequence; 0: no limit but masked_lm_prob."""
     max_ngram: int = 3
     """With masking=ngram, the most words masked as one."""
     segmented_words: bool = False
@@ -78,9 +78,9 @@ class Config(base.TaskConfig):
     sampling_exponent: float = 1.0
     """With a file for each language: one of n examples is drawn in proportion to n to this power. 0.7 is usual, 1: as it is."""
     languages: tuple[str, ...] = ()
-    """With a sampling_exponent, the files that are told apart. Empty: learned from data.train and saved with the run."""
+    """With a sampling_exponent, the files, one per language. Empty: learned from data.train and saved with the run."""
     predicted_tokens: int = 5
-    """predict: tokens told for each [MASK], the most probable first."""
+    """predict: the number of tokens given for each [MASK], the most probable first."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -97,7 +97,7 @@ class InGraphTokenizer(tf.Module):
         return tf.cond(in_order, lambda: points, lambda: tf.gather(points, tf.argsort(key, stable=True)))
 
     def _split_into_ids(self, points: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Splits code points into words, each punctuation mark alone, and words into pieces.
+        """Splits code points into words, each punctuation mark a word of its own, and words into pieces.
 
         Returns:
           (int32 [tokens] ids, int64 [tokens] the text of each).

@@ -1,4 +1,4 @@
-"""Segments of documents → the sequences that BERT is pre-trained on: pairs for NSP and SOP, full sentences for MLM alone.
+"""Segments of documents → the sequences that BERT is pre-trained on: pairs for NSP and SOP, full sentences for MLM only.
 
 A segment is a sentence, or a line, as token ids. The pairs are those of google-research/bert's
 `create_pretraining_data.py` (`create_instances_from_document`), with its faults mended: a "random" next segment never comes
@@ -28,7 +28,7 @@ class SequenceRecipe:
       max_seq_length: tokens of a sequence, [CLS] and [SEP] included.
       short_seq_prob: the share of sequences that are made shorter, of a random length.
       random_next_prob: of "nsp", the share of pairs whose second part comes from elsewhere; of "sop", the swapped share.
-      keep_long_segments: a segment longer than a sequence goes on in further sequences; False drops what does not fit, as
+      keep_long_segments: a segment longer than a sequence continues in the next sequences; False drops what does not fit, as
         Google's script does.
     """
 

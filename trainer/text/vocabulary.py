@@ -80,7 +80,7 @@ def _alphabet(texts: Iterable[str], normalizer: BertNormalizer, lowercase: bool,
 
 
 def _is_ideograph(character: str) -> bool:
-    """Whether BERT makes a word of the character alone (google-research/bert's tokenization.py, `_is_chinese_char`)."""
+    """Whether BERT makes this single character a word (google-research/bert's tokenization.py, `_is_chinese_char`)."""
     return 0x3400 <= ord(character) <= 0x9FFF or 0xF900 <= ord(character) <= 0xFAFF or 0x20000 <= ord(character) <= 0x2FA1F
 
 

@@ -14,7 +14,7 @@ class IdsOfWords(dict):
 
     Args:
       backend: gives the ids.
-      lowercase: whether it lower-cases, where WordPiece alone may do plain words; None: all go through the whole tokenizer.
+      lowercase: whether it lower-cases, where WordPiece may do plain words; None: all go through the whole tokenizer.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, lowercase: bool | None):
