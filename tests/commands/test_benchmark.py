@@ -49,7 +49,9 @@ def test_wrong_calls_are_told(cli, config_file):
     status, _, error = cli("benchmark")
     assert status == 1 and "--config is needed" in error
     status, _, error = cli("benchmark", f"--config={config_file}", "--input_only", "--synthetic")
-    assert status == 1 and "--input_only measures only the pipeline; it cannot be combined with --synthetic or --profile" in error
+    assert (
+        status == 1 and "--input_only measures only the pipeline; it cannot be combined with --synthetic or --profile" in error
+    )
     status, _, error = cli("benchmark", f"--config={config_file}", "--set=data.train=null")
     assert status == 1 and "data.train is not given" in error
     validation = [f"--set=data.records_dir={config_file.parent}/one", "--set=data.train=null"]

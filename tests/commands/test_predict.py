@@ -135,3 +135,15 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(cli, finished_
         "predict", f"--workdir={finished_run}", f"--input={tmp_path}/in.csv", f"--output={tmp_path}/file/o.jsonl"
     )
     assert status == 1 and "cannot be written: " in error and "choose another place with --output" in error
+
+
+def test_two_sources_of_one_name_have_a_file_each(cli, run_copy, tmp_path):
+    outs = []
+    for name in ("a/x.csv", "b/x.csv", "a/x.tsv", "a/x.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"text\nof {name}\n")
+        status, out, _ = cli("predict", f"--workdir={run_copy}", f"--input={tmp_path}/{name}")
+        assert status == 0
+        outs.append(out.strip().rpartition("/")[2])
+    assert outs == ["x.jsonl", "x-2.jsonl", "x-3.jsonl", "x.jsonl"]
+    assert json.loads((run_copy / "predictions/x-2.jsonl").read_text())["text"] == "of b/x.csv"

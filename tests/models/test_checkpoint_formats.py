@@ -263,6 +263,12 @@ def test_shards(tmp_path, expected):
         read_weights(str(tmp_path), CONFIG)
 
 
+def test_shards_of_other_formats(tmp_path, encoder, expected):
+    encoder.model.save_pretrained(tmp_path, safe_serialization=False, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("tf_model-*.h5"))) > 1
+    assert_reads(tmp_path, expected, "tf_model.h5.index.json")
+
+
 def test_of_several_checkpoints_the_named_one(tmp_path):
     variable = tf.Variable([0.0])
     for step in (0, 1000, 20000):

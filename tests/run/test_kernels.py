@@ -11,7 +11,7 @@ from trainer.models.kernels.native import NativeKernels
 from trainer.models.kernels.native_library import NativeLibrary
 from trainer.models.kernels.xla import XlaKernels
 from trainer.run import experiment, kernels
-from trainer.run.schema import TrainConfig
+from trainer.run.schema import ExportConfig, TrainConfig
 from trainer.runtime.distribution import Placement
 
 
@@ -193,3 +193,13 @@ def test_an_export_holds_its_weights_unless_they_are_too_large(native_inference)
         assert found.kernels.name == name and found.library is None
     found = kernels.for_export(load("export.kernels=native").export, BertConfig(), "float32", 1 << 40)
     assert found.kernels.name == "native export" and found.library.exists()
+
+
+def test_an_export_that_is_not_possible_is_known_before_training(native_inference):
+    native = ExportConfig(kernels="native")
+    assert kernels.export_problem(native, tiny_config(), "float32") is None
+    problem = kernels.export_problem(native, tiny_config(hidden_act="relu"), "float32")
+    assert problem.startswith("export.kernels=native: ") and problem.endswith("export.kernels=tensorflow works everywhere")
+    assert kernels.export_problem(ExportConfig(), tiny_config(hidden_act="relu"), "float32") is None
+    with pytest.raises(UserError, match="export.kernels=native: "):
+        kernels.for_export(native, tiny_config(hidden_act="relu"), "float32", 0)

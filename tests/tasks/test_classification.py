@@ -73,7 +73,7 @@ def test_one_class_however_it_is_written():
     same = {"1": [1, 1.0, "1", np.int64(1), np.float32(1)], "true": [True, "true", "True", "TRUE", np.bool_(True)]}
     for name, values in same.items():
         assert {label_text(value) for value in values} == {name}
-    assert label_text(1.5) == "1.5" and label_text("01") == "01" and label_text("1.0") == "1.0"
+    assert label_text(b"gut") == "gut" and label_text(1.5) == "1.5" and label_text("01") == "01" and label_text("1.0") == "1.0"
 
 
 @given(st.permutations(["1", "01", "001", "-1", "1.0", "2", "10", "a", "A"]))

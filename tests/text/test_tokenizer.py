@@ -234,6 +234,14 @@ def test_odd_vocabulary_files_are_read_as_transformers_reads_them(tmp_path, line
         assert ours.encode(text) == reference(text, add_special_tokens=False)["input_ids"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_vocabulary_saved_by_an_editor(tmp_path, encoding):
+    folder = encoder_folder(tmp_path / "encoder", {"tokenizer_config.json": {}})
+    expected = load_tokenizer(str(folder))
+    (folder / "vocab.txt").write_bytes((folder / "vocab.txt").read_text().encode(encoding))
+    assert load_tokenizer(str(folder)).tokens() == expected.tokens() and expected.pad_id == 0
+
+
 @pytest.mark.parametrize("converted", [False, True])
 @pytest.mark.parametrize("lowercase", [False, True])
 def test_lowercase_changes_nothing_else(tmp_path, converted, lowercase):

@@ -18,6 +18,7 @@ from trainer.tasks.base import Task
 
 log = logging.getLogger(__name__)
 ROWS_AT_A_TIME = 4096
+SOURCES_FILE = "sources.json"  # {file of predictions: what it was made of}
 BYTE_ORDER_MARK = "\ufeff"
 
 
@@ -57,15 +58,32 @@ def run(options: Options) -> int:
 
 def _target(output: str | None, workdir: str, source: str) -> str:
     """Returns where the predictions go; a folder gets a file that is named after the input."""
-    name = f"{file_stem(source)}.jsonl"
+    if output == "-" or (output is None and source == "-"):
+        return "-"
     if output is None:
-        return "-" if source == "-" else files.join(workdir, "predictions", name)
-    is_folder = output != "-" and (output.endswith("/") or files.is_dir(output))
-    return files.join(output, name) if is_folder else output
+        return _target_in(files.join(workdir, "predictions"), source)
+    return _target_in(output, source) if output.endswith("/") or files.is_dir(output) else output
+
+
+def _target_in(folder: str, source: str) -> str:
+    """Returns a file of the folder that no other source has: a/x.csv and b/x.csv get x.jsonl and x-2.jsonl, each time."""
+    path, full = files.join(folder, SOURCES_FILE), files.absolute(source)
+    source_of = files.read_json_object(path) if files.exists(path) else {}
+    stem = file_stem(source)
+    names = itertools.chain([f"{stem}.jsonl"], (f"{stem}-{number}.jsonl" for number in itertools.count(2)))
+    name = next(name for name in names if source_of.get(name, full) == full)
+    if name not in source_of:
+        try:
+            files.write_json(path, {**source_of, name: full})
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be written: {error.strerror or error}; choose another place with --output"
+            ) from None
+    return files.join(folder, name)
 
 
 def file_stem(source: str) -> str:
-    """Returns a name for what is made of a source: its own without the format's ending, so that two sources have two names.
+    """Returns a name for what is made of a source: its own without the format's ending.
 
     >>> file_stem("data/reviews.2024.csv.gz"), file_stem("tfds:glue/sst2:test"), file_stem("-")
     ('reviews.2024', 'sst2_test', 'input')

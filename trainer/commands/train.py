@@ -103,9 +103,7 @@ def _train(
     start_up: StartUp,
 ) -> int:
     # Records
-    problem = problem_with(tokenizer)
-    if problem:
-        log.warning("an export of this run will take token ids, not strings: %s", problem)
+    _tell_what_an_export_lacks(resolved, tokenizer, bert_config)
     manifest = _records(resolved, workdir, tokenizer, placement)
     _check_validated(resolved, manifest)
     total_steps = resolved.train.total_steps(manifest.splits["train"]["examples"])
@@ -159,6 +157,16 @@ def _train(
         rhythm = TrainingRhythm(run_state, runner, signals, one_shape=step.whole)
         model.fit(batches, epochs=1, steps_per_epoch=remaining, callbacks=[rhythm], verbose=0)
     return rhythm.finish()
+
+
+def _tell_what_an_export_lacks(resolved: Experiment, tokenizer: Tokenizer, bert_config: BertConfig) -> None:
+    """Logs, before the training, what would otherwise be found out after it."""
+    problem = problem_with(tokenizer)
+    if problem:
+        log.warning("an export of this run will take token ids, not strings: %s", problem)
+    problem = kernels.export_problem(resolved.export, bert_config, resolved.train.precision)
+    if problem:
+        log.warning("an export of this run is not possible on this machine: %s", problem)
 
 
 def _has_stopped_early(state: dict[str, Any] | None, resolved: Experiment) -> bool:

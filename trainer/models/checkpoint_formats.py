@@ -122,7 +122,8 @@ def _read_shards(path: str) -> Iterator[tuple[str, np.ndarray]]:
         shard = files.join(folder, name)
         if not files.exists(shard):
             raise UserError(f"{path}: the shard {name} that it names is missing; fetch all files of the model")
-        yield from (_read_safetensors if name.endswith(".safetensors") else _read_pytorch)(shard)
+        endings = {".safetensors": _read_safetensors, ".h5": _read_h5}
+        yield from next((read for ending, read in endings.items() if name.endswith(ending)), _read_pytorch)(shard)
 
 
 def _unwrapped(name: str) -> str:
@@ -293,6 +294,7 @@ _READERS: dict[str, Callable[[str], Iterator[tuple[str, np.ndarray]]]] = {
     "model.safetensors": _read_safetensors,
     "model.safetensors.index.json": _read_shards,
     "tf_model.h5": _read_h5,
+    "tf_model.h5.index.json": _read_shards,
     "pytorch_model.bin": _read_pytorch,
     "pytorch_model.bin.index.json": _read_shards,
 }

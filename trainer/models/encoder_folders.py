@@ -10,7 +10,7 @@ HUB_FILES = ("config.json", *TOKENIZER_FILES)
 HUB_WEIGHTS = (
     # The same weights again and again: the first kind that is there is fetched
     ("model.safetensors", "model*.safetensors", "model.safetensors.index.json"),
-    ("tf_model.h5",),
+    ("tf_model.h5", "tf_model*.h5", "tf_model.h5.index.json"),
     ("pytorch_model.bin", "pytorch_model*.bin", "pytorch_model.bin.index.json"),
 )
 REGISTRY_PACKAGES = {

@@ -206,6 +206,9 @@ def for_export(export: ExportConfig, bert_config: BertConfig, precision: str, we
     Raises:
       UserError: native operations cannot compute this model, or are not available here.
     """
+    problem = export_problem(export, bert_config, precision)
+    if problem:
+        raise UserError(problem)
     if export.kernels == "tensorflow":
         kernels = ExportKernels() if weights_bytes <= MAX_HELD_BYTES else XlaKernels()
         return ServingKernels(kernels, GraphInputs, None)
@@ -213,10 +216,17 @@ def for_export(export: ExportConfig, bert_config: BertConfig, precision: str, we
     from trainer.models.kernels.native_library import library
     from trainer.serving.native_inputs import NativeInputs
 
-    problem = NativeExportKernels.unfit(bert_config, precision)
-    if problem:
-        raise UserError(f"export.kernels=native: {problem}; export.kernels=tensorflow works everywhere")
     return ServingKernels(NativeExportKernels(), NativeInputs, library("inference").path)
+
+
+def export_problem(export: ExportConfig, bert_config: BertConfig, precision: str) -> str | None:
+    """Returns why an export with these kernels is not possible on this machine, or None; known before training."""
+    if export.kernels == "tensorflow":
+        return None
+    from trainer.models.kernels.native_inference import NativeExportKernels
+
+    problem = NativeExportKernels.unfit(bert_config, precision)
+    return f"export.kernels=native: {problem}; export.kernels=tensorflow works everywhere" if problem else None
 
 
 def _with_train(experiment: Experiment, **changes) -> Experiment:

@@ -81,6 +81,8 @@ def label_text(value: Any) -> str | None:
     ('true', 'true', '2', None, 'spam')
     """
     value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bytes):
+        value = value.decode("utf8", "backslashreplace")  # a binary column of a parquet file
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, float) and value.is_integer():

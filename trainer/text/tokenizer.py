@@ -222,6 +222,7 @@ def load_tokenizer(folder: str, lowercase: bool | None = None) -> Tokenizer:
             files.copy(files.join(folder, name), files.join(local, name))
         if "vocab.txt" in names:
             vocabulary = files.read_text(files.join(folder, "vocab.txt"))  # names the file where it is no UTF-8
+            files.write_text(files.join(local, "vocab.txt"), vocabulary)  # without a byte-order mark, as editors add it
             if stated is None and "tokenizer.json" not in names:
                 lowercase = guessed_lowercase(vocabulary.splitlines()) if lowercase is None else lowercase
         tokenizer = _from_transformers(local, folder, stated)
