@@ -65,6 +65,14 @@ def test_other_delimiters(tmp_path):
     assert read(path, delimiter=";")[0].values == {"text": "a; b", "label": "x"}
 
 
+def test_another_delimiter_is_suspected(tmp_path, caplog):
+    read(write(tmp_path, "a.csv", "text;label\na;x\n"))
+    assert "a.csv: one column only, 'text;label'; if ';' separates columns, set data.delimiter" in caplog.text
+    caplog.clear()
+    read(write(tmp_path, "b.csv", "text\na;x\n"))
+    assert not caplog.text
+
+
 def test_files_without_header(tmp_path):
     path = write(tmp_path, "sms.tsv", "ham\tGo on\nspam\tWin!\n")
     rows = read(path, column_names=("label", "text"))

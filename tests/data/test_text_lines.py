@@ -46,3 +46,18 @@ def test_damaged_files_name_themselves(tmp_path):
     for path, message in ((cut, "cut short or damaged"), (none, "it is no gzip file"), (broken, "cut short or damaged")):
         with pytest.raises(UserError, match=f"{path}: .*{message}"):
             list(read_lines(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (b"PK\x03\x04", "no text but a zip archive or an Excel file"),
+        (b"\xd0\xcf\x11\xe0", "an Excel file"),
+        (b"PAR1", "set data.format=parquet"),
+        (b"\x1f\x8b", "let its name end in .gz"),
+    ],
+)
+def test_what_is_no_text_is_named(tmp_path, start, message):
+    (tmp_path / "a.csv").write_bytes(start + b"rest")
+    with pytest.raises(UserError, match=f"a.csv: this is .*{message}"):
+        read_whole(str(tmp_path / "a.csv"))

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import itertools
 import json
+import logging
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from trainer import files
 from trainer.data.text_lines import bad_byte, read_lines, read_whole, shown
 from trainer.errors import UserError, suggestion
 
+log = logging.getLogger(__name__)
 csv.field_size_limit(1 << 30)
 MAX_LINES_PER_CSV_ROW = 1000  # a quote that stays open longer was never meant to be one
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*$', re.IGNORECASE)  # Excel's first line, which names the delimiter
@@ -165,6 +167,9 @@ def _read_csv(path: str, source_format: SourceFormat) -> Iterator[Row | Rejected
             yield Rejected(path, line, fields, content)
         elif not columns:
             columns = _header(path, line, fields)
+            other = next((mark for mark in ";\t|," if len(columns) == 1 and mark in columns[0]), None)
+            if other:
+                log.warning("%s: one column only, %r; if %r separates columns, set data.delimiter", path, columns[0], other)
         elif fields == [] or fields == [""] and len(columns) > 1:
             continue  # a blank line holds no row
         elif problem := bad_byte(content):

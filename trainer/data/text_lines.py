@@ -21,6 +21,13 @@ MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 HEAD_BYTES = 4096
+OTHER_KINDS = (
+    # What files that are no text begin with → what they are, and what to do
+    (b"PK\x03\x04", "a zip archive or an Excel file (.xlsx); save the table as csv"),
+    (b"\xd0\xcf\x11\xe0", "an Excel file (.xls); save the table as csv"),
+    (b"PAR1", "a parquet file; set data.format=parquet"),
+    (b"\x1f\x8b", "packed with gzip; let its name end in .gz"),
+)
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # Python's "surrogateescape" for a byte that the encoding does not have
 
 
@@ -48,12 +55,15 @@ def encoding_of(path: str, encoding: str = "auto") -> str:
     """Returns the encoding to read a file with.
 
     Raises:
-      UserError: it looks like UTF-16 or UTF-32, and has no byte-order mark; or it is damaged.
+      UserError: it is no text; or it looks like UTF-16 and has no byte-order mark; or it is damaged.
     """
     if encoding != "auto":
         return encoding
     with _damage_explained(path), _unpacked(path) as raw:
         head = raw.read(HEAD_BYTES)
+    for start, kind in OTHER_KINDS:
+        if head.startswith(start):
+            raise UserError(f"{path}: this is no text but {kind}")
     for mark, name in MARKS:
         if head.startswith(mark):
             return name
