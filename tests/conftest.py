@@ -120,14 +120,19 @@ def write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
 @pytest.fixture
 def config_file(tmp_path, tiny_encoder, reviews) -> Path:
     """A config that trains the tiny encoder on 64 real sentences in seconds."""
-    write_csv(tmp_path / "train.csv", reviews[:64])
-    write_csv(tmp_path / "validation.csv", reviews[64:96])
-    path = tmp_path / "config.yaml"
+    return write_config(tmp_path, tiny_encoder, reviews)
+
+
+def write_config(folder: Path, encoder: Path, rows: list[dict[str, str]]) -> Path:
+    """Writes a config, with its training and validation rows, into a folder; returns its path."""
+    write_csv(folder / "train.csv", rows[:64])
+    write_csv(folder / "validation.csv", rows[64:96])
+    path = folder / "config.yaml"
     path.write_text(
         f"""
 task: {{name: classification}}
-encoder: {{init_from: {tiny_encoder}}}
-data: {{train: {tmp_path}/train.csv, validation: {tmp_path}/validation.csv, max_seq_length: 64, max_examples_per_row: 4}}
+encoder: {{init_from: {encoder}}}
+data: {{train: {folder}/train.csv, validation: {folder}/validation.csv, max_seq_length: 64, max_examples_per_row: 4}}
 train: {{batch_size: 8, steps: 12, learning_rate: 1e-3}}
 runtime: {{log_every_steps: 4, checkpoint_every_steps: 5}}
 """

@@ -1,7 +1,6 @@
 import json
 import shutil
 
-from tests.conftest import write_csv
 from tests.serving.conftest import exported, exported_run  # noqa: F401  fixtures
 
 
@@ -21,14 +20,11 @@ def test_rows_that_are_gone_do_not_stop_an_export(cli, run_copy, monkeypatch):
     assert "equals the model on 6 texts" in log
 
 
-def test_a_class_name_with_a_line_break_is_one_line(cli, config_file, tmp_path, reviews):
-    names = {"negative": "bad\nnews", "positive": "good"}
-    write_csv(tmp_path / "rows.csv", [row | {"label": names[row["label"]]} for row in reviews[:32]])
-    run, rows = f"--workdir={tmp_path}/run", [f"--set=data.{split}={tmp_path}/rows.csv" for split in ("train", "validation")]
-    assert cli("train", f"--config={config_file}", run, *rows, "--set=train.steps=2")[0] == 0
-    assert cli("export", run)[0] == 0
-    assert (tmp_path / "run/exports/1/assets/labels.txt").read_text().splitlines() == ["bad\\nnews", "good"]
-    assert json.loads((tmp_path / "run/huggingface/config.json").read_text())["id2label"]["0"] == "bad\nnews"
+def test_a_class_name_with_a_line_break_is_one_line(cli, run_copy):
+    names = json.dumps(["bad\nnews", "good"])
+    assert cli("export", f"--workdir={run_copy}", f"--set=task.class_names={names}")[0] == 0
+    assert (run_copy / "exports/1/assets/labels.txt").read_text().splitlines() == ["bad\\nnews", "good"]
+    assert json.loads((run_copy / "huggingface/config.json").read_text())["id2label"]["0"] == "bad\nnews"
 
 
 def test_a_tokenizer_that_no_graph_reproduces_is_told_before_training(cli, config_file, tmp_path, tiny_encoder):

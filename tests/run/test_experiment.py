@@ -43,7 +43,9 @@ def test_steps_or_epochs():
     assert load("train.epochs=2", "train.batch_size=10").train.total_steps(100) == 20
     assert load("train.batch_size=10").train.total_steps(100) == 30
     assert load("train.epochs=0.01", "train.batch_size=10").train.total_steps(10) == 1
-    with pytest.raises(UserError, match="train.epochs: both train.steps=1 and train.epochs=1.0 are given; keep one"):
+    with pytest.raises(
+        UserError, match="train.epochs: both train.steps=1 and train.epochs=1.0 are given; set one of them to null"
+    ):
         load("train.steps=1", "train.epochs=1")
 
 

@@ -34,6 +34,11 @@ class TestPairOfTextsManyClasses(TaskContract):
         {"first": a, "second": b, "kind": x if x == y else "mixed"}
         for (a, x), (b, y) in zip(SENTENCES, SENTENCES[2:] + SENTENCES[:2], strict=True)
     ]
+
+    @pytest.mark.slow  # dropout does not depend on what this class adds
+    def test_two_seeded_runs_are_identical_with_dropout(self, task):
+        super().test_two_seeded_runs_are_identical_with_dropout(task)
+
     rows[1] = {**rows[1], "second": SENTENCES[2][0], "kind": "mixed"}
 
 
@@ -41,6 +46,10 @@ class TestMeanPooling(TaskContract):
     name = "classification"
     config = {"class_names": ("bad", "good"), "pooling": "mean", "head_dropout_rate": 0.0}
     rows = [{"text": text, "label": label} for text, label in SENTENCES]
+
+    @pytest.mark.slow  # dropout does not depend on what this class adds
+    def test_two_seeded_runs_are_identical_with_dropout(self, task):
+        super().test_two_seeded_runs_are_identical_with_dropout(task)
 
 
 def task_of(tokenizer, **config):

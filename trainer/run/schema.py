@@ -262,7 +262,7 @@ class TrainConfig:
         check(
             self.steps is None or self.epochs is None,
             "epochs",
-            f"both train.steps={self.steps} and train.epochs={self.epochs} are given; keep one",
+            f"both train.steps={self.steps} and train.epochs={self.epochs} are given; set one of them to null",
         )
         positive = ("batch_size", "steps", "epochs", "learning_rate", "gradient_accumulation_steps", "steps_per_execution")
         needs_xla = self.kernels != "native" or not self.jit_compile

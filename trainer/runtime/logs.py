@@ -47,6 +47,8 @@ class MetricsLog:
             self._lines.append(line)
             if time.monotonic() - self._written > REMOTE_SECONDS:
                 self.flush()
+        if kind == "start":  # no curve: in TensorBoard it would only stand before the others
+            return
         with self._writer.as_default(step=step):
             for name, value in values.items():
                 if isinstance(value, (int, float)):
