@@ -18,15 +18,30 @@ constexpr long kLanes = 8;
 constexpr long kLanes = 4;
 #endif
 
-// May alias: memory is read as vectors, and TensorFlow's bfloat16 as ours.
-typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
+typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
 
-struct __attribute__((may_alias)) BFloat16 {
+// Memory of any type read and written as a vector. (A vector type that may alias would be shorter, and products in bfloat16
+// a third slower: GCC then takes less care of its registers.)
+inline Vector LoadVector(const void* memory) {
+  Vector vector;
+  std::memcpy(&vector, memory, sizeof vector);
+  return vector;
+}
+
+inline void StoreVector(Vector vector, void* memory) { std::memcpy(memory, &vector, sizeof vector); }
+
+// TensorFlow's bfloat16. All of this library reads and writes such memory as this type, or by memcpy, never as another type.
+struct BFloat16 {
   uint16_t bits;
 };
 
-// Two bfloat16 of memory, read at once.
-typedef uint32_t BFloat16Pair __attribute__((may_alias, aligned(4)));
+typedef uint32_t BFloat16Pair;  // two bfloat16 of memory; read by LoadPair
+
+inline BFloat16Pair LoadPair(const void* memory) {
+  BFloat16Pair pair;
+  std::memcpy(&pair, memory, sizeof pair);
+  return pair;
+}
 
 inline float FromBits(uint32_t bits) {
   float value;
@@ -103,9 +118,9 @@ inline float SumOf(long size, const Value& value) {
 
 // The highest of `size` numbers, a multiple of kLanes.
 inline float HighestOf(long size, const float* numbers) {
-  Vector highest = *reinterpret_cast<const Vector*>(numbers);
+  Vector highest = LoadVector(numbers);
   for (long j = kLanes; j < size; j += kLanes) {
-    const Vector more = *reinterpret_cast<const Vector*>(numbers + j);
+    const Vector more = LoadVector(numbers + j);
     highest = more > highest ? more : highest;  // the compiler does not make this of a loop over floats
   }
   float parts[kLanes];

@@ -28,10 +28,10 @@ struct WidenedPair {
   static constexpr int kSteps = 2;
   typedef float Left;
   typedef BFloat16Pair Right;
-  typedef uint32_t Bits __attribute__((vector_size(sizeof(Vector)), aligned(4), may_alias));
+  typedef uint32_t Bits __attribute__((vector_size(sizeof(Vector)), aligned(4)));
   static Vector Spread(const Left* word, int step) { return word[step] - Vector{}; }
   static Vector Columns(const Right* words, int step) {
-    const Bits bits = *reinterpret_cast<const Bits*>(words);
+    const Bits bits = reinterpret_cast<Bits>(LoadVector(words));
     const Bits widened = step == 0 ? bits << 16 : bits & 0xFFFF0000u;  // the first of a pair lies in the lower half
     return reinterpret_cast<Vector>(widened);
   }

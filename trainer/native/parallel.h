@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -85,7 +86,13 @@ class Pool {
   static constexpr int kSpins = 4000;  // some 50 microseconds: the next job of a layer comes sooner than a thread wakes up
 
   explicit Pool(long threads) {
-    for (long i = 1; i < threads; ++i) workers_.emplace_back([this] { Work(); });
+    for (long i = 1; i < threads; ++i) {
+      try {
+        workers_.emplace_back([this] { Work(); });
+      } catch (const std::system_error&) {
+        return;  // the system gives no more threads: those that are there do the work
+      }
+    }
   }
 
   static std::atomic<long>& TensorFlowThreads() {

@@ -39,7 +39,7 @@ struct FloatWord {
   static constexpr int kSteps = 1;
   typedef float Word, Left, Right;
   static Vector Spread(const Left* word, int) { return *word - Vector{}; }
-  static Vector Columns(const Right* words, int) { return *reinterpret_cast<const Vector*>(words); }
+  static Vector Columns(const Right* words, int) { return LoadVector(words); }
   static Vector Add(Vector sum, Vector left, Vector right) { return sum + left * right; }
 };
 
@@ -50,9 +50,9 @@ struct BFloat16Word {
   static constexpr int kSteps = 1;
   typedef BFloat16Pair Word, Left, Right;
   static Vector Spread(const Left* word, int) {
-    return reinterpret_cast<Vector>(_mm512_set1_epi32(static_cast<int>(*word)));
+    return reinterpret_cast<Vector>(_mm512_set1_epi32(static_cast<int>(LoadPair(word))));
   }
-  static Vector Columns(const Right* words, int) { return *reinterpret_cast<const Vector*>(words); }
+  static Vector Columns(const Right* words, int) { return LoadVector(words); }
   static Vector Add(Vector sum, Vector left, Vector right) {
     return reinterpret_cast<Vector>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(left),
                                                      reinterpret_cast<__m512bh>(right)));
@@ -88,7 +88,7 @@ inline void MultiplyTile(const typename Op::Left* left, long row_stride, long in
 #pragma GCC unroll 6
     for (int row = 0; row < rows; ++row) {
 #pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) sums[row][v] = *reinterpret_cast<const Vector*>(out + row * out_stride + v * kLanes);
+      for (int v = 0; v < vectors; ++v) sums[row][v] = LoadVector(out + row * out_stride + v * kLanes);
     }
   }
 #pragma GCC unroll 2
@@ -117,7 +117,7 @@ inline void MultiplyTile(const typename Op::Left* left, long row_stride, long in
 #pragma GCC unroll 6
   for (int row = 0; row < rows; ++row) {
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) *reinterpret_cast<Vector*>(out + row * out_stride + v * kLanes) = sums[row][v];
+    for (int v = 0; v < vectors; ++v) StoreVector(sums[row][v], out + row * out_stride + v * kLanes);
   }
 }
 

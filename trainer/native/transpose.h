@@ -40,10 +40,10 @@ inline void TransposeSquare(Vector* square) {
 inline void CopySquareTransposed(const float* from, long from_stride, float* to, long to_stride) {
   Vector square[kLanes];
 #pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) square[i] = *reinterpret_cast<const Vector*>(from + i * from_stride);
+  for (int i = 0; i < kLanes; ++i) square[i] = LoadVector(from + i * from_stride);
   TransposeSquare(square);
 #pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) *reinterpret_cast<Vector*>(to + i * to_stride) = square[i];
+  for (int i = 0; i < kLanes; ++i) StoreVector(square[i], to + i * to_stride);
 }
 #else
 constexpr bool kHasShuffles = false;

@@ -83,14 +83,14 @@ def test_a_second_process_finds_what_the_first_compiled(native, tmp_path, monkey
     told = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
     assert "compiling operations of training for this processor, once" in told[0] and "compiling" not in told[1]
     assert all("compiled for this processor" in text for text in told)
-    assert len(list((tmp_path / "native").iterdir())) == 1, "nothing half made is left"
+    assert len(list((tmp_path / "native").iterdir())) == 2, "the library and the lock: nothing half made is left"
     (tmp_path / "training.cc").write_text("int nothing() { return 1; }\n")
     again = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "compiling" in again, "other sources are another library"
 
 
 @pytest.mark.parametrize("name", ["training", "inference"])
-@pytest.mark.parametrize("march", ["native", "x86-64-v3", "x86-64"])
+@pytest.mark.parametrize("march", ["native", *(pytest.param(m, marks=pytest.mark.slow) for m in ("x86-64-v3", "x86-64"))])
 def test_the_sources_compile_without_a_warning(native, march, name):
     """For this processor, for one with vectors of eight numbers, and for any."""
     if march != "native" and platform.machine() != "x86_64":
@@ -129,6 +129,16 @@ def test_a_compiler_that_cannot_compile_them_is_told(monkeypatch, tmp_path, capl
     found = anew()
     assert found.operations is None
     assert found.reason == f"{broken} cannot compile them (--verbose shows its messages)" and "no such option" in caplog.text
+
+
+def test_a_file_that_cannot_be_loaded_is_told(native, monkeypatch):
+    def refuse(path):
+        raise tf.errors.NotFoundError(None, None, f"{path}: failed to map segment from shared object\nmore")
+
+    monkeypatch.setattr(native_module.tf, "load_op_library", refuse)
+    found = anew()
+    assert found.operations is None and found.reason.endswith("cannot be loaded: " + found.reason.rpartition("loaded: ")[2])
+    assert "failed to map segment" in found.reason and "more" not in found.reason
 
 
 def test_a_folder_that_cannot_be_written_is_told(monkeypatch, tmp_path):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import tensorflow as tf
 
-MEASURED_SIZE, MEASUREMENTS = 768, 5  # rows and columns of the measured product, some milliseconds each; how often
+MEASURED_SIZE, MEASUREMENTS = 768, 12  # rows and columns of the measured product, some milliseconds each; how often
 
 
 class PackedIds(NamedTuple):
@@ -80,14 +80,22 @@ class EncoderKernels(abc.ABC):
 
 
 @functools.cache
-def product_seconds(kernels: type[EncoderKernels], dtype: tf.DType) -> float:
-    """Returns the shortest time of a matrix product of MEASURED_SIZE rows and columns by a class of kernels."""
-    left = tf.cast(tf.random.stateless_normal([MEASURED_SIZE, MEASURED_SIZE], [1, 2]), dtype)
-    product = tf.function(lambda left: kernels.multiply(left, left)[0, 0], autograph=False)
-    product(left)
-    seconds = []
-    for _ in range(MEASUREMENTS):
-        begun = time.perf_counter()
-        product(left).numpy()
-        seconds.append(time.perf_counter() - begun)
-    return min(seconds)
+def product_seconds(*products: tuple[type[EncoderKernels], tf.DType]) -> tuple[float, ...]:
+    """Returns the shortest time of each matrix product of MEASURED_SIZE rows and columns.
+
+    They are measured in turn: a machine that other programs slow down slows all of them.
+
+    Args:
+      products: the kernels that multiply, and the type of the numbers.
+    """
+    functions, seconds = [], [float("inf")] * len(products)
+    for kernels, dtype in products:
+        left = tf.cast(tf.random.stateless_normal([MEASURED_SIZE, MEASURED_SIZE], [1, 2]), dtype)
+        product = tf.function(lambda left, kernels=kernels: kernels.multiply(left, left)[0, 0], autograph=False)
+        functions.append(functools.partial(product.get_concrete_function(left), left))
+    for _ in range(1 + MEASUREMENTS):  # the first time starts threads
+        for number, product in enumerate(functions):
+            begun = time.perf_counter()
+            product().numpy()
+            seconds[number] = min(seconds[number], time.perf_counter() - begun)
+    return tuple(seconds)

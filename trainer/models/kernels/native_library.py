@@ -3,7 +3,9 @@
 They need a C++ compiler, which a laptop or a container may lack. Every user of them has another way for that case.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import logging
@@ -14,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,7 +64,10 @@ def library(purpose: Purpose) -> NativeLibrary:
         return NativeLibrary(None, f"{compiler} cannot compile them (--verbose shows its messages)")
     except (OSError, RuntimeError) as error:
         return NativeLibrary(None, f"the compiled file cannot be stored: {error}")
-    return NativeLibrary(tf.load_op_library(str(path)), "compiled for this processor", path)
+    try:
+        return NativeLibrary(tf.load_op_library(str(path)), "compiled for this processor", path)
+    except (tf.errors.OpError, OSError, RuntimeError) as error:  # a file system without exec, another libstdc++, a torn file
+        return NativeLibrary(None, f"{path} cannot be loaded: {str(error).strip().splitlines()[0]}")
 
 
 def _compiler(environment: Mapping[str, str]) -> str | None:
@@ -81,9 +86,25 @@ def _compiled(compiler: str, name: str) -> Path:
     path = folder / f"{name}-{hashlib.sha256(told).hexdigest()[:16]}.so"
     if path.exists():
         return path
-    log.info("compiling operations of %s for this processor, once (about 20 seconds)", name)
+    with _one_at_a_time(folder):
+        if not path.exists():  # another process compiled it meanwhile
+            _compile(compiler, options, source, path)
+    return path
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Lets one process compile into a folder at a time, where its file system has locks."""
+    with open(folder / "lock", "w") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(compiler: str, options: Sequence[str], source: Path, path: Path) -> None:
+    log.info("compiling operations of %s for this processor, once (about 20 seconds)", source.stem)
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:  # another process may be at it: whole, or not there
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:  # whole, or not there
         fresh = Path(scratch) / path.name
         files = [*options, str(source), "-o", str(fresh)]
         # System headers: TensorFlow's own warnings are not this project's.
@@ -92,4 +113,3 @@ def _compiled(compiler: str, name: str) -> Path:
         subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         os.replace(fresh, path)
     log.debug("compiled in %.1f s: %s", time.monotonic() - begun, path)
-    return path
