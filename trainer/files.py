@@ -18,7 +18,7 @@ from typing import IO, Any, cast
 
 from trainer.errors import UserError
 
-LFS_POINTER = "version https://git-lfs.github.com/spec/"  # how git-lfs's pointer files begin
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how git-lfs's pointer files begin
 
 
 def is_remote(path: str) -> bool:
@@ -163,10 +163,11 @@ def read_text(path: str) -> str:
     """Returns a small text file's content: UTF-8, or UTF-16 by its byte-order mark.
 
     Raises:
-      UserError: it is in another encoding.
+      UserError: it is in another encoding, or only git-lfs's pointer.
     """
     with open_binary(path) as file:
         content = file.read()
+    check_no_pointer(path, content)
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return content.decode("utf-16" if is_utf16 else "utf-8-sig")
@@ -192,8 +193,6 @@ def read_json(path: str) -> Any:
       UserError: it does not parse, for example because it was cut short.
     """
     text = read_text(path)
-    if text.startswith(LFS_POINTER):
-        raise UserError(f"{path}: {lfs_message()}")
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -214,9 +213,22 @@ def read_json_object(path: str) -> dict[str, Any]:
     return value
 
 
-def lfs_message() -> str:
-    """Returns what to say about a file that is only git-lfs's note of where the real one is."""
-    return "this is a git-lfs pointer, not the file itself; run `git lfs pull` in its repository, or download the file"
+def check_no_pointer(path: str, head: bytes) -> None:
+    """Raises UserError where a file, by its first bytes, is only git-lfs's note of where the real one is."""
+    if head.startswith(LFS_POINTER):
+        raise UserError(
+            f"{path}: this is a git-lfs pointer, not the file itself; run `git lfs pull` in its repository, or download "
+            "the file"
+        )
+
+
+def check_whole(path: str) -> None:
+    """Raises UserError where a file is empty, or only git-lfs's pointer to it."""
+    with open_binary(path) as file:
+        head = file.read(len(LFS_POINTER))
+    check_no_pointer(path, head)
+    if not head:
+        raise UserError(f"{path}: the file is empty; fetch it again")
 
 
 def write_json(path: str, value: Any) -> None:

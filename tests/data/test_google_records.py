@@ -54,6 +54,16 @@ def test_reading(tmp_path, version):
     assert next(iter(read_rows(str(packed), "data.train"))).values == row.values
 
 
+def test_a_damaged_file_names_itself(tmp_path):
+    path = tmp_path / "x.tfrecord"
+    write(path, RECORD, RECORD)
+    whole = path.read_bytes()
+    for content in (whole[:-9], whole[:20] + b"\0" + whole[21:], framed(b"no example")):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=f"{path}: no TFRecord file of examples, or a damaged one: "):
+            list(read_rows(str(path), "data.train"))
+
+
 def test_writing_is_the_inverse(tmp_path):
     assert record_of(EXAMPLE, 8, 3) == RECORD
     path = tmp_path / "x.tfrecord"

@@ -125,6 +125,37 @@ def test_parquet(tmp_path):
     assert len(read(remote)) == 2
 
 
+def test_parquet_values_that_python_cannot_hold(tmp_path):
+    """A time in nanoseconds in some other column does not matter; text that is not UTF-8 costs its own row."""
+    import pyarrow
+    import pyarrow.parquet
+
+    broken = pyarrow.Array.from_buffers(
+        pyarrow.string(), 2, [None, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pyarrow.py_buffer(b"a\xff")]
+    )
+    times = pyarrow.array([1, 2], pyarrow.timestamp("ns"))
+    pyarrow.parquet.write_table(pyarrow.table({"text": broken, "time": times}), tmp_path / "a.parquet")
+    first, second = read(tmp_path / "a.parquet")
+    assert first.values["text"] == "a" and isinstance(second, Rejected)
+    assert second.line == 2 and second.reason.startswith("column 'text': not UTF-8")
+    twice = pyarrow.Table.from_arrays([times, times], names=["text", "text"])
+    pyarrow.parquet.write_table(twice, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="a.parquet: the table has column 'text' twice"):
+        read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet", "a.json"])
+def test_a_git_lfs_pointer_is_named(tmp_path, name):
+    path = write(tmp_path, name, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(UserError, match=f"{name}: this is a git-lfs pointer, not the file itself; run `git lfs pull`"):
+        read(path)
+
+
+def test_blank_lines_before_a_header(tmp_path):
+    assert read(write(tmp_path, "a.tsv", "\n \ntext\tlabel\na\tx\n"))[0].values == {"text": "a", "label": "x"}
+    assert read(write(tmp_path, "a.csv", "\n  \ntext,label\na,x\n"))[0].line == 4
+
+
 def test_remote_files_and_globs(tmp_path):
     folder = f"ram://sources/{tmp_path.name}"
     files.write_text(f"{folder}/b.csv", "text,label\nsecond,1\n")
@@ -200,6 +231,7 @@ def test_a_json_array_is_rows(tmp_path, name, indent, packed):
         {"text": {"0": "a", "1": "b"}, "label": {"0": 1, "1": 0}},
         {"columns": ["text", "label"], "index": [0, 1], "data": [["a", 1], ["b", 0]]},
         {"text": ["a", "b"], "label": [1, 0]},
+        {"0": {"text": "a", "label": 1}, "1": {"text": "b", "label": 0}},
     ],
 )
 def test_a_json_file_of_other_layouts(tmp_path, value, indent):
@@ -210,7 +242,10 @@ def test_a_json_file_of_lines(tmp_path):
     rows = read(write(tmp_path, "a.json", '{"text": "a"}\n{"text": \n{bad}\n{"text": "b"}\n'))
     assert [getattr(row, "values", None) for row in rows] == [{"text": "a"}, None, None, {"text": "b"}]
     assert [row.line for row in rows] == [1, 2, 3, 4]
-    assert [row.values for row in read(write(tmp_path, "one.json", '{"text": "a"}'))] == [{"text": "a"}]
+    for one in ({"text": "a"}, {"text": "a", "tokens": ["q", "r"]}, {"columns": ["text"], "data": [1, 2]}):
+        assert [row.values for row in read(write(tmp_path, "one.json", json.dumps(one)))] == [one]
+    rows = read(write(tmp_path, "cut.json", '{"text": "a", "la\n{"text": "b"}\n{"text": "c"}\n'))
+    assert [row.line for row in rows] == [1, 2, 3] and isinstance(rows[0], Rejected)
 
 
 def test_odd_json_names_what_is_wrong(tmp_path):

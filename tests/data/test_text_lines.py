@@ -28,6 +28,12 @@ def test_a_named_encoding_is_used(tmp_path):
     assert shown(next(read_lines(str(path)))) == "Gr\\xfc\\xdfe \\x80"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be"])
+def test_a_mark_is_dropped_where_the_encoding_is_named(tmp_path, encoding):
+    (tmp_path / "a.csv").write_bytes(("\ufeff" + TEXT).encode(encoding))
+    assert list(read_lines(str(tmp_path / "a.csv"), encoding)) == ["text,label\n", "Grüße,好\n"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_utf16_without_a_mark_is_recognized(tmp_path, encoding):
     path = tmp_path / "a.csv"
@@ -43,7 +49,11 @@ def test_damaged_files_name_themselves(tmp_path):
     cut.write_bytes(whole[: len(whole) // 2])
     none.write_bytes(b"text,label\n")
     broken.write_bytes(whole[:12] + b"\xff" * 20 + whole[32:])
-    for path, message in ((cut, "cut short or damaged"), (none, "it is no gzip file"), (broken, "cut short or damaged")):
+    longer, sum_off = tmp_path / "longer.gz", tmp_path / "sum.gz"
+    longer.write_bytes(whole + b"rest")
+    sum_off.write_bytes(whole[:-8] + b"\0" * 8)
+    damaged = [(path, "cut short or damaged") for path in (cut, broken, longer, sum_off)]
+    for path, message in (*damaged, (none, "it is no gzip file")):
         with pytest.raises(UserError, match=f"{path}: .*{message}"):
             list(read_lines(str(path)))
 

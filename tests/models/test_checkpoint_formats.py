@@ -209,7 +209,8 @@ def pytorch_tensors(expected, prefix=""):
 
 @pytest.mark.parametrize(
     "prefix",
-    ["module.", "_orig_mod.", "0.auto_model.", "model.", "model.bert.", "_orig_mod.module.bert.", "0.auto_model.bert."],
+    ["module.", "_orig_mod.", "0.auto_model.", "model.", "model.bert.", "_orig_mod.module.bert.", "0.auto_model.bert."]
+    + ["encoder.", "backbone.", "base_model.model."],
 )
 def test_prefixes_of_wrappers(tmp_path, expected, prefix):
     safetensors.numpy.save_file(pytorch_tensors(expected, prefix), tmp_path / "model.safetensors")
@@ -263,6 +264,12 @@ def test_shards(tmp_path, expected):
         read_weights(str(tmp_path), CONFIG)
 
 
+def test_shards_without_their_index(tmp_path, expected):
+    safetensors.numpy.save_file(pytorch_tensors(expected), tmp_path / "model-00001-of-00002.safetensors")
+    with pytest.raises(UserError, match="holds shards of weights, and not the index that names them"):
+        read_weights(str(tmp_path), CONFIG)
+
+
 def test_shards_of_other_formats(tmp_path, encoder, expected):
     encoder.model.save_pretrained(tmp_path, safe_serialization=False, max_shard_size="20KB")
     assert len(list(tmp_path.glob("tf_model-*.h5"))) > 1
@@ -286,7 +293,12 @@ def test_of_several_checkpoints_the_named_one(tmp_path):
     found, source = read_weights(str(tmp_path), CONFIG)
     assert source.endswith("model.ckpt-20000") and found[name] == [20000.0]
     (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-7"\n')
-    with pytest.raises(UserError, match="holds several checkpoints"):
+    with pytest.raises(UserError, match="names model.ckpt-7, which is not there; there are model.ckpt-0, model.ckpt-1000"):
+        read_weights(str(tmp_path), CONFIG)
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "C:\\\\other\\\\model.ckpt-1000"\n')
+    assert read_weights(str(tmp_path), CONFIG)[1].endswith("model.ckpt-1000")
+    (tmp_path / "model.ckpt-1000.index").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UserError, match="model.ckpt-1000.index: this is a git-lfs pointer"):
         read_weights(str(tmp_path), CONFIG)
 
 

@@ -48,6 +48,23 @@ def test_another_shape_is_told():
         assign(BertEncoder(tiny_config(vocab_size=11)), weights, "file", ())
 
 
+def test_quantized_weights_are_refused():
+    encoder = BertEncoder(tiny_config(vocab_size=10))
+    weights = {**weights_of(encoder), "pooler/dense/kernel": np.zeros([32, 32], np.int8)}
+    with pytest.raises(UserError, match="file: pooler/dense/kernel holds integers: the weights are quantized"):
+        assign(encoder, weights, "file", ())
+
+
+def test_a_damaged_workdir_names_itself(run_copy):
+    for path in (run_copy / "checkpoints").glob("best-*/weights.index"):
+        path.write_bytes(b"damage")
+    with pytest.raises(UserError, match="encoder.init_from: .*weights cannot be read: "):
+        load_encoder_weights(BertEncoder(tiny_config()), str(run_copy))
+    renamed = run_copy.rename(run_copy.with_name("run[1]"))
+    with pytest.raises(UserError, match=r"encoder.init_from: .*run\[1\] contains '\[', and TensorFlow cannot read"):
+        load_encoder_weights(BertEncoder(tiny_config()), str(renamed))
+
+
 def test_configs_of_other_models_are_refused(tmp_path, minilm):
     with pytest.raises(UserError, match="has no config.json or bert_config.json"):
         read_bert_config(str(tmp_path))

@@ -151,6 +151,52 @@ def test_a_view_that_leaves_its_storage_is_refused(tmp_path):
             read_pytorch_weights(str(tmp_path / "pytorch_model.bin"))
 
 
+BUILD = b"b."  # sets an object's state, and ends the pickle
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02ctorch\nBFloat16Storage\n(K\x03X\x01\x00\x00\x00>NNNK@K\x08K?t" + BUILD,
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x0c\x00\x00\x00__defaults__(K\x01ts\x86" + BUILD,
+    ],
+    ids=["a type", "a function"],
+)
+def test_a_pickle_cannot_change_what_it_is_given(tmp_path, content):
+    """BUILD calls __setstate__, or sets attributes: of NumPy's bfloat16 it would change the size for the whole process."""
+    with zipfile.ZipFile(tmp_path / "pytorch_model.bin", "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+    with pytest.raises(UserError, match="no file of PyTorch weights, or a damaged one"):
+        read_pytorch_weights(str(tmp_path / "pytorch_model.bin"))
+    assert np.dtype(ml_dtypes.bfloat16).itemsize == 2
+    write_zip(tmp_path / "pytorch_model.bin", tensors_of(ARRAYS))
+    assert np.array_equal(read_pytorch_weights(str(tmp_path / "pytorch_model.bin"))["brain"], ARRAYS["brain"])
+
+
+def test_a_storage_has_one_type_and_a_tensor_no_more_elements(tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    tensors = {
+        "a": Tensor(Storage("0", np.zeros(4, "float32")), 0, (4,), (1,)),
+        "b": Tensor(Storage("0", np.zeros(4, "int64")), 0, (4,), (1,)),
+    }
+    write_legacy(path, tensors)
+    with pytest.raises(UserError, match="damaged one: storage 0 has two types"):
+        read_pytorch_weights(str(path))
+    write_zip(path, {"a": Tensor(Storage("0", np.zeros(4, "float32")), 0, (1 << 40,), (0,))})
+    with pytest.raises(UserError, match=r"damaged one: a tensor of shape \[1099511627776\] in a storage of 4 elements"):
+        read_pytorch_weights(str(path))
+
+
+@pytest.mark.parametrize("name", ["model_state_dict", "net"])
+def test_tensors_may_lie_under_a_name(tmp_path, name):
+    path = tmp_path / "pytorch_model.bin"
+    write_zip(path, {"epoch": 3, name: {"state_dict": tensors_of(ARRAYS)}})
+    assert list(read_pytorch_weights(str(path))) == list(ARRAYS)
+    write_zip(path, {"epoch": 3})
+    with pytest.raises(UserError, match="it holds no dictionary of tensors"):
+        read_pytorch_weights(str(path))
+
+
 def test_damaged_files_are_named(tmp_path):
     path = tmp_path / "pytorch_model.bin"
     write_legacy(path, tensors_of(ARRAYS))

@@ -10,7 +10,7 @@ from transformers import BertTokenizerFast
 
 from trainer import files
 from trainer.errors import UserError
-from trainer.text.tokenizer import Tokenizer, from_vocabulary, load_tokenizer
+from trainer.text.tokenizer import Tokenizer, from_vocabulary, load_tokenizer, load_vocabulary
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -127,6 +127,11 @@ def test_bare_vocabulary_is_cased_if_it_has_capitals(tmp_path):
     assert load_tokenizer(str(tmp_path)).encode("The the") == [1, 5]
 
 
+def test_a_null_token_has_its_usual_name(tmp_path):
+    folder = encoder_folder(tmp_path / "encoder", {"tokenizer_config.json": {"mask_token": None}})
+    assert load_tokenizer(str(folder)).mask_id == BASE.index("[MASK]")
+
+
 def test_missing_pieces_are_told(tmp_path):
     with pytest.raises(UserError, match="no tokenizer.json or vocab.txt there; found nothing"):
         load_tokenizer(str(tmp_path))
@@ -189,6 +194,8 @@ FOLDERS = {
     },
     "additional special": {"special_tokens_map.json": {"additional_special_tokens": ["[ENT]"]}},
     "another mask": {"special_tokens_map.json": {"mask_token": {"content": "<mask>", "normalized": False}}, "added_tokens.json": {"<mask>": 21}},
+    "names in the map": {"special_tokens_map.json": {"mask_token": "x", "sep_token": "has"}},
+    "no class stated": {"tokenizer_config.json": {"tokenizer_class": None}},
     "never split": {"tokenizer_config.json": {"do_basic_tokenize": True, "never_split": ["[ENT]"]}},
     "a named class": {"tokenizer_config.json": {"tokenizer_class": "BertTokenizer", "model_max_length": 512}},
 }  # fmt: skip
@@ -225,13 +232,21 @@ def test_a_folders_ids_are_transformers(tmp_path, name, form):
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
-@pytest.mark.parametrize("odd", [[], [""], ["the"], [" spaced "]])
+@pytest.mark.parametrize("odd", [[], [""], ["the"], [" spaced "], ["\u2028"], ["a\x85"]])
 def test_odd_vocabulary_files_are_read_as_transformers_reads_them(tmp_path, line_end, odd):
     folder = encoder_folder(tmp_path / "encoder", {"tokenizer_config.json": {}}, line_end, [*BASE[:8], *odd, *BASE[8:]])
     reference = BertTokenizerFast.from_pretrained(str(folder))
     ours = load_tokenizer(str(folder))
     for text in TEXTS:
         assert ours.encode(text) == reference(text, add_special_tokens=False)["input_ids"]
+
+
+def test_a_token_of_an_unusual_line_end_shifts_no_id(tmp_path):
+    """bert-base-chinese has U+2028 among its tokens; a vocabulary that a config names by itself is read the same way."""
+    tokens = [*BASE[:8], "\u2028", "\x0b", *BASE[8:]]
+    path = tmp_path / "vocab.txt"
+    path.write_text("".join(f"{token}\n" for token in tokens))
+    assert load_vocabulary(str(path)).tokens() == tokens
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

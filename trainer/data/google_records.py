@@ -23,8 +23,18 @@ def read_google_records(path: str) -> Iterator[Row]:
     import tensorflow as tf
 
     records = tf.data.TFRecordDataset(path, compression_type="GZIP" if path.endswith(".gz") else "")
-    for number, record in enumerate(records.as_numpy_iterator(), start=1):
-        features = tf.train.Example.FromString(record).features.feature
+    from google.protobuf.message import DecodeError
+
+    numbered = enumerate(records.as_numpy_iterator(), start=1)
+    while True:
+        try:
+            number, record = next(numbered)
+            features = tf.train.Example.FromString(record).features.feature
+        except StopIteration:
+            return
+        except (tf.errors.OpError, DecodeError) as error:
+            reason = (str(error).strip().splitlines() or ["a record is no tf.train.Example"])[0]
+            raise UserError(f"{path}: no TFRecord file of examples, or a damaged one: {reason}") from None
         values = {
             V2_NAMES.get(name, name): list((feature.int64_list if feature.HasField("int64_list") else feature.float_list).value)
             for name, feature in features.items()

@@ -64,7 +64,7 @@ def with_masked_positions(batch: dict[str, tf.Tensor], most: int | None = None) 
     """Replaces, in place, the marks by masked_positions, masked_lm_ids (int32) and masked_lm_weights (float32), [rows, P] each.
 
     Args:
-      batch: packed: "original_ids", "is_masked", int32 [rows, length]; what only the masks were drawn by leaves it too.
+      batch: packed: "original_ids", "is_masked", int32 [rows, length]; features that only serve to draw masks are removed, too.
       most: P, where it must be the same for all batches; None: what the batch needs.
     """
     for name in ONLY_FOR_MASKS:

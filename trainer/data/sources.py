@@ -12,10 +12,10 @@ import logging
 import re
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from trainer import files
-from trainer.data.text_lines import bad_byte, read_lines, read_whole, shown
+from trainer.data.text_lines import HEAD_BYTES, bad_byte, read_lines, read_whole, shown
 from trainer.errors import UserError, suggestion
 
 log = logging.getLogger(__name__)
@@ -165,6 +165,8 @@ def _read_csv(path: str, source_format: SourceFormat) -> Iterator[Row | Rejected
     for line, content, fields in records:
         if isinstance(fields, str):
             yield Rejected(path, line, fields, content)
+        elif not columns and not content.strip():
+            continue  # a blank line before the header
         elif not columns:
             columns = _header(path, line, fields)
             other = next((mark for mark in ";\t|," if len(columns) == 1 and mark in columns[0]), None)
@@ -238,13 +240,13 @@ def _read_json(path: str, source_format: SourceFormat) -> Iterator[Row | Rejecte
     """Yields the records of a file that is one JSON value, or has one object per line, which often ends in .json as well."""
     lines = (text for text in read_lines(path, source_format.encoding) if text.strip())
     first, second = next(lines, ""), next(lines, "")
-    is_one_value = not second or first.lstrip().startswith("[") or not _ends_an_object(first)
+    is_one_value = not second or first.lstrip().startswith("[") or not (_ends_an_object(first) or _ends_an_object(second))
     yield from (_read_json_value if is_one_value else _read_jsonl)(path, source_format)
 
 
 def _read_json_value(path: str, source_format: SourceFormat) -> Iterator[Row | Rejected]:
     text = read_whole(path, source_format.encoding)
-    value, problem = _parsed(text)
+    value, problem = parsed_json(text)
     if problem or bad_byte(text):
         raise UserError(f"{path}: {problem or bad_byte(text)}")
     for number, values in enumerate(_records_of(value), start=1):
@@ -263,22 +265,28 @@ def _records_of(value: Any) -> list[Any]:
     if not isinstance(value, dict):
         return value if isinstance(value, list) else [value]
     columns, data = value.get("columns"), value.get("data")
-    if isinstance(columns, list) and isinstance(data, list):
+    if _all_are(columns, str) and _all_are(data, list):
         return [dict(zip(columns, row, strict=False)) for row in data]
     parts = list(value.values())
     if parts and all(isinstance(part, dict) and part.keys() == parts[0].keys() for part in parts):
+        if all(name.isdecimal() for name in value) and not all(name.isdecimal() for name in parts[0]):
+            return parts  # orient="index"
         return [{name: column[number] for name, column in value.items()} for number in parts[0]]
     lists = [part for part in parts if isinstance(part, list)]
     if len(lists) == len(parts) > 1 and len({len(column) for column in lists}) == 1:
         return [dict(zip(value, row, strict=True)) for row in zip(*lists, strict=True)]
-    return lists[0] if len(lists) == 1 else [value]
+    return lists[0] if len(lists) == 1 and _all_are(lists[0], dict) else [value]
+
+
+def _all_are(values: Any, kind: type) -> TypeGuard[list]:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
 
 
 def _ends_an_object(line: str) -> bool:
-    return _parsed(line.strip())[1] is None or line.rstrip().endswith("}")
+    return isinstance(parsed_json(line)[0], dict) or line.rstrip().endswith("}")
 
 
-def _parsed(text: str) -> tuple[Any, str | None]:
+def parsed_json(text: str) -> tuple[Any, str | None]:
     """Returns (the value of a JSON text, None), or (None, what is wrong with it)."""
     try:
         return json.loads(text), None
@@ -305,7 +313,7 @@ def _read_jsonl(path: str, source_format: SourceFormat) -> Iterator[Row | Reject
         is_first = False
         problem = bad_byte(text)
         if not problem:
-            values, problem = _parsed(text.rstrip())
+            values, problem = parsed_json(text.rstrip())
             if isinstance(values, dict):
                 yield Row(values, path, number)
                 continue
@@ -350,22 +358,48 @@ def _read_google_records(path: str, _: SourceFormat) -> Iterator[Row]:
     return read_google_records(path)
 
 
-def _read_parquet(path: str, _: SourceFormat) -> Iterator[Row]:
+def _read_parquet(path: str, _: SourceFormat) -> Iterator[Row | Rejected]:
     import pyarrow
     import pyarrow.parquet
 
     number = 0
+    with files.open_binary(path) as file:
+        files.check_no_pointer(path, file.read(HEAD_BYTES))
     try:
         with files.open_binary(path) as file:
             # pyarrow wants a real file object; a remote file is read whole, a local one by row groups.
             table = pyarrow.parquet.ParquetFile(io.BytesIO(file.read()) if files.is_remote(path) else file)
+            names = table.schema_arrow.names
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                raise UserError(f"{path}: the table has column {repeated[0]!r} twice; give each column a name of its own")
             for batch in table.iter_batches():
-                for values in batch.to_pylist():
+                for row in _rows_of(batch, path):
                     number += 1
-                    yield Row(values, path, number)
+                    yield Row(row, path, number) if isinstance(row, dict) else Rejected(path, number, row, "")
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: no parquet file, or one that is cut short or damaged: {reason}") from None
+
+
+def _rows_of(batch: Any, path: str) -> Iterator[dict[str, Any] | str]:
+    """Yields each row of a pyarrow RecordBatch, or what is wrong with it: a value that Python cannot hold."""
+    try:
+        yield from batch.to_pylist()
+        return
+    except (ValueError, OverflowError):  # text that is not UTF-8, a time in nanoseconds, a date after the year 9999
+        pass
+    for number in range(batch.num_rows):
+        row: dict[str, Any] = {}
+        problem = None
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            try:
+                row[name] = column[number].as_py()
+            except UnicodeError as error:
+                problem = f"column {name!r}: not UTF-8: {error}"
+            except (ValueError, OverflowError):
+                row[name] = column[number].cast("string").as_py()
+        yield problem or row
 
 
 def _read_tfds(source: str, key: str) -> Iterator[Row]:

@@ -43,7 +43,11 @@ def read_lines(path: str, encoding: str = "auto") -> Iterator[str]:
     """
     name = encoding_of(path, encoding)
     with _damage_explained(path), _unpacked(path) as raw:
-        yield from io.TextIOWrapper(raw, encoding=name, errors="surrogateescape", newline="")
+        lines = io.TextIOWrapper(raw, encoding=name, errors="surrogateescape", newline="")
+        first = next(lines, "").removeprefix("\ufeff")  # a mark is no text, in an encoding that was named neither
+        if first:
+            yield first
+        yield from lines
 
 
 def read_whole(path: str, encoding: str = "auto") -> str:
@@ -57,16 +61,16 @@ def encoding_of(path: str, encoding: str = "auto") -> str:
     Raises:
       UserError: it is no text; or it looks like UTF-16 and has no byte-order mark; or it is damaged.
     """
-    if encoding != "auto":
-        return encoding
     with _damage_explained(path), _unpacked(path) as raw:
         head = raw.read(HEAD_BYTES)
+    files.check_no_pointer(path, head)
     for start, kind in OTHER_KINDS:
         if head.startswith(start):
             raise UserError(f"{path}: this is no text but {kind}")
-    for mark, name in MARKS:
-        if head.startswith(mark):
-            return name
+    if encoding != "auto":
+        return encoding
+    if marked := encoding_by_mark(head):
+        return marked
     if head[1::2].count(0) > len(head) // 8 or head[::2].count(0) > len(head) // 8:
         order = "le" if head[1::2].count(0) > head[::2].count(0) else "be"
         raise UserError(
@@ -74,6 +78,11 @@ def encoding_of(path: str, encoding: str = "auto") -> str:
             f"its encoding with data.encoding=utf-16-{order}"
         )
     return "utf-8-sig"
+
+
+def encoding_by_mark(head: bytes) -> str | None:
+    """Returns the encoding that a byte-order mark at the start of a text names, or None."""
+    return next((name for mark, name in MARKS if head.startswith(mark)), None)
 
 
 def bad_byte(text: str) -> str | None:
@@ -107,9 +116,10 @@ def _unpacked(path: str) -> Iterator[IO[bytes]]:
 def _damage_explained(path: str) -> Iterator[None]:
     try:
         yield
-    except gzip.BadGzipFile:
-        raise UserError(f"{path}: its name ends in .gz, but it is no gzip file; rename it, or pack it again") from None
-    except (EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        with files.open_binary(path) as file:
+            if file.read(2) != b"\x1f\x8b":
+                raise UserError(f"{path}: its name ends in .gz, but it is no gzip file; rename it, or pack it again") from None
         raise UserError(f"{path}: the gzip file is cut short or damaged ({error}); fetch or pack it again") from None
     except UnicodeError as error:
         raise UserError(f"{path}: not valid {getattr(error, 'encoding', 'text')}: {error}") from None

@@ -6,7 +6,7 @@ The common names are TFBertModel's without their prefix: "encoder/layer_._0/atte
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -41,11 +41,16 @@ def read_weights(folder: str, bert_config: BertConfig, checkpoint: str | None = 
     for name, read in _READERS.items():
         if name in names:
             path = files.join(folder, name)
-            return _without_conflicts(path, read(path)), path
+            return _without_conflicts(path, _renamed(list(read(path)))), path
     checkpoint = _chosen_checkpoint(folder, names)
     if checkpoint is not None:
         return dict(_read_google(checkpoint, bert_config)), checkpoint
     there = ", ".join(names[:8]) or "nothing"
+    if any(re.fullmatch(r".*-\d+-of-\d+\.(safetensors|bin|h5)", name) for name in names):
+        raise UserError(
+            f"encoder.init_from: {folder} holds shards of weights, and not the index that names them "
+            f"(as model.safetensors.index.json); fetch all files of the model. Found {there}"
+        )
     raise UserError(
         f"encoder.init_from: {folder} holds no weights; expected model.safetensors, tf_model.h5, pytorch_model.bin or a Google "
         f"checkpoint (bert_model.ckpt.index), found {there}"
@@ -68,9 +73,14 @@ def _chosen_checkpoint(folder: str, names: list[str]) -> str | None:
     prefixes = [name.removesuffix(".index") for name in names if re.fullmatch(r".*ckpt.*\.index", name)]
     if "checkpoint" in names and prefixes:
         found = re.search(r'^model_checkpoint_path:\s*"(.*)"', files.read_text(files.join(folder, "checkpoint")), re.MULTILINE)
-        named = found[1].rpartition("/")[2] if found else None
+        named = re.split(r"[/\\]+", found[1])[-1] if found else None
         if named in prefixes:
             return files.join(folder, named)
+        if named:
+            raise UserError(
+                f"encoder.init_from: the file {files.join(folder, 'checkpoint')} names {named}, which is not there; there are "
+                f"{', '.join(prefixes)}. Name one, as encoder.init_from={files.join(folder, prefixes[-1])}"
+            )
     if len(prefixes) > 1:
         raise UserError(
             f"encoder.init_from: {folder} holds several checkpoints, and no file `checkpoint` that names one of them; name it, "
@@ -79,37 +89,24 @@ def _chosen_checkpoint(folder: str, names: list[str]) -> str | None:
     return files.join(folder, prefixes[0]) if prefixes else None
 
 
-def _check_whole(path: str) -> None:
-    """Raises UserError where a file is only git-lfs's pointer to it, or empty."""
-    with files.open_binary(path) as file:
-        head = file.read(len(files.LFS_POINTER))
-    if head == files.LFS_POINTER.encode():
-        raise UserError(f"{path}: {files.lfs_message()}")
-    if not head:
-        raise UserError(f"{path}: the file is empty; fetch it again")
-
-
 def _read_safetensors(path: str) -> Iterator[tuple[str, np.ndarray]]:
     import safetensors
 
-    _check_whole(path)
+    files.check_whole(path)
     try:
         with files.open_binary(path) as file:
             tensors = safetensors.deserialize(file.read())
     except safetensors.SafetensorError as error:
         raise UserError(f"{path}: no safetensors file, or one that is cut short or damaged: {error}; fetch it again") from None
-    is_tensorflow = any(name.endswith(":0") or "/" in name for name, _ in tensors)
     for name, tensor in tensors:
         if tensor["dtype"] not in _SAFETENSORS_DTYPES:
             raise UserError(f"{path}: {name} is of type {tensor['dtype']}; supported are {', '.join(_SAFETENSORS_DTYPES)}")
-        array = np.frombuffer(tensor["data"], _SAFETENSORS_DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
-        yield (_keras_name(name), array) if is_tensorflow else _from_pytorch(name, array)
+        yield name, np.frombuffer(tensor["data"], _SAFETENSORS_DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
 
 
 def _read_pytorch(path: str) -> Iterator[tuple[str, np.ndarray]]:
-    _check_whole(path)
-    for name, array in read_pytorch_weights(path).items():
-        yield _from_pytorch(name, array)
+    files.check_whole(path)
+    yield from read_pytorch_weights(path).items()
 
 
 def _read_shards(path: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -117,8 +114,8 @@ def _read_shards(path: str) -> Iterator[tuple[str, np.ndarray]]:
     index = files.read_json_object(path)
     if not isinstance(index.get("weight_map"), dict):
         raise UserError(f'{path}: an index of sharded weights has a "weight_map"; this one has {", ".join(index) or "nothing"}')
-    folder = path.rpartition("/")[0]
-    for name in sorted(set(index["weight_map"].values())):
+    folder, names = path.rpartition("/")[0], set(map(str, index["weight_map"].values()))
+    for name in sorted(names):
         shard = files.join(folder, name)
         if not files.exists(shard):
             raise UserError(f"{path}: the shard {name} that it names is missing; fetch all files of the model")
@@ -126,12 +123,24 @@ def _read_shards(path: str) -> Iterator[tuple[str, np.ndarray]]:
         yield from next((read for ending, read in endings.items() if name.endswith(ending)), _read_pytorch)(shard)
 
 
-def _unwrapped(name: str) -> str:
+def _renamed(named: list[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+    """Gives weights the common names, from TensorFlow's (with slashes) or PyTorch's (with dots)."""
+    if any("/" in name for name, _ in named):
+        yield from ((_keras_name(name), array) for name, array in named)
+        return
+    # Whatever wraps an encoder puts the same prefix before its word embeddings and before its other weights.
+    found = {name.removesuffix(WORD_EMBEDDINGS) for name, _ in named if name.endswith(WORD_EMBEDDINGS)}
+    prefixes = sorted(found, key=len, reverse=True)
+    yield from (_from_pytorch(_unwrapped(name, prefixes), array) for name, array in named)
+
+
+def _unwrapped(name: str, prefixes: Sequence[str] = ()) -> str:
     """Drops the prefixes of wrappers: "module.0.auto_model.encoder.layer.0.x" → "encoder.layer.0.x".
 
-    >>> _unwrapped("_orig_mod.module.bert.pooler.dense.weight")
-    'pooler.dense.weight'
+    >>> _unwrapped("_orig_mod.module.bert.pooler.dense.weight"), _unwrapped("backbone.pooler.dense.weight", ["backbone."])
+    ('pooler.dense.weight', 'pooler.dense.weight')
     """
+    name = name.removeprefix(next((prefix for prefix in prefixes if name.startswith(prefix)), ""))
     while found := next((prefix for prefix in _WRAPPERS if name.startswith(prefix)), None):
         name = name.removeprefix(found)
     return name
@@ -139,7 +148,7 @@ def _unwrapped(name: str) -> str:
 
 def _from_pytorch(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
     """Renames one PyTorch parameter; dense kernels are [output, input] there."""
-    parts = _unwrapped(name).split(".")
+    parts = name.split(".")
     # ["encoder", "layer", "0", ...] → ["encoder", "layer_._0", ...]
     if parts[:2] == ["encoder", "layer"]:
         parts[1:3] = [f"layer_._{parts[2]}"]
@@ -167,21 +176,24 @@ def _keras_name(name: str) -> str:
 def _read_h5(path: str) -> Iterator[tuple[str, np.ndarray]]:
     import h5py
 
-    _check_whole(path)
+    files.check_whole(path)
     found: list[tuple[str, np.ndarray]] = []
     try:
         with files.open_binary(path) as raw, h5py.File(raw, "r") as file:
             file.visititems(lambda name, item: found.append((name, item[()])) if isinstance(item, h5py.Dataset) else None)
     except OSError as error:
         raise UserError(f"{path}: no HDF5 file, or one that is cut short or damaged: {error}; fetch it again") from None
-    for name, array in found:
-        yield _keras_name(name), array
+    yield from found
 
 
 def _read_google(prefix: str, bert_config) -> Iterator[tuple[str, np.ndarray]]:
     import tensorflow as tf
 
     check_folder(prefix, "encoder.init_from")
+    folder, _, start = prefix.rpartition("/")
+    for name in files.list_dir(folder or "."):
+        if name == f"{start}.index" or name.startswith(f"{start}.data-"):
+            files.check_whole(files.join(folder or ".", name))
     try:
         yield from _google_weights(tf.train.load_checkpoint(prefix), bert_config)
     except (tf.errors.OpError, ValueError) as error:
@@ -278,6 +290,7 @@ def _tf2_head(path: str) -> str:
     return _TF2_HEADS.get(path.removeprefix("model/"), path)
 
 
+WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
 _WRAPPERS = ("module.", "_orig_mod.", "0.auto_model.", "auto_model.", "model.", "bert.")
 _SAFETENSORS_DTYPES = {
     "F64": np.dtype("<f8"),

@@ -19,7 +19,7 @@ def extension(before: Tokenizer | None, after: Tokenizer, positions: int) -> Cal
     """Returns a function that fits an encoder's weights to a longer vocabulary and to more positions.
 
     A new word begins as the mean of the pieces that it was before (Yao et al. 2021, arXiv:2106.13474, section 3.3); a further
-    position as a copy of the one that many places before it as there were (Beltagy et al. 2020, arXiv:2004.05150, section 5).
+    position p as a copy of position p - N, N the old number of positions (Beltagy et al. 2020, arXiv:2004.05150, section 5).
 
     Args:
       before: the tokenizer that the weights were trained with; None where the vocabulary stays.

@@ -13,7 +13,7 @@ from trainer.errors import UserError
 from trainer.models.checkpoint_formats import Weights, read_weights
 from trainer.models.encoder import BertEncoder
 from trainer.models.encoder_folders import is_workdir
-from trainer.runtime.checkpoints import read_variables
+from trainer.runtime.checkpoints import check_folder, read_variables
 
 CONFIG_NAMES = ("config.json", "bert_config.json")
 
@@ -102,10 +102,15 @@ def load_encoder_weights(
 def _read_workdir(workdir: str) -> tuple[Weights, str]:
     """Reads the best model of an earlier run, or its latest."""
     folder = files.join(workdir, "checkpoints")
+    check_folder(workdir, "encoder.init_from")
     for pointer in ("best.json", "latest.json"):
         if files.exists(files.join(folder, pointer)):
             prefix = files.join(folder, files.read_json(files.join(folder, pointer))["name"], "weights")
-            stored = read_variables(prefix)
+            try:
+                stored = read_variables(prefix)
+            except tf.errors.OpError as error:
+                reason = str(error).strip().splitlines()[0]
+                raise UserError(f"encoder.init_from: {prefix} cannot be read: {reason}") from None
             model = {name: value for name, value in stored.items() if not name.startswith("optimizer/")}
             return {variable_key(name): value for name, value in model.items()}, prefix
     raise UserError(f"encoder.init_from: the workdir {workdir} has no checkpoint yet; its training has not saved one")
@@ -129,6 +134,8 @@ def assign(
         )
     for name, variable in variables.items():
         if name in weights:
+            if np.issubdtype(weights[name].dtype, np.integer):
+                raise UserError(f"{source}: {name} holds integers: the weights are quantized; give the encoder that was not")
             value = np.asarray(weights[name], np.float32)
             if value.shape != tuple(variable.shape):
                 raise UserError(

@@ -8,6 +8,7 @@ Source of the formats: PyTorch's `torch/serialization.py` (`_save`, `_legacy_sav
 import collections
 import dataclasses
 import io
+import math
 import pickle
 import struct
 import zipfile
@@ -36,8 +37,15 @@ STORAGES: dict[str, np.dtype] = {
 Storages = Callable[[str, np.dtype, int], np.ndarray]  # (key, dtype, elements) → the storage's elements
 
 
+class _Unchanged:
+    """What a pickle cannot change: it sets attributes on parameters and dictionaries, and none of them matters here."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Leaves the object as it is."""
+
+
 @dataclasses.dataclass(frozen=True)
-class _Storage:
+class _Storage(_Unchanged):
     """A storage that the pickle refers to; its elements come later in the file."""
 
     key: str
@@ -45,9 +53,13 @@ class _Storage:
     elements: int
 
 
-@dataclasses.dataclass
-class _Tensor:
-    """A view of a storage. Not frozen: pickles set attributes on parameters, which do not matter here."""
+class _Dictionary(_Unchanged, collections.OrderedDict):
+    """A state dict."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor(_Unchanged):
+    """A view of a storage."""
 
     storage: _Storage
     offset: int
@@ -62,9 +74,9 @@ class _Tensor:
         last = self.offset + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
         if 0 in self.shape:
             return np.zeros(self.shape, self.storage.dtype)
-        if last >= len(values):
+        if last >= len(values) or math.prod(self.shape) > len(values) or values.dtype != self.storage.dtype:
             raise ValueError(f"a tensor of shape {list(self.shape)} in a storage of {len(values)} elements")
-        step = self.storage.dtype.itemsize
+        step = values.dtype.itemsize
         view = np.lib.stride_tricks.as_strided(
             values[self.offset :], self.shape, [stride * step for stride in self.strides], writeable=False
         )
@@ -85,27 +97,29 @@ def _rebuild_parameter(tensor, *_) -> _Tensor:
     return tensor
 
 
-_BUILDERS: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
+_BUILDERS: dict[tuple[str, str], Callable] = {
+    ("collections", "OrderedDict"): _Dictionary,
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     ("torch", "Size"): tuple,
-    **{("torch", name): dtype for name, dtype in STORAGES.items()},
 }
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in STORAGES:
+            return name  # a string, and no dtype: a pickle can change objects that it is given
         if (module, name) not in _BUILDERS:
             raise _RefusedError(f"{module}.{name}")
-        return _BUILDERS[module, name]
+        builder = _BUILDERS[module, name]
+        return lambda *arguments: builder(*arguments)  # its own each time, for the same reason
 
     def persistent_load(self, reference: Any) -> _Storage:
-        kind, dtype, key, _, elements, *_ = reference
-        if kind != "storage" or not isinstance(dtype, np.dtype):
+        kind, storage_type, key, _, elements, *_ = reference
+        if kind != "storage" or storage_type not in STORAGES or int(elements) < 0:
             raise ValueError("a reference that is no storage")
-        return _Storage(str(key), dtype, int(elements))
+        return _Storage(str(key), STORAGES[storage_type], int(elements))
 
 
 def read_pytorch_weights(path: str) -> dict[str, np.ndarray]:
@@ -154,6 +168,8 @@ def _read_legacy(content: IO[bytes]) -> dict[str, np.ndarray]:
     for key in _Unpickler(content).load():
         (elements,) = struct.unpack("<q", content.read(8))
         dtype = finder.dtypes[str(key)]
+        if elements < 0:
+            raise ValueError("a storage with a negative size")
         data = content.read(elements * dtype.itemsize)
         if len(data) < elements * dtype.itemsize:
             raise ValueError("the file is cut short")
@@ -170,15 +186,19 @@ class _StorageNoting(_Unpickler):
 
     def persistent_load(self, reference: Any) -> _Storage:
         storage = super().persistent_load(reference)
-        self.dtypes[storage.key] = storage.dtype
+        if self.dtypes.setdefault(storage.key, storage.dtype) != storage.dtype:
+            raise ValueError(f"storage {storage.key} has two types")
         return storage
 
 
 def _arrays(loaded: Any, read: Storages) -> dict[str, np.ndarray]:
-    """Returns the tensors of a state dict, which may lie under "state_dict" or "model"."""
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
+    """Returns the tensors of a state dict, which may lie under "state_dict", "model_state_dict" or any other single name."""
+    while isinstance(loaded, Mapping) and not any(isinstance(value, _Tensor) for value in loaded.values()):
+        nested = [name for name, value in loaded.items() if isinstance(value, Mapping)]
+        usual = [name for name in ("state_dict", "model_state_dict", "model") if name in nested]
+        if not usual and len(nested) != 1:
+            raise ValueError("it holds no dictionary of tensors")
+        loaded = loaded[(usual or nested)[0]]
     if not isinstance(loaded, Mapping):
         raise ValueError("it holds no dictionary of tensors")
     return {str(name): value.array(read) for name, value in loaded.items() if isinstance(value, _Tensor)}

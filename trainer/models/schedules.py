@@ -10,7 +10,7 @@ Decay = Literal["linear", "cosine", "polynomial", "constant"]
 
 
 class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up from 0 to the peak, then a decay to 0 at the last step.
+    """Linear warm-up to the peak, then a decay that reaches 0 behind the last step ("constant" stays at the peak).
 
     With "linear" this is transformers' `get_linear_schedule_with_warmup`, one step ahead in the warm-up: its first step takes
     1/warmup_steps of the peak, not 0, so no step is without effect. google-research/bert's optimization.py differs: there the

@@ -239,7 +239,7 @@ def truncated_lengths(first: int, second: int, budget: int) -> tuple[int, int]:
 
 
 def _end_of(segments: Sequence[Segment], begin: int, wanted: int) -> int:
-    """Returns behind which segment those from `begin` on reach `wanted` tokens; they are one at least."""
+    """Returns where the shortest run of segments from `begin` on with `wanted` tokens ends, or the document; at least one."""
     length, end = len(segments[begin]), begin + 1
     while end < len(segments) and length < wanted:
         length += len(segments[end])

@@ -11,6 +11,7 @@ import collections
 import functools
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from typing import Any
@@ -174,7 +175,7 @@ def from_vocabulary(vocabulary: list[str], lowercase: bool | None = None) -> Tok
     """Builds the tokenizer of a list of WordPiece tokens, in id order: what transformers' BertTokenizerFast would build.
 
     Raises:
-      UserError: a token stands there twice, or one that BERT needs is missing.
+      UserError: a token is listed twice, or one that BERT needs is missing.
     """
     lowercase = guessed_lowercase(vocabulary) if lowercase is None else lowercase
     numbered = {token: number for number, token in enumerate(vocabulary)}
@@ -224,7 +225,7 @@ def load_tokenizer(folder: str, lowercase: bool | None = None) -> Tokenizer:
             vocabulary = files.read_text(files.join(folder, "vocab.txt"))  # names the file where it is no UTF-8
             files.write_text(files.join(local, "vocab.txt"), vocabulary)  # without a byte-order mark, as editors add it
             if stated is None and "tokenizer.json" not in names:
-                lowercase = guessed_lowercase(vocabulary.splitlines()) if lowercase is None else lowercase
+                lowercase = guessed_lowercase(lines_of(vocabulary)) if lowercase is None else lowercase
         tokenizer = _from_transformers(local, folder, stated)
     return tokenizer if lowercase is None else tokenizer.with_lowercase(lowercase)
 
@@ -232,9 +233,9 @@ def load_tokenizer(folder: str, lowercase: bool | None = None) -> Tokenizer:
 def load_vocabulary(path: str, lowercase: bool | None = None) -> Tokenizer:
     """Loads the tokenizer of a vocabulary file, read as a folder's `vocab.txt`."""
     with tempfile.TemporaryDirectory() as local:
-        lines = files.read_text(path)
-        files.write_text(files.join(local, "vocab.txt"), "\n".join(lines.splitlines()) + "\n" if lines else "")
-        _check_vocabulary(path, lines.splitlines())
+        vocabulary = files.read_text(path)
+        files.write_text(files.join(local, "vocab.txt"), vocabulary)
+        _check_vocabulary(path, lines_of(vocabulary))
         return load_tokenizer(local, lowercase)
 
 
@@ -243,6 +244,15 @@ def load_saved_tokenizer(folder: str) -> Tokenizer:
     stored = files.read_json_object(files.join(folder, "tokenizer_config.json"))
     special_tokens = {name: _content(stored.get(f"{name}_token", default)) for name, default in SPECIAL_TOKENS.items()}
     return Tokenizer(files.read_text(files.join(folder, "tokenizer.json")), special_tokens)
+
+
+def lines_of(vocabulary: str) -> list[str]:
+    """Returns the lines of a vocabulary, a token each, as Python's text files end them.
+
+    Not `str.splitlines`: it also cuts at U+2028, which is a token of bert-base-chinese.
+    """
+    lines = re.split("\r\n|\r|\n", vocabulary)
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 def guessed_lowercase(tokens: list[str]) -> bool:
@@ -280,7 +290,7 @@ def _check_vocabulary(path: str, tokens: list[str]) -> None:
 def _from_transformers(local: str, folder: str, stated: dict | None) -> Tokenizer:
     from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
-    is_plain = (stated or {}).get("tokenizer_class", "").startswith("PreTrainedTokenizer")
+    is_plain = ((stated or {}).get("tokenizer_class") or "").startswith("PreTrainedTokenizer")
     loader = PreTrainedTokenizerFast if is_plain else BertTokenizerFast
     if "tokenizer.json" not in files.list_dir(local) and not is_plain:
         _check_vocabulary_of_folder(local, folder, stated)
@@ -295,11 +305,13 @@ def _from_transformers(local: str, folder: str, stated: dict | None) -> Tokenize
 
 def _check_vocabulary_of_folder(local: str, folder: str, stated: dict | None) -> None:
     """Checks a vocab.txt by itself: transformers would add special tokens that it lacks, with ids that no encoder has."""
-    special = [_content((stated or {}).get(f"{name}_token", usual)) for name, usual in SPECIAL_TOKENS.items()]
-    for name in ("special_tokens_map.json", "added_tokens.json"):
-        if name in files.list_dir(local):
-            special = [token for token in special if token not in json.dumps(files.read_json(files.join(local, name)))]
-    tokens = set(files.read_text(files.join(local, "vocab.txt")).splitlines())
+    names, stated = files.list_dir(local), stated or {}
+    added = _json_in(local, names, "added_tokens.json") or {}
+    decoder = stated.get("added_tokens_decoder") or {}
+    mapped = {} if decoder else _json_in(local, names, "special_tokens_map.json") or {}  # as transformers: one of the two
+    given = {name: token for name, token in {**stated, **mapped}.items() if token is not None}
+    special = [_content(given.get(f"{name}_token", usual)) for name, usual in SPECIAL_TOKENS.items()]
+    tokens = {*lines_of(files.read_text(files.join(local, "vocab.txt"))), *added, *map(_content, decoder.values())}
     missing = [token for token in special if token not in tokens]
     if missing:
         raise UserError(f"{folder}: vocab.txt lacks {missing[0]}, which BERT needs; is it a BERT vocabulary?")

@@ -1,5 +1,7 @@
 """BERT and AdamW by C++ operations of this project (`trainer/native/`): what `kernels.xla` computes, without padding.
 
+One thing differs: dropout numbers the elements of tokens only, so where rows have padding it drops others than XLA's kernels.
+
 Padding is removed before the first layer: all rows become one row of the tokens. Nothing is compiled for a shape here, so
 every batch may have its own length. Letters and sources as in `kernels.xla`.
 """
