@@ -42,6 +42,16 @@ def test_an_index_column_is_neither_text_nor_label(tmp_path):
     assert (found.text_columns, found.label_column) == (("text",), "label")
 
 
+def test_odd_rows_decide_nothing(cli, tmp_path):
+    """A missing text, a row without its label, a class with a control character, a folder for the config."""
+    rows = [{"text": None, "label": "x"}, {"text": "no label"}]
+    rows += [{"text": f"text {i}", "label": ("it\x92s", "b")[i % 2]} for i in range(40)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reversed(rows)))
+    assert cli("init", f"--from={tmp_path}/x.jsonl", f"--output={tmp_path}/")[0] == 0
+    loaded = experiment.load(f"{tmp_path}/bert.yaml")
+    assert loaded.data.text_columns == ("text",) and set(loaded.task.class_names) == {"it\x92s", "b", "x"}
+
+
 def finding(tmp_path, rows):
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return look_at(f"{tmp_path}/x.jsonl")

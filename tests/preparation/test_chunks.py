@@ -1,11 +1,15 @@
 """Chunks: by number of rows, or of a corpus by size, with two documents at least in each."""
 
 import json
+import os
+import signal
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
 from trainer.data.sources import Rejected, Row
+from trainer.errors import UserError
 from trainer.preparation import chunks
 
 
@@ -50,6 +54,35 @@ def test_rejected_rows_stay_in_their_place():
     rows = [*numbered(60), (1, Rejected("f.txt", 11, "why", "?")), (2, Row({"text": "x" * 60}, "f.txt", 21))]
     (chunk,) = chunks.chunked(rows, is_corpus=True)
     assert [number for number, _ in chunk] == [0, 1, 2]
+
+
+class Curious(SimpleNamespace):
+    """A task that looks at how its process takes Ctrl-C."""
+
+    def features(self):
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        return {}
+
+    def chunk_examples(self, *_):
+        return []
+
+
+def test_ctrl_c_is_left_to_the_first_process():
+    """A terminal sends it to all of them, and each would print its own traceback."""
+    found = list(chunks.prepared_chunks([("a", numbered(1)), ("b", numbered(1))], Curious(), workers=2))
+    assert [chunk.totals.rows for chunk in found] == [1, 1]
+
+
+class KillsItself(SimpleNamespace):
+    """A task whose worker ends without a word, as one that the system kills because memory ran out."""
+
+    def features(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_told():
+    with pytest.raises(UserError, match="a process that prepares rows was killed, .*; set data.workers to fewer than 2"):
+        list(chunks.prepared_chunks([("a", numbered(1)), ("b", numbered(1))], KillsItself(), workers=2))
 
 
 def test_totals_survive_being_stored():

@@ -92,6 +92,12 @@ def test_the_order_of_classes_is_total(names):
     assert [int(name) for name in learn(*numbers)] == sorted(int(name) for name in numbers)
 
 
+def test_a_json_object_without_the_label_is_a_missing_label():
+    """Other rows have it, so the class names can be learned; the row itself is rejected later."""
+    rows = [Row({"text": "x"}, "f.jsonl", 1), *rows_of("a", "b")]
+    assert Task.learn(Config(), TextFields(("text",), "label", 16), rows).class_names == ("a", "b")
+
+
 def test_labels_that_cannot_be_learned_from(monkeypatch):
     with pytest.raises(
         UserError, match=r"one class only, 'a'; a classifier needs at least two. Is data.label_column='label' right"
@@ -109,7 +115,7 @@ def test_labels_that_cannot_be_learned_from(monkeypatch):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"class_names": ("a", "b", "a")}, "'a' stands there twice"),
+        ({"class_names": ("a", "b", "a")}, "'a' is listed twice"),
         ({"class_names": ("a",)}, "one class only"),
         ({"focal_gamma": -1.0}, "must be 0 or more, got -1.0"),
         ({"label_smoothing": 1.0}, r"must be in \[0, 1\), got 1.0"),
@@ -131,10 +137,30 @@ def test_unknown_and_missing_labels_are_rejected(tokenizer):
     assert str(caught.value).endswith("'i', 'j' and 2 more") and str(caught.value).startswith(
         "label 'new' is not one of the classes"
     )
-    with pytest.raises(RowError, match="no label: column 'label' is missing, empty, null or not a number"):
+    with pytest.raises(RowError, match="no label: column 'label' is missing, empty, null or NaN"):
         task.examples(Row({"text": "x"}, "f", 1))
     assert task.examples(Row({"text": "x"}, "f", 1), labelled=False)[0]["label"] == 0
     assert task.examples(Row({"text": "x", "label": " b "}, "f", 1))[0]["label"] == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (["a", "b"], "no usable label: column 'label' holds a list or an object; a class is one value"),
+        ({"a": 1}, "no usable label: column 'label' holds a list or an object"),
+        ("half \ud83d", "no usable label: column 'label' holds half of a surrogate pair"),
+        ("NULL", "no label: column 'label' is missing, empty, null or NaN"),
+    ],
+)
+def test_labels_that_are_no_class(tokenizer, value, reason):
+    assert learn("a", "b", value) == ("a", "b")
+    with pytest.raises(RowError, match=reason):
+        task_of(tokenizer, class_names=("a", "b")).examples(Row({"text": "x", "label": value}, "f", 1))
+
+
+def test_a_class_may_be_called_null(tokenizer):
+    task = task_of(tokenizer, class_names=("a", "null"))
+    assert task.examples(Row({"text": "x", "label": "null"}, "f", 1))[0]["label"] == 1
 
 
 LOGITS = {"logits": np.log(np.array([[0.7, 0.3], [0.55, 0.45], [0.1, 0.9]]))}

@@ -46,6 +46,8 @@ class Finding:
 def run(options: Options) -> None:
     """Writes the config to --output (default: bert.yaml) and says what was seen."""
     source, target = options.required("source"), options.output or "bert.yaml"
+    if target.endswith("/") or files.is_dir(target):
+        target = files.join(target, "bert.yaml")
     if files.exists(target):
         raise UserError(f"--output: {target} is already there; remove it or choose another name")
     finding = look_at(source)
@@ -68,7 +70,7 @@ def look_at(source: str) -> Finding:
     if not rows:
         why = f": {rejected[0].reason} (line {rejected[0].line})" if rejected else ""
         raise UserError(f"--from: {source} has no rows that can be read{why}")
-    columns = list(rows[0])
+    columns = list(dict.fromkeys(column for row in rows for column in row))
     label = _label_column(rows, columns)
     texts = _text_columns(rows, [column for column in columns if column != label])
     labels = (label_text(row.get(label)) for row in rows)
@@ -104,7 +106,8 @@ def _label_column(rows: list[dict], columns: list[str]) -> str:
 
 def _text_columns(rows: list[dict], columns: list[str]) -> tuple[str, ...]:
     """The column with a text's name, two that end in 1 and 2 (or a and b), else the longest."""
-    textual = [column for column in columns if all(isinstance(row.get(column, ""), str) for row in rows[:100])]
+    textual = [column for column in columns if all(isinstance(row.get(column), str | None) for row in rows[:100])]
+    textual = [column for column in textual if any(row.get(column) for row in rows)]
     if not textual:
         raise UserError(f"--from: no column of text besides the label; the columns are {', '.join(map(repr, columns))}")
     for first, second in itertools.permutations(textual, 2):
@@ -149,7 +152,8 @@ def summary(finding: Finding, source: str) -> list[str]:
 
 def config_text(finding: Finding, source: str, encoder: str) -> str:
     """Returns the commented YAML."""
-    quote = lambda value: json.dumps(value, ensure_ascii=False)  # noqa: E731  JSON strings are YAML strings
+    # JSON strings are YAML strings; what cannot be printed is written as an escape.
+    quote = lambda value: json.dumps(value, ensure_ascii=not value.isprintable())  # noqa: E731
     names = sorted(finding.classes)
     counts = finding.classes.values()
     is_unequal = max(counts) > 4 * min(counts)

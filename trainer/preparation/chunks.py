@@ -9,13 +9,17 @@ import itertools
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from trainer.data.records import encode_example
 from trainer.data.sources import Rejected, Row, RowError
+from trainer.errors import UserError
 from trainer.features import check_example
 from trainer.tasks.base import Task
 
@@ -154,20 +158,29 @@ def prepared_chunks(chunks: Iterable[NamedChunk], task: Task, workers: int) -> I
     # A forked worker starts at once, but a copy of a process with TensorFlow's threads in it can hang.
     is_alone = "tensorflow" not in sys.modules and threading.active_count() == 1 and hasattr(os, "fork")
     context = multiprocessing.get_context("fork" if is_alone else "spawn")
-    with context.Pool(workers, _start_worker, (task,)) as pool:
-        waiting: collections.deque = collections.deque()
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (task,))
+    waiting: collections.deque[Future[Chunk]] = collections.deque()
+    try:
         for name, chunk in chunks:  # a bounded number under way, so that memory stays flat
-            waiting.append(pool.apply_async(_work, (name, chunk)))
+            waiting.append(pool.submit(_work, name, chunk))
             if len(waiting) > 2 * workers:
-                yield waiting.popleft().get()
+                yield waiting.popleft().result()
         while waiting:
-            yield waiting.popleft().get()
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that prepares rows was killed, most likely because memory ran out; set data.workers to fewer than "
+            f"{workers}, and run the same command again"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 _worker_task: list[Task] = []
 
 
 def _start_worker(task: Task) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
     gc.disable()
     _worker_task.append(task)
 

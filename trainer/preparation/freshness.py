@@ -60,7 +60,7 @@ def made_from_of(experiment: Experiment, task: Task) -> dict[str, Any]:
 
 
 def _identity(path: str) -> str:
-    """Returns what tells a source from an altered one: a hash, or the date of one that would take minutes to read."""
+    """Returns what changes when a source changes: a hash; the modification date of a file that takes minutes to read."""
     if files.size(path) > MAX_BYTES_HASHED_ON_OPEN:
         return f"modified {files.modified(path)}"
     return f"sha256 {files.sha256(path)[:16]}"
@@ -92,5 +92,7 @@ def require_training_examples(manifest: Manifest) -> None:
     if "train" not in manifest.splits:
         splits = ", ".join(manifest.splits)
         raise UserError(f"data.records_dir: {manifest.folder} holds records of {splits} only, none to train on")
-    if manifest.splits["train"]["examples"] == 0:
-        raise UserError("data.train: every row was rejected; there is nothing to train on")
+    for split in ("train", "validation"):
+        if split in manifest.splits and manifest.splits[split]["examples"] == 0:
+            what = "train on" if split == "train" else "validate on"
+            raise UserError(f"data.{split}: every row was rejected; there is nothing to {what}")

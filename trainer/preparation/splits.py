@@ -30,8 +30,17 @@ REJECTED_FILE = "rejected.jsonl"
 log = logging.getLogger(__name__)
 
 
-def ensure_records(experiment: Experiment, workdir: str, tokenizer: Tokenizer, corpus_sink: Sink | None = None) -> Manifest:
+def ensure_records(
+    experiment: Experiment, workdir: str, tokenizer: Tokenizer, corpus_sink: Sink | None = None, only: str | None = None
+) -> Manifest:
     """Returns the manifest of records that fit the experiment, preparing them first (see `prepare`) if missing or stale.
+
+    Args:
+      experiment: the run.
+      workdir: of the run; the records are in it unless data.records_dir is given.
+      tokenizer: the run's.
+      corpus_sink: as `prepare`'s.
+      only: the one split that is needed; None: all.
 
     Raises:
       UserError: no sources, too many rejected rows, or a damaged shard; no rows are named, and the records do not fit.
@@ -47,11 +56,16 @@ def ensure_records(experiment: Experiment, workdir: str, tokenizer: Tokenizer, c
         if not reasons:
             return checked(manifest, "up to date")
         log.info("records: %s are stale, preparing again:\n  %s", folder, "\n  ".join(reasons))
-    return prepare(experiment, folder, task, wanted, corpus_sink)
+    return prepare(experiment, folder, task, wanted, corpus_sink, only)
 
 
 def prepare(
-    experiment: Experiment, folder: str, task: Task, made_from: dict[str, Any], corpus_sink: Sink | None = None
+    experiment: Experiment,
+    folder: str,
+    task: Task,
+    made_from: dict[str, Any],
+    corpus_sink: Sink | None = None,
+    only: str | None = None,
 ) -> Manifest:
     """Writes the records of every split, then the manifest that makes them count.
 
@@ -61,6 +75,7 @@ def prepare(
       task: the run's.
       made_from: what decides the records.
       corpus_sink: writes a corpus instead of this process and its workers, as `beam.beam_sink`'s.
+      only: the one split to write; None: all.
 
     Raises:
       UserError: no sources, no rows, or more rejected rows than data.max_rejected_fraction allows.
@@ -72,7 +87,7 @@ def prepare(
     rejected_path = files.join(folder, REJECTED_FILE)
     splits, rejected = {}, []
     with files.explain_full_disk(folder), _without_garbage_collection():
-        for split in data.sources():
+        for split in [only] if only else data.sources():
             job = SplitJob(experiment, split, folder, task, made_from)
             totals, shards = ((corpus_sink or write_corpus) if task.is_corpus else write_rows)(job)
             _remove_other_shards(folder, split, {shard["file"] for shard in shards})

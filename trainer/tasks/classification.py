@@ -55,7 +55,7 @@ class Config(base.TaskConfig):
     def __post_init__(self):
         super().__post_init__()
         twice = sorted({name for name in self.class_names if self.class_names.count(name) > 1})
-        check(not twice, "class_names", f"{twice and twice[0]!r} stands there twice")
+        check(not twice, "class_names", f"{twice and twice[0]!r} is listed twice")
         check(len(self.class_names) != 1, "class_names", "one class only: there is nothing to tell apart")
         check(self.focal_gamma >= 0, "focal_gamma", f"must be 0 or more, got {self.focal_gamma}")
         check(0 <= self.label_smoothing < 1, "label_smoothing", f"must be in [0, 1), got {self.label_smoothing}")
@@ -71,11 +71,12 @@ class Config(base.TaskConfig):
         check(not unknown, "class_weights", f"{unknown and unknown[0]!r} is not one of task.class_names")
 
 
-MISSING = ("", "nan", "NaN", "NAN", "NaT", "<NA>")  # how pandas and NumPy write a value that is not there
+# How pandas, NumPy, databases and spreadsheets write a value that is not there
+MISSING = ("", "nan", "NaN", "NAN", "NaT", "<NA>", "null", "NULL", "\\N", "#N/A", "N/A")
 
 
 def label_text(value: Any) -> str | None:
-    """Returns a label as its class name: 1, 1.0 and "1" are the same class, and so are true and True; None for no label.
+    """Returns a label as its class name: 1, 1.0 and "1" are the same class, and so are true and True; None for no usable label.
 
     >>> label_text(True), label_text("True"), label_text(2.0), label_text(float("nan")), label_text(" spam ")
     ('true', 'true', '2', None, 'spam')
@@ -83,7 +84,7 @@ def label_text(value: Any) -> str | None:
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bytes):
         value = value.decode("utf8", "backslashreplace")  # a binary column of a parquet file
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or (isinstance(value, float) and math.isnan(value)) or label_problem(value):
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -91,6 +92,15 @@ def label_text(value: Any) -> str | None:
     if text in ("True", "TRUE", "False", "FALSE"):
         return text.lower()
     return None if text in MISSING else text
+
+
+def label_problem(value: Any) -> str | None:
+    """Returns what keeps a value from being a class at all: it is no single value, or no text that can be stored; or None."""
+    if isinstance(value, (list, dict, np.ndarray)):
+        return "holds a list or an object; a class is one value"
+    if isinstance(value, str) and not value.isascii() and re.search("[\ud800-\udfff]", value):
+        return "holds half of a surrogate pair, which is no character"
+    return None
 
 
 class Task(base.Task):
@@ -107,19 +117,22 @@ class Task(base.Task):
     def learn(cls, config: Config, fields: base.TextFields, rows: Iterable[Row]) -> Config:
         found: set[str] = set()
         column = fields.label_column
+        without: Row | None = None  # the first row that lacks the column: one JSON object may, all rows must not
         for row in rows:
             if column not in row.values:
-                raise UserError(
-                    f"{row.path}:{row.line}: no column {column!r} (data.label_column); "
-                    f"the columns are {', '.join(map(repr, row.values))}"
-                )
-            name = label_text(row.values[column])
+                without = without or row
+            name = label_text(row.values.get(column))
             if name is not None:
                 found.add(name)
             if len(found) > MAX_CLASSES:
                 raise UserError(
                     f"data.label_column: {column!r} has over {MAX_CLASSES:,} different values; is it the label's column?"
                 )
+        if not found and without:
+            raise UserError(
+                f"{without.path}:{without.line}: no column {column!r} (data.label_column); "
+                f"the columns are {', '.join(map(repr, without.values))}"
+            )
         if not found:
             raise NothingToLearnError(f"no row has a label in column {column!r}, so class names cannot be learned")
         if len(found) == 1:
@@ -145,9 +158,15 @@ class Task(base.Task):
 
     def _class_number(self, row: Row) -> int:
         column = self.fields.label_column
-        name = label_text(row.values.get(column))
+        value = row.values.get(column)
+        problem = label_problem(value)
+        if problem:
+            raise RowError(f"no usable label: column {column!r} {problem}")
+        name = label_text(value)
+        if name is None and str(value).strip() in self.config.class_names:
+            name = str(value).strip()  # a class that is called "null", by the config's own word
         if name is None:
-            raise RowError(f"no label: column {column!r} is missing, empty, null or not a number")
+            raise RowError(f"no label: column {column!r} is missing, empty, null or NaN")
         number = self._number_of_class.get(name)
         if number is None:
             known = ", ".join(map(repr, self.config.class_names[:10]))

@@ -76,7 +76,8 @@ class Config(base.TaskConfig):
     static_masks: bool = False
     """Masks are those of the records, the same in each epoch: drawn when the data are prepared, or those of Google's files."""
     sampling_exponent: float = 1.0
-    """With a file for each language: one of n examples is drawn in proportion to n to this power. 0.7 is usual, 1: as it is."""
+    """With one file per language: a language with n examples is drawn in proportion to n to this power. 0.7 is usual; 1
+    changes nothing."""
     languages: tuple[str, ...] = ()
     """With a sampling_exponent, the files, one per language. Empty: learned from data.train and saved with the run."""
     predicted_tokens: int = 5
