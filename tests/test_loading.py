@@ -39,6 +39,10 @@ def test_what_cannot_be_is_refused(run_copy):
         run.predict("one text")
     with pytest.raises(UserError, match="row 1 has 2 texts; this run reads 1: text"):
         run.predict([("a", "b")])
+    with pytest.raises(UserError, match=r"predict takes a list of rows, not a table: run.predict\(table\['text'\]\)"):
+        run.predict({"text": ["a", "b"]})
+    missing = run.predict([float("nan"), None])
+    assert all("error" in line for line in missing)
     with pytest.raises(
         UserError, match="--split: 'tset' is not one of this run's train, validation, test; did you mean 'test'"
     ):

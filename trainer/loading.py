@@ -58,22 +58,18 @@ class Run:
         Args:
           rows: texts; for a task of two texts a sequence of two, or a mapping with the text columns.
 
-        A row that cannot be used has its reason under "error".
+        A row that cannot be used, as a missing value, has its reason under "error".
+
+        Raises:
+          UserError: `rows` is one text or a whole table, or a row has too many or too few texts.
         """
         columns = self.config.data.text_columns
-        if isinstance(rows, str):
+        if isinstance(rows, (str, bytes)):
             raise UserError("predict takes a list of texts, as run.predict(['...'])")
-        found = []
-        for number, row in enumerate(rows, start=1):
-            if isinstance(row, Mapping):
-                values = dict(row)
-            else:
-                texts = [row] if isinstance(row, str) else list(row)
-                if len(texts) != len(columns):
-                    raise UserError(f"row {number} has {len(texts)} texts; this run reads {len(columns)}: {', '.join(columns)}")
-                values = dict(zip(columns, texts, strict=True))
-            found.append(Row(values, "row", number))
-        return self._predictor.predict(found)
+        if isinstance(rows, Mapping) or hasattr(rows, "columns"):  # would go through the names of the columns
+            how = f"table[{columns[0]!r}]" if len(columns) == 1 else f"table[{list(columns)}].to_dict('records')"
+            raise UserError(f"predict takes a list of rows, not a table: run.predict({how})")
+        return self._predictor.predict([_row(row, number, columns) for number, row in enumerate(rows, start=1)])
 
     def evaluate(self, split: str = "validation") -> dict[str, Any]:
         """Returns all scores of a split: "train", "validation" or "test".
@@ -90,6 +86,15 @@ class Run:
     def export_hugging_face(self) -> str:
         """Writes config, tokenizer and weights for transformers; returns their folder."""
         return export_command.export_hugging_face(self._restored, self.workdir)
+
+
+def _row(row: Texts, number: int, columns: Sequence[str]) -> Row:
+    if isinstance(row, Mapping):
+        return Row(dict(row), "row", number)
+    texts = list(row) if isinstance(row, (list, tuple)) else [row]
+    if len(texts) != len(columns):
+        raise UserError(f"row {number} has {len(texts)} texts; this run reads {len(columns)}: {', '.join(columns)}")
+    return Row(dict(zip(columns, texts, strict=True)), "row", number)
 
 
 def load(workdir: str, overrides: Sequence[str] = ()) -> Run:

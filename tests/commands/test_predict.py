@@ -1,5 +1,7 @@
 import io
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -80,7 +82,7 @@ def test_pairs_are_read_from_json(tokenizer):
     assert rows[0].values == {"first": "x", "second": "y"}
     assert [row.reason for row in rows[1:]] == [
         "this task reads 2 texts: write a JSON object with first and second",
-        "not valid JSON: Expecting property name enclosed in double quotes",
+        "not valid JSON: Expecting property name enclosed in double quotes at character 2",
     ]
     assert isinstance(rows[2], Rejected)
 
@@ -116,9 +118,13 @@ def test_the_name_of_the_predictions(source, name):
 
 
 def test_a_byte_order_mark_on_standard_input_is_no_text(cli, finished_run, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO('\ufeff{"text": "good"}\nbad\n'.encode())))
-    status, out, _ = cli("predict", f"--workdir={finished_run}", "--input=-")
-    assert status == 0 and [line["text"] for line in lines_of(out)] == ["good", "bad"]
+    for encoding in ("utf8", "utf-16"):
+        typed = ("" if encoding == "utf-16" else "\ufeff") + '{"text": "good"}\nbad\n  {"text": "fine"}\n'
+        typed += '{"text": "x", "id": ' + "9" * 5000 + "}\n" + '{"a":' * 100_000 + "\n"
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(typed.encode(encoding)))))
+        status, out, _ = cli("predict", f"--workdir={finished_run}", "--input=-")
+        found = [line["text"] for line in lines_of(out)]
+        assert status == 0 and found[:3] == ["good", "bad", "fine"] and len(found) == 5, "what is no JSON is a text"
 
 
 def test_the_exit_status_says_when_every_row_was_refused(cli, finished_run, tmp_path):
@@ -135,6 +141,36 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(cli, finished_
         "predict", f"--workdir={finished_run}", f"--input={tmp_path}/in.csv", f"--output={tmp_path}/file/o.jsonl"
     )
     assert status == 1 and "cannot be written: " in error and "choose another place with --output" in error
+
+
+def test_no_file_of_the_users_is_replaced(cli, finished_run, tmp_path):
+    (tmp_path / "x.csv").write_text("text\ngood\n")
+    (tmp_path / "x.jsonl").write_text('{"text": "mine"}\n')
+    status, out, _ = cli("predict", f"--workdir={finished_run}", f"--input={tmp_path}/x.csv", f"--output={tmp_path}/")
+    assert status == 0 and out == f"predictions: {tmp_path}/x-2.jsonl\n" and "mine" in (tmp_path / "x.jsonl").read_text()
+    command = ("predict", f"--workdir={finished_run}", f"--input={tmp_path}/x.jsonl")
+    assert cli(*command, f"--output={tmp_path}")[1] == f"predictions: {tmp_path}/x-3.jsonl\n"
+    status, _, error = cli(*command, f"--output={tmp_path}/x.jsonl")
+    assert status == 1 and f"--output: {tmp_path}/x.jsonl is the input itself" in error
+    assert "mine" in (tmp_path / "x.jsonl").read_text()
+
+
+def test_a_pipe_is_written_to(cli, finished_run, tmp_path):
+    (tmp_path / "x.csv").write_text("text\ngood\n")
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor() as pool:
+        found = pool.submit((tmp_path / "pipe").read_text)
+        status, _, _ = cli("predict", f"--workdir={finished_run}", f"--input={tmp_path}/x.csv", f"--output={tmp_path}/pipe")
+        assert status == 0 and lines_of(found.result())[0]["text"] == "good"
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_column_called_error_is_no_error(cli, run_copy, tmp_path):
+    config = run_copy / "config.yaml"
+    config.write_text(config.read_text().replace("text_columns:\n  - text\n", "text_columns: [error]\n"))
+    (tmp_path / "x.csv").write_text("error\nno such file\n")
+    status, out, log = cli("predict", f"--workdir={run_copy}", f"--input={tmp_path}/x.csv", "--output=-")
+    assert status == 0 and lines_of(out)[0]["error"] == "no such file" and "could not be predicted" not in log
 
 
 def test_two_sources_of_one_name_have_a_file_each(cli, run_copy, tmp_path):

@@ -1,8 +1,10 @@
 """predict: rows in, one JSON line for each out, in the same order, as a stream."""
 
+import io
 import itertools
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -10,7 +12,8 @@ from typing import IO
 
 from trainer import files
 from trainer.cli import Options
-from trainer.data.sources import Rejected, Row, read_rows, without_ending
+from trainer.data.sources import Rejected, Row, parsed_json, read_rows, without_ending
+from trainer.data.text_lines import encoding_by_mark
 from trainer.errors import UserError
 from trainer.run import assembly
 from trainer.run.inference import Predictor
@@ -18,7 +21,7 @@ from trainer.tasks.base import Task
 
 log = logging.getLogger(__name__)
 ROWS_AT_A_TIME = 4096
-SOURCES_FILE = "sources.json"  # {file of predictions: what it was made of}
+SOURCES_FILE = ".bert-trainer-sources.json"  # {file of predictions: what it was made of}
 BYTE_ORDER_MARK = "\ufeff"
 
 
@@ -32,21 +35,22 @@ def run(options: Options) -> int:
     restored = assembly.restore(workdir, options.set)
     task, predictor = restored.assembled.task, Predictor(restored)
     if source == "-":
-        if hasattr(sys.stdin, "reconfigure"):  # bytes that are not UTF-8 come as surrogates, and are refused row by row
-            sys.stdin.reconfigure(encoding="utf8", errors="surrogateescape")
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            # By a byte-order mark, else UTF-8; bytes that it does not have come as surrogates, and are refused row by row.
+            head = sys.stdin.buffer.peek(4) if isinstance(sys.stdin.buffer, io.BufferedReader) else b""
+            sys.stdin.reconfigure(encoding=encoding_by_mark(head) or "utf8", errors="surrogateescape")
         rows = _typed_rows(sys.stdin, task)
     else:
         rows = _in_text_column(read_rows(source, "--input", restored.experiment.data.source_format()), task)
     target = _target(options.output, workdir, source)
+    _check_target(target, source)
 
-    predicted = refused = 0
     with _Output(target) as output:
         rows_at_a_time = 1 if source == "-" and sys.stdin.isatty() else ROWS_AT_A_TIME
         for chunk in iter(lambda: list(itertools.islice(rows, rows_at_a_time)), []):
             for line in predictor.predict(chunk):
-                refused += "error" in line
-                predicted += "error" not in line
                 output.write(json.dumps(line, ensure_ascii=False) + "\n")
+    predicted, refused = predictor.predicted, predictor.refused
     if target != "-":
         print(f"predictions: {target}")
     if refused:
@@ -66,12 +70,16 @@ def _target(output: str | None, workdir: str, source: str) -> str:
 
 
 def _target_in(folder: str, source: str) -> str:
-    """Returns a file of the folder that no other source has: a/x.csv and b/x.csv get x.jsonl and x-2.jsonl, each time."""
+    """Returns a file of the folder that nothing else has: a/x.csv and b/x.csv get x.jsonl and x-2.jsonl, each time."""
     path, full = files.join(folder, SOURCES_FILE), files.absolute(source)
     source_of = files.read_json_object(path) if files.exists(path) else {}
     stem = file_stem(source)
     names = itertools.chain([f"{stem}.jsonl"], (f"{stem}-{number}.jsonl" for number in itertools.count(2)))
-    name = next(name for name in names if source_of.get(name, full) == full)
+
+    def is_free(name: str) -> bool:
+        return source_of[name] == full if name in source_of else not files.exists(files.join(folder, name))
+
+    name = next(name for name in names if is_free(name))
     if name not in source_of:
         try:
             files.write_json(path, {**source_of, name: full})
@@ -80,6 +88,14 @@ def _target_in(folder: str, source: str) -> str:
                 f"{folder} cannot be written: {error.strerror or error}; choose another place with --output"
             ) from None
     return files.join(folder, name)
+
+
+def _check_target(target: str, source: str) -> None:
+    """Raises UserError where the predictions would replace their own input."""
+    if target == "-" or source == "-" or source.startswith("tfds:") or files.is_remote(target):
+        return
+    if os.path.realpath(target) in map(os.path.realpath, files.expand(source, "--input")):
+        raise UserError(f"--output: {target} is the input itself; choose another place for the predictions")
 
 
 def file_stem(source: str) -> str:
@@ -110,14 +126,14 @@ def _typed_rows(lines: Iterable[str], task: Task) -> Iterator[Row | Rejected]:
         text = line.rstrip("\r\n")
         if number == 1:
             text = text.removeprefix(BYTE_ORDER_MARK)
-        if text.startswith("{"):
-            try:
-                yield Row(json.loads(text), "standard input", number)
+        if text.lstrip().startswith("{"):
+            values, problem = parsed_json(text)
+            if isinstance(values, dict):
+                yield Row(values, "standard input", number)
                 continue
-            except json.JSONDecodeError as error:
-                if len(columns) > 1:
-                    yield Rejected("standard input", number, f"not valid JSON: {error.msg}", text)
-                    continue
+            if len(columns) > 1:
+                yield Rejected("standard input", number, problem or "no JSON object", text)
+                continue
         if len(columns) > 1:
             reason = f"this task reads {len(columns)} texts: write a JSON object with {' and '.join(columns)}"
             yield Rejected("standard input", number, reason, text)
@@ -130,13 +146,16 @@ class _Output:
 
     def __init__(self, target: str):
         self._target = target
+        # A device or a pipe, as /dev/null, is written to; a file takes its name when it is whole.
+        is_device = not files.is_remote(target) and os.path.exists(target) and not os.path.isfile(target)
+        self._written = target if is_device else f"{target}.partial"
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> "_Output":
         if self._target != "-":
             try:
                 files.make_dirs(self._target.rpartition("/")[0] or ".")
-                self._file = files.open_binary(f"{self._target}.partial", "wb")
+                self._file = files.open_binary(self._written, "wb")
             except OSError as error:  # before the work, not after it
                 raise UserError(
                     f"{self._target} cannot be written: {error.strerror or error}; choose another place with --output"
@@ -155,7 +174,9 @@ class _Output:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._file is not None:
             self._file.close()
+            if self._written == self._target:
+                return
             if kind is None:
-                files.rename(f"{self._target}.partial", self._target)
+                files.rename(self._written, self._target)
             else:
-                files.remove_tree(f"{self._target}.partial")
+                files.remove_tree(self._written)

@@ -88,9 +88,13 @@ class Predictor:
 
     Args:
       restored: the run.
+
+    Attributes:
+      predicted, refused: how many rows so far.
     """
 
     def __init__(self, restored: Restored):
+        self.predicted = self.refused = 0
         self._experiment, self._task = restored.experiment, restored.assembled.task
         strategy = tf.distribute.get_strategy()
         self._runner = BatchRunner(restored.assembled.model, strategy, self._task.features(), self._task.predicted)
@@ -110,6 +114,8 @@ class Predictor:
                 continue
             records += [encode_example({**example, "row_id": number}, spec) for example in examples]
             longest = max([longest, *(len(example["input_ids"]) for example in examples)])
+        self.refused += len(lines)
+        self.predicted += len(rows) - len(lines)
         if records:
             stored = serialized_examples(lambda: records)
             batches = feeding.prediction_batches(stored, self._experiment, self._task, longest)
