@@ -95,6 +95,12 @@ delete() {
   $keep || run "${tpu[@]}" delete "$name" "${place[@]}" --quiet
 }
 
+# Another run's VM is neither used nor deleted: its job may be running.
+if ! $dry_run && "${tpu[@]}" describe "$name" "${place[@]}" --format="value(name)" >/dev/null 2>&1; then
+  fail "--name=$name: a VM of this name exists, and its job may be running. Choose another name, or delete it first: \
+gcloud compute tpus tpu-vm delete $name --zone=$zone" 1
+fi
+
 # 1. The VM. It costs money: it is deleted however this script ends, also when it is interrupted while the VM is created.
 trap delete EXIT
 create=("${tpu[@]}" create "$name" "${place[@]}" --accelerator-type="$type" --version="$version")

@@ -80,7 +80,8 @@ def gcloud(tmp_path, monkeypatch):
     monkeypatch.setenv("GCLOUD_SCRIPT", str(tmp_path / "script"))
 
     def answer(*lines):
-        (tmp_path / "script").write_text("".join(f"{line}\n" for line in lines))
+        nothing_there = "value(name)|1|"  # no VM of this name yet, unless a test says otherwise
+        (tmp_path / "script").write_text("".join(f"{line}\n" for line in (*lines, nothing_there)))
         (tmp_path / "calls").write_text("")
         done = call(*GOOD[:-1])
         return (*done, (tmp_path / "calls").read_text().splitlines())
@@ -100,10 +101,10 @@ def test_a_job_that_ends_well_or_badly(gcloud):
     [
         (["tail|75|"], "the job on bert ended without an exit status: it was killed"),
         (
-            ["tail|255|", "describe|0|PREEMPTED"],
+            ["tail|255|", "value(state)|0|PREEMPTED"],
             "the VM bert is PREEMPTED; rerun the same command to resume from gs://bucket/run",
         ),
-        (["tail|255|", "describe|1|"], "the VM bert is GONE"),
+        (["tail|255|", "value(state)|1|"], "the VM bert is GONE"),
     ],
 )
 def test_following_ends_when_job_or_vm_is_gone(gcloud, script, message):
@@ -113,7 +114,13 @@ def test_following_ends_when_job_or_vm_is_gone(gcloud, script, message):
 
 def test_a_vm_that_cannot_be_created_is_deleted_all_the_same(gcloud):
     status, _, _, calls = gcloud("tpu-vm create|1|")
-    assert status == 1 and "create bert" in calls[0] and "delete bert" in calls[1] and len(calls) == 2
+    assert status == 1 and "create bert" in calls[1] and "delete bert" in calls[2] and len(calls) == 3
+
+
+def test_a_vm_of_another_run_is_left_as_it_is(gcloud):
+    status, _, error, calls = gcloud("value(name)|0|bert")
+    assert status == 1 and "a VM of this name exists, and its job may be running" in error
+    assert len(calls) == 1 and "describe bert" in calls[0]
 
 
 def test_bfloat16_unless_a_precision_is_named(tmp_path):
