@@ -112,7 +112,7 @@ LEAST = {"steps": 1, "size": 200, "unused": 0, "min_frequency": 1}  # flag → i
 PATHS = ("config", "workdir", "input", "output", "from", "encoder", "extend", "google_records")
 OUT_OF_MEMORY = (
     "out of memory. To use less: a smaller train.batch_size, or more train.gradient_accumulation_steps with the same "
-    "batch_size (the result stays the same); train.recompute_activations=true; a smaller data.max_seq_length; "
+    "batch_size (the same gradient, in parts); train.recompute_activations=true; a smaller data.max_seq_length; "
     "train.precision=bfloat16; a smaller encoder"
 )
 USAGE = "usage: bert-trainer COMMAND [--config=PATH] [--workdir=DIR] [--set key=value ...]"

@@ -9,7 +9,7 @@ class UserError(Exception):
 
 
 class NothingToLearnError(UserError):
-    """Rows that do not show what the config leaves out, as class names; rows that could not be read may be the reason."""
+    """The rows do not contain what the config leaves open, as class names; perhaps because they could not be read."""
 
 
 def install_hint(extra: str) -> str:

@@ -44,6 +44,16 @@ def test_another_test_set_may_be_named(cli, run_copy, tmp_path):
     assert status == 0 and "examples: 2" in out
 
 
+def test_what_cannot_be_scored_is_told(cli, run_copy, tmp_path):
+    (tmp_path / "mine.csv").write_text("text,label\nthing,unknown\n")
+    sets = (f"--set=data.test={tmp_path}/mine.csv", "--set=data.max_rejected_fraction=1")
+    status, _, error = cli("evaluate", f"--workdir={run_copy}", "--split=test", *sets)
+    assert status == 1 and "data.test: every row was rejected; there is nothing to score" in error
+    run_copy.rename(run_copy.with_name("run[1]"))
+    status, _, error = cli("evaluate", f"--workdir={tmp_path}/run[1]")
+    assert status == 1 and "TensorFlow cannot read checkpoints from such a path" in error
+
+
 def test_records_alone_are_scored_wherever_they_are(cli, config_file, tmp_path):
     run, alone = f"--workdir={tmp_path}/run", ["--set=data.train=null", "--set=data.validation=null"]
     assert cli("prepare", f"--config={config_file}", f"--set=data.records_dir={tmp_path}/records")[0] == 0

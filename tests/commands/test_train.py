@@ -2,16 +2,19 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.conftest import ROOT, run_cli, subprocess_environment, write_config, write_csv
 from trainer.commands import train as train_command
+from trainer.errors import UserError
 from trainer.runtime.checkpoints import read_variables
 
 NO_DROPOUT = ("--set=encoder.dropout_rate=0", "--set=encoder.attention_dropout_rate=0", "--set=task.head_dropout_rate=0")
@@ -123,7 +126,15 @@ def test_the_same_run_however_it_is_cut(cli, config_file, tmp_path, plain_run, c
     [
         ["train.precision=bfloat16", "train.ema_decay=0.9", "train.schedule=cosine", "task.balance=class_weights"],
         ["train.precision=float16", "train.layerwise_lr_decay=0.8", "encoder.freeze_layers=1", "task.focal_gamma=2.0"],
-        ["train.jit_compile=true", "task.balance=sampling", "data.max_examples_per_row=1", "train.recompute_activations=true"],
+        pytest.param(
+            [
+                "train.jit_compile=true",
+                "task.balance=sampling",
+                "data.max_examples_per_row=1",
+                "train.recompute_activations=true",
+            ],
+            marks=pytest.mark.slow,  # a minute of compiling
+        ),
         [
             "data.length_buckets=true",
             "data.max_examples_per_row=1",
@@ -213,6 +224,10 @@ def test_bad_input_is_told(cli, config_file, tmp_path, reviews):
             f"data.train={tmp_path}/empty.csv",
         ): "error: data.train: no row has a label in column 'label', so class names cannot be learned; the source has no rows",
         (f"data.validation={unseen}",): "data.validation: 3 of 3 rows rejected",
+        (
+            f"data.validation={unseen}",
+            "data.max_rejected_fraction=1",
+        ): "data.validation: every row was rejected; there is nothing",
         (f"data.validation={tmp_path}/empty.csv",): "data.validation: no rows: the source is empty, or holds only a header",
         ("data.max_seq_length=256",): "data.max_seq_length=256 is over the encoder's 128 positions",
         ("encoder.init_from=/no/encoder",): "encoder.init_from: no folder /no/encoder",
@@ -345,7 +360,9 @@ def test_a_run_goes_on_with_its_own_records_only(cli, config_file, tmp_path):
         assert cli(*command)[0] == 143
     with open(tmp_path / "train.csv", "a") as file:
         file.write("one more,positive\n")
-    status, _, error = cli(*command)
+    config = (tmp_path / "run/config.yaml").read_text()
+    status, _, error = cli(*command, "--set=runtime.log_every_steps=3")
+    assert (tmp_path / "run/config.yaml").read_text() == config, "a resume that is refused changes nothing"
     assert status == 1 and f"{tmp_path}/run began with other records than those in {tmp_path}/run/records" in error
 
 
@@ -374,7 +391,8 @@ print(counts[8], counts[32])
 
 def test_a_share_for_validation_early_stopping_and_a_named_score(cli, config_file, tmp_path):
     run = f"--workdir={tmp_path}/run"
-    keys = ("data.validation=25%", "train.best_score=macro.f1", "train.early_stopping_patience=2", "train.steps=400")
+    keys = ("data.validation=25%", "data.test=20%", "train.best_score=macro.f1", "train.early_stopping_patience=2")
+    keys = (*keys, "train.steps=400")
     keys = (*keys, "train.validate_every_steps=4", "train.learning_rate=1e-9", "train.warmup_ratio=0")
     status, _, log = cli("train", f"--config={config_file}", run, *[f"--set={key}" for key in keys])
     assert status == 0, log
@@ -387,6 +405,41 @@ def test_a_share_for_validation_early_stopping_and_a_named_score(cli, config_fil
     assert status == 0 and "split: validation" in out
     scores = json.loads((tmp_path / "run/evaluation/validation.json").read_text())
     assert scores["macro"]["f1"] == pytest.approx(best["score"]) and scores["examples"] < 32
+    for split in ("train", "test"):  # the same rows, whether the run's records are read or made again for the command
+        found = []
+        for changes in ((), ("--set=runtime.log_every_steps=7",)):
+            assert cli("evaluate", run, f"--split={split}", *changes)[0] == 0
+            found.append(json.loads((tmp_path / f"run/evaluation/{split}.json").read_text()))
+        assert found[0] == found[1] and found[0]["examples"] == {"train": 35, "test": 13}[split]
+
+
+def test_a_kill_between_validation_and_checkpoint_changes_no_decision(cli, config_file, tmp_path, tiny_encoder, monkeypatch):
+    """The best model is then newer than the checkpoint: it is found again, and counts as better, as it did before.
+
+    The encoder that the run began with is gone by then: a run has its own tokenizer and sizes.
+    """
+    scores = iter([0.3, 0.5, 0.5, 0.6])  # at steps 4 and 8, then again at 8, and at 12
+    monkeypatch.setattr("trainer.run.training.inference.evaluate", lambda *_: {"accuracy": next(scores)})
+    shutil.copytree(tiny_encoder, tmp_path / "encoder")
+    sets = ("train.validate_every_steps=4", "train.early_stopping_patience=1", f"encoder.init_from={tmp_path}/encoder")
+    command = ["train", f"--workdir={tmp_path}/run"]
+    with StopAfter(9):
+        assert cli(*command, f"--config={config_file}", *[f"--set={key}" for key in sets])[0] == 143
+    checkpoints = tmp_path / "run/checkpoints"
+    assert json.loads((checkpoints / "best.json").read_text())["step"] == 8
+    assert list(losses(tmp_path / "run")) == [4, 8, 9], "the steps before a stop have their line, too"
+    shutil.rmtree(checkpoints / "step-00000009")
+    shutil.rmtree(tmp_path / "encoder")
+    status, _, log = cli(*command)
+    assert status == 0 and "resumed from step 5 of 12" in log and "stopped early" not in log
+    best = json.loads((checkpoints / "best.json").read_text())
+    assert (best["step"], best["score"]) == (12, 0.6)
+
+
+def test_workers_begin_at_the_same_step():
+    placement = SimpleNamespace(workers=2, sum_over_workers=lambda value: value + 0)
+    with pytest.raises(UserError, match="this worker would begin at step 1,000 and others elsewhere: all workers must see"):
+        train_command._check_same_step(1000, SimpleNamespace(placement=placement, workdir="/run"))
 
 
 def test_the_home_folder_and_characters_that_checkpoints_cannot_have(cli, config_file, tmp_path, monkeypatch):

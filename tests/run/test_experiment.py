@@ -26,6 +26,8 @@ def load(*sets):
         ("data.max_rejected_fraction=2", r"data.max_rejected_fraction: must be in \[0, 1\], got 2.0"),
         ("data.workers=-1", "data.workers: must be 0 or more, got -1"),
         ("train.batch_size=0", "train.batch_size: must be over 0, got 0"),
+        ("train.seed=-1", "train.seed: must be from 0 to 2147483647, got -1"),
+        ("data.encoding=hex", "data.encoding: Python knows no encoding 'hex'"),
         ("train.warmup_ratio=1", r"train.warmup_ratio: must be in \[0, 1\), got 1.0"),
         ("train.weight_decay=-1", "train.weight_decay: must be 0 or more, got -1.0"),
         ("runtime.keep_checkpoints=0", "runtime.keep_checkpoints: must be 1 or more, got 0"),
@@ -56,6 +58,29 @@ def test_saved_config_loads_equal(tmp_path):
     assert '"tensorflow": "2.' in (tmp_path / "versions.json").read_text()
     with pytest.raises(UserError, match="holds no config.yaml; train there first"):
         experiment.load_workdir(str(tmp_path / "none"))
+
+
+def test_paths_of_the_home_folder_and_of_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "enc").mkdir()
+    (tmp_path / "enc/bert_model.ckpt.index").write_text("")
+    (tmp_path / "config.yaml").write_text("encoder: {init_from: enc/bert_model.ckpt}")
+    loaded = experiment.load(str(tmp_path / "config.yaml"), ["data.records_dir=~/records"])
+    assert loaded.encoder.init_from == f"{tmp_path}/enc/bert_model.ckpt", "beside the config, a prefix as well"
+    assert loaded.data.records_dir == f"{tmp_path}/home/records"
+    monkeypatch.chdir(tmp_path)
+    experiment.save(
+        experiment.load(None, ["encoder.init_from=enc/bert_model.ckpt", "data.records_dir=new"]), str(tmp_path / "run")
+    )
+    saved = experiment.load_workdir(str(tmp_path / "run"))
+    assert saved.data.records_dir == f"{tmp_path}/new" and saved.encoder.init_from == f"{tmp_path}/enc/bert_model.ckpt"
+
+
+def test_a_share_and_the_same_file_named_by_itself(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "".join(f"text {number},{number % 2}\n" for number in range(40)))
+    loaded = load(f"data.train={path}", f"data.validation={path}", "data.test=10%")
+    assert [len(list(loaded.rows(split))) for split in ("train", "validation", "test")] == [36, 40, 4]
 
 
 def test_resume_differences_leave_out_devices_and_logs():

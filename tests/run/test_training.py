@@ -4,9 +4,10 @@ import math
 from types import SimpleNamespace
 
 import pytest
+import tensorflow as tf
 
 from trainer.errors import UserError
-from trainer.run.training import TrainingRhythm, score_named
+from trainer.run.training import TrainingRhythm, check_finite_weights, score_named
 
 SCORES = {
     "examples": 8,
@@ -78,6 +79,41 @@ def test_the_named_score_chooses_the_best():
     validate(rhythm, 0.3, 0.5, 0.4, 0.5, 0.6)
     assert [(step, state["score"]) for step, state in kept] == [(10, 0.3), (20, 0.5), (50, 0.6)]
     assert {state["score_name"] for _, state in kept} == {"macro.f1"} and not rhythm._stops_early
+
+
+def test_a_score_that_these_rows_do_not_define():
+    assert score_named({"accuracy": 0.5, "roc_auc": None}, "roc_auc") is None
+    with pytest.raises(UserError, match="'roc': no such score; this task has accuracy, roc_auc"):
+        score_named({"accuracy": 0.5, "roc_auc": None}, "roc")
+    rhythm, kept = rhythm_with(2)
+    for _ in range(2):
+        rhythm._keep_if_best({"macro": {"f1": None}})
+    assert kept == [] and rhythm._best is None and rhythm._stops_early, "no better than before, twice"
+
+
+@pytest.mark.parametrize(
+    ("signal", "early", "others", "stops", "stops_early"),
+    [
+        (None, False, [0.0], False, False),
+        ("SIGTERM", False, [0.0, 0.0], True, False),
+        (None, False, [1.0, 1.0], True, True),  # the chief stops early: this worker does, too, and says so
+        (None, True, [0.0, 0.0], True, True),
+    ],
+)
+def test_all_workers_stop_for_one_reason(signal, early, others, stops, stops_early):
+    rhythm, _ = rhythm_with(1)
+    rhythm._run.placement = SimpleNamespace(sum_over_workers=lambda value: value + others.pop(0))
+    rhythm._signals, rhythm._stops_early = SimpleNamespace(received=signal), early
+    assert rhythm._all_stop() == stops and rhythm._stops_early == stops_early and others == []
+
+
+def test_weights_that_are_no_numbers_are_not_saved():
+    weights = {"dense/kernel": tf.Variable([1.0, 2.0]), "iterations": tf.Variable(3)}
+    check_finite_weights(weights, 7)
+    for bad in (math.nan, math.inf):
+        weights["dense/kernel"].assign([1.0, bad])
+        with pytest.raises(UserError, match="dense/kernel has values that are NaN or infinite after step 7; nothing is saved"):
+            check_finite_weights(weights, 7)
 
 
 def test_it_stops_after_so_many_validations_without_a_better_one():

@@ -48,6 +48,21 @@ def test_best_stays_beside_the_latest(store):
     assert [name for name in files.list_dir(store.folder) if name.startswith("best-")] == ["best-00000004"]
 
 
+def test_a_best_model_that_is_found_again_or_replaced_meanwhile(store, monkeypatch):
+    store.save_best(4, variables(4.0), {"score": 0.5})
+    store.save_best(4, variables(4.0), {"score": 0.5})
+    assert store.best_state()["name"] == "best-00000004-again", "the first one is whole until the second one is"
+    original = store.problem_with
+
+    def replaced(name, wanted):
+        monkeypatch.setattr(store, "problem_with", original)
+        store.save_best(8, variables(8.0), {"score": 0.7})
+        return "no such file"
+
+    monkeypatch.setattr(store, "problem_with", replaced)
+    assert store.restore_best(variables())["step"] == 8
+
+
 def damage(folder, name):
     path = next((folder / name).glob("weights.data*"))
     content = bytearray(path.read_bytes())

@@ -1,7 +1,9 @@
+import errno
 import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -49,13 +51,28 @@ def test_a_signal_becomes_a_wish_and_a_second_one_acts(number):
         signal.signal(number, before)
 
 
+def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("trainer.runtime.faults.fcntl.flock", refuse)
+    with WorkdirLock(str(tmp_path)):
+        pass
+    assert "no lock is possible (No locks available); do not start a second run in it" in caplog.text
+
+
+def test_signals_are_left_alone_outside_the_main_thread():
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(lambda: StopSignals().__enter__().received).result() is None
+
+
 def test_numbers_that_are_none():
     check_finite([(1, 1, 0.5), (2, 2, 0.25)], "float32", 1e-3)
     with pytest.raises(UserError) as caught:
         check_finite([(11, 11, 0.5), (12, 12, float("nan")), (13, 13, 0.1)], "float16", 1e-3)
     message = str(caught.value)
     assert message.startswith(
-        "the loss is nan at step 12; the last good log line was before step 11. No step since then is saved"
+        "the loss is nan at step 12. Nothing is saved from there on; earlier checkpoints and the best model stay"
     )
     assert "Try train.precision=bfloat16, a smaller train.learning_rate than 0.001" in message
     with pytest.raises(UserError, match="the loss is inf at step 5"):

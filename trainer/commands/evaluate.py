@@ -11,7 +11,6 @@ from trainer.data.records import Manifest
 from trainer.errors import UserError, suggestion
 from trainer.preparation import freshness, splits
 from trainer.run import assembly, experiment, feeding, inference
-from trainer.run.schema import is_share
 from trainer.runtime import distribution
 
 log = logging.getLogger(__name__)
@@ -59,6 +58,8 @@ def score(
         raise UserError(f"--split: {split!r} is not one of this run's {', '.join(known)}{suggestion(split, known)}")
     log.info("model of step %s", f"{restored.step:,}")
     manifest = _records(restored, workdir, split, is_changed)
+    if manifest.splits[split]["examples"] == 0:
+        raise UserError(f"data.{split}: every row was rejected; there is nothing to score")
     task, model = restored.assembled.task, restored.assembled.model
     runner = inference.BatchRunner(model, placement.strategy, task.features(), task.evaluated)
     one_shape = placement.target != "cpu"
@@ -74,10 +75,13 @@ def _records(restored: assembly.Restored, workdir: str, split: str, is_changed: 
     if manifest is not None and split in manifest.splits and not is_changed:
         manifest.check(split)
         return manifest
-    kept = (split, "train") if is_share(getattr(restored.experiment.data, split)) else (split,)
+    data = restored.experiment.data
+    # Which rows a share holds depends on the other shares, so all of them stay named; a source of its own needs none.
+    kept = {split, "train", *data.shares()} if split in {"train", *data.shares()} else {split}
     alone: dict[str, Any] = {other: None for other in ("train", "validation", "test") if other not in kept}
-    data = dataclasses.replace(restored.experiment.data, **alone, records_dir=files.join(workdir, "records", split))
-    return splits.ensure_records(dataclasses.replace(restored.experiment, data=data), workdir, restored.tokenizer)
+    data = dataclasses.replace(data, **alone, records_dir=files.join(workdir, "records", split))
+    changed = dataclasses.replace(restored.experiment, data=data)
+    return splits.ensure_records(changed, workdir, restored.tokenizer, only=split)
 
 
 def score_lines(scores: dict, indent: str = "") -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tf_keras as keras
 from transformers import BertConfig
 
 import trainer
@@ -18,10 +19,10 @@ from trainer.preparation import freshness, learning, splits
 from trainer.run import assembly, experiment, feeding, inference, kernels, sizes, training
 from trainer.run.experiment import Experiment
 from trainer.run.kernels import StepKernels
-from trainer.run.tokenizer import find_tokenizer, tokenizer_folder
+from trainer.run.tokenizer import tokenizer_folder
 from trainer.run.training import RunState, TrainingRhythm
 from trainer.runtime import distribution
-from trainer.runtime.checkpoints import check_folder
+from trainer.runtime.checkpoints import CheckpointStore, check_folder
 from trainer.runtime.faults import StopSignals, WorkdirLock
 from trainer.runtime.logs import StartUp
 from trainer.text.graph_limits import problem_with
@@ -47,14 +48,11 @@ def train(asked: Experiment, workdir: str, start_up: StartUp) -> int:
         placement = assembly.place(asked)
         saved = _saved(asked, workdir)
         resolved = _resolve(asked, saved, workdir, placement)
-        tokenizer = find_tokenizer(resolved)
-        bert_config = assembly.bert_config_of(resolved, tokenizer)
+        tokenizer, bert_config = assembly.saved_encoder(workdir) if saved else assembly.asked_encoder(resolved)
         assembly.check_encoder(resolved, tokenizer, bert_config)
         resolved, step = kernels.choose_step(resolved, bert_config, placement, saved.train if saved else None)
-        if placement.is_chief:
-            # The TPU is this command's: evaluate may run elsewhere, when the TPU is long gone.
-            runtime = dataclasses.replace(resolved.runtime, tpu=None)
-            experiment.save(dataclasses.replace(resolved, runtime=runtime), workdir)
+        if placement.is_chief and not saved:  # a resumed run's changes are saved when nothing refuses them any more
+            _save_config(resolved, workdir)
         start_up.done("config")
         return _train(resolved, workdir, placement, tokenizer, bert_config, step, start_up)
 
@@ -113,49 +111,76 @@ def _train(
     # Model
     with placement.strategy.scope():
         assembled = assembly.build(resolved, tokenizer, bert_config, step.kernels)
-        task = assembled.task.for_training(manifest.splits["train"]["values"])
         optimizer = assembly.build_optimizer(resolved, assembled.encoder, total_steps)
-        # Start from: 1. the latest checkpoint in the workdir, 2. encoder.init_from, 3. random
         store = assembly.store_of(workdir, resolved)
-        has_checkpoint = store.has_latest()
-        if not has_checkpoint:
-            assembly.initialize_encoder(resolved, assembled)
-        else:
-            assembled.encoder.freeze(resolved.encoder.freeze_layers)
-        optimizer.build(assembled.model.trainable_variables)
-        variables = assembled.variables() | assembly.optimizer_variables(optimizer)
-        state = store.restore_latest(variables) if has_checkpoint else None
-        if state is None and placement.is_chief:
-            store.forget_best()
+        variables, state = _start_from(resolved, assembled, optimizer, store)
     first_step = state["step"] if state else 0
-    stale = state.get("stale_validations", 0) if state else 0
     run_state = RunState(
-        resolved, workdir, placement, manifest, assembled, store, variables, first_step, total_steps, stale, start_up
+        resolved,
+        workdir,
+        placement,
+        manifest,
+        assembled,
+        store,
+        variables,
+        first_step,
+        total_steps,
+        # Of the checkpoint, not of best.json: after a kill the best model may be a later one, which is still to be found again.
+        best_score=state.get("best_score") if state else None,
+        stale_validations=state.get("stale_validations", 0) if state else 0,
+        start_up=start_up,
     )
+    _check_same_step(first_step, run_state)
     if state:
         _check_same_records(state, run_state)
         log.info("resumed from step %s of %s", f"{first_step:,}", f"{total_steps:,}")
     if placement.is_chief:
         _save_identity(workdir, tokenizer, bert_config)
-        if not state:
+        if state:
+            _save_config(resolved, workdir)
+        else:
+            store.forget_best()
             _check_space(workdir, variables, resolved.runtime.keep_checkpoints)
-
     start_up.done("model")
 
     # Fit
     _log_header(run_state, shape)
-    model = assembled.model
-    assembly.compile_model(resolved, assembled, task, optimizer, step, shape.micro_rows)
-    remaining = total_steps - first_step
-    if remaining <= 0 or _has_stopped_early(state, resolved):
+    if first_step >= total_steps or _has_stopped_early(state, resolved):
         log.info("the run is complete: step %s of %s", f"{first_step:,}", f"{total_steps:,}")
         return 0
-    batches = feeding.training_batches(resolved, manifest, placement, task, shape, first_step)
+    return _fit(run_state, optimizer, step, shape)
+
+
+def _start_from(
+    resolved: Experiment, assembled: assembly.Assembled, optimizer: keras.optimizers.Optimizer, store: CheckpointStore
+) -> tuple[dict[str, tf.Variable], dict[str, Any] | None]:
+    """Sets the run's variables from: 1. the latest checkpoint in the workdir, 2. encoder.init_from, 3. random.
+
+    Returns:
+      The variables of model and optimizer, by name; and the checkpoint's state, None where the run begins.
+    """
+    resumes = store.has_latest()
+    if resumes:
+        assembled.encoder.freeze(resolved.encoder.freeze_layers)
+    else:
+        assembly.initialize_encoder(resolved, assembled)
+    optimizer.build(assembled.model.trainable_variables)
+    variables = assembled.variables() | assembly.optimizer_variables(optimizer)
+    return variables, store.restore_latest(variables) if resumes else None
+
+
+def _fit(run: RunState, optimizer: keras.optimizers.Optimizer, step: StepKernels, shape: feeding.BatchShape) -> int:
+    """Runs the steps that remain; returns the exit status."""
+    experiment, placement, manifest, model = run.experiment, run.placement, run.manifest, run.assembled.model
+    task = run.assembled.task.for_training(manifest.splits["train"]["values"])
+    assembly.compile_model(experiment, run.assembled, task, optimizer, step, shape.micro_rows)
+    batches = feeding.training_batches(experiment, manifest, placement, task, shape, run.first_step)
     runner = inference.BatchRunner(model, placement.strategy, task.features(), task.evaluated)
-    _check_best_score(run_state, runner)
+    _check_best_score(run, runner)
     with StopSignals() as signals:
-        rhythm = TrainingRhythm(run_state, runner, signals, one_shape=step.whole)
-        model.fit(batches, epochs=1, steps_per_epoch=remaining, callbacks=[rhythm], verbose=0)
+        rhythm = TrainingRhythm(run, runner, signals, one_shape=step.whole)
+        steps = run.total_steps - run.first_step
+        model.fit(batches, epochs=1, steps_per_epoch=steps, callbacks=[rhythm], verbose=0)
     return rhythm.finish()
 
 
@@ -216,6 +241,21 @@ def _check_same_records(state: dict[str, Any], run: RunState) -> None:
             f"--workdir: the run in {run.workdir} began with other records than those in {run.manifest.folder}: the rows of "
             f"{keys} have changed since, or data.records_dir is another one; restore them, or choose another --workdir"
         )
+
+
+def _check_same_step(first_step: int, run: RunState) -> None:
+    """Raises UserError where the workers of a run do not all begin at the same step."""
+    workers = run.placement.workers
+    if abs(run.placement.sum_over_workers(float(first_step)) - first_step * workers) > 0.5:
+        raise UserError(
+            f"--workdir: this worker would begin at step {first_step:,} and others elsewhere: all workers must see the same "
+            f"checkpoints; {run.workdir} must be one folder that all of them share"
+        )
+
+
+def _save_config(resolved: Experiment, workdir: str) -> None:
+    """Saves the run's config, without the TPU: evaluate may run elsewhere, when the TPU is long gone."""
+    experiment.save(dataclasses.replace(resolved, runtime=dataclasses.replace(resolved.runtime, tpu=None)), workdir)
 
 
 def _save_identity(workdir: str, tokenizer: Tokenizer, bert_config: BertConfig) -> None:

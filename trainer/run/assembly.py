@@ -21,9 +21,9 @@ from trainer.run import experiment as experiments
 from trainer.run import kernels as run_kernels
 from trainer.run.experiment import Experiment
 from trainer.run.kernels import StepKernels
-from trainer.run.tokenizer import encoder_folder, tokenizer_folder, tokenizer_of
+from trainer.run.tokenizer import encoder_folder, find_tokenizer, tokenizer_folder, tokenizer_of
 from trainer.runtime import distribution
-from trainer.runtime.checkpoints import CheckpointStore
+from trainer.runtime.checkpoints import CheckpointStore, check_folder
 from trainer.runtime.distribution import Placement
 from trainer.tasks.base import Task
 from trainer.text.tokenizer import Tokenizer, load_saved_tokenizer
@@ -61,6 +61,24 @@ def bert_config_of(experiment: Experiment, tokenizer: Tokenizer) -> BertConfig:
             )
         config.max_position_embeddings = encoder.max_position_embeddings
     return config
+
+
+def asked_encoder(experiment: Experiment) -> tuple[Tokenizer, BertConfig]:
+    """Returns the tokenizer and the encoder's sizes that a config asks for."""
+    tokenizer = find_tokenizer(experiment)
+    return tokenizer, bert_config_of(experiment, tokenizer)
+
+
+def saved_encoder(workdir: str) -> tuple[Tokenizer, BertConfig]:
+    """Returns the tokenizer and the encoder's sizes that a run saved: where they came from may have changed, or be gone.
+
+    Raises:
+      UserError: nothing was trained there yet.
+    """
+    path = files.join(workdir, ENCODER_CONFIG)
+    if not files.exists(path):
+        raise UserError(f"--workdir: {workdir} has no trained model yet; run train first")
+    return load_saved_tokenizer(tokenizer_folder(workdir)), BertConfig.from_dict(files.read_json(path))
 
 
 def check_encoder(experiment: Experiment, tokenizer: Tokenizer, bert_config: BertConfig) -> None:
@@ -232,15 +250,13 @@ def restore(workdir: str, overrides: tuple[str, ...] = ()) -> Restored:
     Raises:
       UserError: no run there, no checkpoint yet, or a damaged one.
     """
+    check_folder(workdir)
     experiment = experiments.load_workdir(workdir, overrides)
     if experiment.train.precision == "auto":
         raise UserError(
             "train.precision=auto is for train and benchmark; name float32, bfloat16 or float16, or leave it out: the run's own"
         )
-    if not files.exists(files.join(workdir, ENCODER_CONFIG)):
-        raise UserError(f"--workdir: {workdir} has no trained model yet; run train first")
-    tokenizer = load_saved_tokenizer(tokenizer_folder(workdir))
-    bert_config = BertConfig.from_dict(files.read_json(files.join(workdir, ENCODER_CONFIG)))
+    tokenizer, bert_config = saved_encoder(workdir)
     kernels = run_kernels.for_inference(experiment.train, bert_config)
     assembled = build(experiment, tokenizer, bert_config, kernels)
     state = store_of(workdir, experiment).restore_best(assembled.variables())

@@ -30,7 +30,7 @@ from trainer.text.tokenizer import Tokenizer
 CONFIG_FILE = "config.yaml"
 VERSIONS_FILE = "versions.json"
 ROWS_KEYS = ("data.train", "data.validation", "data.test")
-PATH_KEYS = (*ROWS_KEYS, "encoder.init_from", "encoder.config_path", "encoder.vocabulary_path")  # files that a run reads
+PATH_KEYS = (*ROWS_KEYS, "data.records_dir", "encoder.init_from", "encoder.config_path", "encoder.vocabulary_path")
 FREE_KEYS = (
     # A resumed run may change these: they decide where and how fast it computes, not what.
     "runtime.",
@@ -73,12 +73,11 @@ class Experiment:
         return str(self.data.train) if is_share(source) else source
 
     def rows(self, split: str) -> Iterator[Row | Rejected]:
-        """Yields the rows of a split: those of its source, less what other splits hold out of data.train, in order."""
-        key = "data.train" if is_share(self.data.sources()[split]) else f"data.{split}"
+        """Yields the rows of a split, in order: its source's, without the rows of data.train that other splits hold out."""
+        shares = self.data.shares()
+        key = "data.train" if split in shares else f"data.{split}"
         rows = read_rows(self.source_of(split), key, self.data.source_format(task_module(self.task.name).Task.txt_as))
-        if not self.data.shares() or self.source_of(split) != self.data.train:
-            return rows
-        return self._holdout.rows_of(split, rows)
+        return self._holdout.rows_of(split, rows) if shares and split in {"train", *shares} else rows
 
     @functools.cached_property
     def _holdout(self) -> Holdout:
@@ -156,12 +155,18 @@ def _found(value: str, folder: str) -> str:
     if not folder or files.is_remote(value) or is_share(value) or ":" in value or os.path.isabs(value):
         return value
     beside = files.join(folder, value)
-    return beside if files.matches(beside) else value
+    return beside if _is_there(beside) else value
 
 
-def _absolute(value: str) -> str:
+def _absolute(key: str, value: str) -> str:
     """Returns a path that later commands find from any folder; what names no local file stays as it is."""
-    return value if is_share(value) or not files.matches(value) else files.absolute(value)
+    is_path = key == "data.records_dir" or (not is_share(value) and _is_there(value))  # records may yet be made
+    return files.absolute(value) if is_path else value
+
+
+def _is_there(path: str) -> bool:
+    """Returns whether a path names files, by itself, as a glob, or as the prefix of a checkpoint."""
+    return files.matches(path) or files.exists(f"{path}.index")
 
 
 def load_workdir(workdir: str, overrides: Sequence[str] = (), tpu: str | None = None) -> Experiment:
@@ -178,7 +183,7 @@ def load_workdir(workdir: str, overrides: Sequence[str] = (), tpu: str | None = 
 
 def save(experiment: Experiment, workdir: str) -> None:
     """Writes config.yaml, local paths in it absolute, and versions.json into a workdir."""
-    saved = _with_paths(experiment, lambda key, value: _absolute(value))
+    saved = _with_paths(experiment, _absolute)
     files.write_text(files.join(workdir, CONFIG_FILE), config.dump(saved.sections()))
     files.write_json(files.join(workdir, VERSIONS_FILE), versions())
 
@@ -199,7 +204,7 @@ def resume_differences(saved: Experiment, asked: Experiment) -> dict[str, tuple]
 
     Rows may be named in one and records only in the other; `train` compares the records themselves.
     """
-    both = (_with_paths(experiment, lambda key, value: _absolute(value)) for experiment in (saved, asked))
+    both = (_with_paths(experiment, _absolute) for experiment in (saved, asked))
     changed = config.differences(*(experiment.sections() for experiment in both))
     is_without_rows = saved.data.names_records_only or asked.data.names_records_only
     free = (*FREE_KEYS, *(ROWS_KEYS if is_without_rows else ()))

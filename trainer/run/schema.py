@@ -71,7 +71,7 @@ class EncoderConfig:
 
 def _is_encoding(name: str) -> bool:
     try:
-        return bool(codecs.lookup(name))
+        return codecs.lookup(name)._is_text_encoding  # not hex, rot13
     except LookupError:
         return False
 
@@ -216,7 +216,7 @@ class TrainConfig:
     schedule_power: float = 2.0
     """The power of the polynomial schedule."""
     warmup_ratio: float = 0.1
-    """Fraction of the steps in which the learning rate rises from 0 to its peak."""
+    """Fraction of the steps in which the learning rate rises to its peak."""
     weight_decay: float = 0.01
     """Decoupled weight decay on matrices."""
     beta_1: float = 0.9
@@ -230,7 +230,7 @@ class TrainConfig:
     max_gradient_norm: float = 1.0
     """Gradients are clipped to this global norm; 0 switches clipping off."""
     gradient_accumulation_steps: int = 1
-    """Micro-batches of one step; the result equals that of the whole batch at once."""
+    """Micro-batches of one step; the result equals that of the whole batch at once, but for the elements dropout drops."""
     ema_decay: float = 0.0
     """Above 0 (0.999 is usual): an exponential moving average of the weights is kept, evaluated and exported."""
     precision: Precision = "float32"
@@ -238,7 +238,7 @@ class TrainConfig:
     the loss. auto: bfloat16 where its products are faster (measured on a CPU), else float32; the run saves the choice."""
     jit_compile: bool | None = None
     """Compile the whole step with XLA (always on TPU; impossible with several replicas elsewhere). null: the whole step on one
-    GPU, parts of it on a CPU."""
+    GPU; on a CPU and on several GPUs XLA compiles what lies between the matrix products, as with false."""
     kernels: Literal["auto", "native", "xla"] = "auto"
     """What computes the layers and AdamW on a CPU. native: C++ operations of this project, compiled for the processor; xla:
     XLA's kernels between the matrix products of TensorFlow's library; auto: native where a compiler is present and its
@@ -265,11 +265,15 @@ class TrainConfig:
             f"both train.steps={self.steps} and train.epochs={self.epochs} are given; set one of them to null",
         )
         positive = ("batch_size", "steps", "epochs", "learning_rate", "gradient_accumulation_steps", "steps_per_execution")
-        needs_xla = self.kernels != "native" or not self.jit_compile
-        check(needs_xla, "kernels", "native kernels cannot run in a step that XLA compiles whole; set train.jit_compile=false")
+        check(
+            self.kernels != "native" or not self.jit_compile,
+            "kernels",
+            "native kernels cannot run in a step that XLA compiles whole; set train.kernels=xla, or train.jit_compile=false",
+        )
         for field in (*positive, "layerwise_lr_decay", "validate_every_steps", "early_stopping_patience", "epsilon"):
             value = getattr(self, field)
             check(value is None or value > 0, field, f"must be over 0, got {value}")
+        check(0 <= self.seed < 2**31, "seed", f"must be from 0 to 2147483647, got {self.seed}")
         for field in ("warmup_ratio", "beta_1", "beta_2", "ema_decay"):
             value = getattr(self, field)
             check(0 <= value < 1, field, f"must be in [0, 1), got {value}")
@@ -297,7 +301,7 @@ class RuntimeConfig:
     cpu_devices: int = 1
     """Logical devices that the CPU is divided into, to try several replicas without GPUs."""
     static_rows: int | None = None
-    """Packed rows of a replica's batch where XLA compiles the whole step, which then has one shape; null: from the lengths."""
+    """Packed rows per replica where XLA compiles the whole step, which needs one shape; null: chosen from the lengths."""
     checkpoint_every_steps: int = 1000
     """Steps between checkpoints."""
     keep_checkpoints: int = 2

@@ -26,19 +26,19 @@ log = logging.getLogger(__name__)
 EXIT_OF_SIGNAL = {"SIGINT": 130, "SIGTERM": 143}
 
 
-def score_named(scores: Mapping[str, Any], name: str) -> float:
-    """Returns a score by its name, with a dot into a table, as "macro.f1".
+def score_named(scores: Mapping[str, Any], name: str) -> float | None:
+    """Returns a score by its name, with a dot into a table, as "macro.f1"; None where these rows do not define it.
+
+    The area under a curve is such a score: rows of one class have none.
 
     Raises:
       UserError: there is no such score, or it is no number that is better when it is higher.
     """
-    value: Any = scores
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    if isinstance(value, float) and not name.endswith(("loss", "perplexity", "error")):
-        return value
-    known = [key for key, found in _flat(scores).items() if isinstance(found, float) and not key.startswith("per_class.")]
-    what = "lower values of it are better" if isinstance(value, float) else "no such score"
+    flat = {key: value for key, value in _flat(scores).items() if value is None or isinstance(value, float)}
+    if name in flat and not name.endswith(("loss", "perplexity", "error")):
+        return flat[name]
+    known = [key for key in flat if not key.startswith("per_class.")]
+    what = "lower values of it are better" if name in flat else "no such score"
     raise UserError(f"train.best_score: {name!r}: {what}; this task has {', '.join(known)}{suggestion(name, known)}")
 
 
@@ -50,6 +50,19 @@ def _flat(scores: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def check_finite_weights(variables: Mapping[str, tf.Variable], step: int) -> None:
+    """Raises UserError where a weight, or a number that the optimizer keeps for it, is NaN or infinite after a step.
+
+    The loss of a step is that of the weights before it, so the first bad update does not show in a loss yet.
+    """
+    for name, variable in variables.items():
+        if variable.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(variable)):
+            raise UserError(
+                f"{name} has values that are NaN or infinite after step {step:,}; nothing is saved from there on. Try a "
+                "smaller train.learning_rate or a longer warm-up (train.warmup_ratio)"
+            )
+
+
 @dataclasses.dataclass(frozen=True)
 class RunState:
     """A run that is about to fit.
@@ -58,7 +71,7 @@ class RunState:
       experiment, workdir, placement, manifest, assembled, store: its parts.
       variables: {name: variable} of everything a checkpoint holds.
       first_step, total_steps: where it begins and ends.
-      stale_validations: validations in a row without a better score, before it begins.
+      best_score, stale_validations: the best score before it begins, and validations in a row since then without a better one.
       start_up: the phases so far.
     """
 
@@ -71,6 +84,7 @@ class RunState:
     variables: Mapping[str, tf.Variable]
     first_step: int
     total_steps: int
+    best_score: float | None
     stale_validations: int
     start_up: StartUp
 
@@ -100,8 +114,7 @@ class TrainingRhythm(keras.callbacks.Callback):
         self._meter, self._bar = Meter(run.total_steps, run.first_step, flops), ProgressBar(run.total_steps)
         self._pending: list[tuple[int, int, dict[str, tf.Tensor]]] = []  # first and last step of a call, and its numbers
         self._one_shape, self._stale, self._stops_early = one_shape, run.stale_validations, False
-        best = run.store.best_state()
-        self._best = best["score"] if best else None
+        self._best = run.best_score
         epoch_steps = math.ceil(split["examples"] / train.batch_size)
         self._validate_every = train.validate_every_steps or epoch_steps
 
@@ -119,16 +132,23 @@ class TrainingRhythm(keras.callbacks.Callback):
         validates = self._is_due(before, self._validate_every)
         saves = self._is_due(before, runtime.checkpoint_every_steps)
         if validates or saves:
-            self._check_pending()  # a model whose loss is no number must be neither the best nor the latest
+            self._check_pending()  # a model whose loss or weights are no numbers must be neither the best nor the latest
+            check_finite_weights(self._run.variables, self._step)
             with self._meter.paused():
                 if validates:
                     self._validate()
                 if saves:
                     self._save()
-        # One worker's signal, or the chief's decision, stops all at the same step: the others would wait for it for ever.
-        stops = self._signals.received is not None or (self._stops_early and self._run.placement.is_chief)
-        if self._run.placement.sum_over_workers(float(stops)) > 0:
+        if self._all_stop():
             self.model.stop_training = True
+
+    def _all_stop(self) -> bool:
+        """Whether one worker's signal, or the chief's decision, stops all at this step: they would wait for it for ever."""
+        over_workers = self._run.placement.sum_over_workers
+        if over_workers(float(self._signals.received is not None or self._stops_early)) == 0:
+            return False
+        self._stops_early = over_workers(float(self._stops_early)) > 0
+        return True
 
     def _tell_start_up(self) -> None:
         float(self._pending[0][2]["loss"])  # until then the step may still run
@@ -189,7 +209,9 @@ class TrainingRhythm(keras.callbacks.Callback):
 
     def _keep_if_best(self, scores: dict[str, Any]) -> None:
         score, patience = score_named(scores, self._best_name), self._run.experiment.train.early_stopping_patience
-        if self._best is None or score > self._best:
+        if score is None:
+            log.warning("%s is undefined on these validation rows; this validation counts as no better", self._best_name)
+        elif self._best is None or score > self._best:
             self._best, self._stale = score, 0
             state = {"score": score, "score_name": self._best_name}
             self._run.store.save_best(self._step, self._run.assembled.variables(), state)
@@ -204,18 +226,20 @@ class TrainingRhythm(keras.callbacks.Callback):
 
     def _save(self) -> None:
         if self._run.placement.is_chief:
-            state = {"records": self._run.records(), "stale_validations": self._stale, "stopped_early": self._stops_early}
-            self._run.store.save(self._step, self._run.variables, state)
+            progress = {"best_score": self._best, "stale_validations": self._stale, "stopped_early": self._stops_early}
+            self._run.store.save(self._step, self._run.variables, {"records": self._run.records(), **progress})
+            self._keep_averages()
         if self._log:
             self._log.flush()
         self._saved = self._step
 
     def finish(self) -> int:
         """Saves what is not saved yet and says how to continue; returns the exit status."""
+        if self._pending:
+            self._log_line()
         if self._saved != self._step:
-            self._check_pending()
+            check_finite_weights(self._run.variables, self._step)
             self._save()
-        self._keep_averages()
         received, total = self._signals.received or "SIGTERM", self._run.total_steps
         if self._step < total and not self._stops_early:
             message = "stopped by %s at step %s of %s; a checkpoint is saved. Rerun the same command to resume"
@@ -230,9 +254,9 @@ class TrainingRhythm(keras.callbacks.Callback):
         return 0
 
     def _keep_averages(self) -> None:
-        """Without validation nothing chooses a best model: then the averaged weights of the last step are it."""
+        """Without validation nothing chooses a best model: then the averaged weights of the last checkpoint are it."""
         run = self._run
-        if run.experiment.train.ema_decay and "validation" not in run.manifest.splits and self._log:
+        if run.experiment.train.ema_decay and "validation" not in run.manifest.splits:
             optimizer = assembly.inner_optimizer(self.model.optimizer)
             optimizer.swap_averages(self.model.trainable_variables)
             run.store.save_best(self._step, run.assembled.variables(), {"score": None})

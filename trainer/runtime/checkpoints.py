@@ -61,6 +61,8 @@ class CheckpointStore:
     def save_best(self, step: int, variables: Variables, state: Mapping[str, Any]) -> None:
         """Writes the weights of the best model so far; the one before is removed once this one is complete."""
         name = f"best-{step:08d}"
+        if files.exists(files.join(self.folder, name)):  # of before a kill: whole until this one is
+            name += "-again"
         self._write(name, variables, {**state, "step": step}, "best.json")
         for entry in files.list_dir(self.folder):
             if entry.startswith("best-") and entry != name:
@@ -135,15 +137,20 @@ class CheckpointStore:
         Raises:
           UserError: nothing was saved yet, or it is damaged, or of another model.
         """
-        for pointer in ("best.json", "latest.json"):
-            path = files.join(self.folder, pointer)
-            if files.exists(path):
-                name = files.read_json(path)["name"]
-                problem = self.problem_with(name, variables)
-                if problem:
-                    raise UserError(f"{files.join(self.folder, name)} cannot be read: {problem}")
+        name, problem = self._best_name(), None
+        while name:
+            problem = self.problem_with(name, variables)
+            if problem is None:
                 return self._read(name, variables)
+            before, name = name, self._best_name()
+            if name == before:  # else the run that trains here has just replaced it by a better one
+                raise UserError(f"{files.join(self.folder, name)} cannot be read: {problem}")
         raise UserError(f"{self.folder}: no checkpoint there yet; run train first")
+
+    def _best_name(self) -> str | None:
+        """Returns the folder of the best model; of the latest checkpoint where no validation chose one."""
+        paths = [files.join(self.folder, pointer) for pointer in ("best.json", "latest.json")]
+        return next((files.read_json(path)["name"] for path in paths if files.exists(path)), None)
 
     def best_state(self) -> dict[str, Any] | None:
         """Returns the state saved with the best model, or None."""

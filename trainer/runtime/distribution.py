@@ -51,8 +51,9 @@ class Placement:
         """Returns the sum of every worker's value; all must call it. Alone, the value itself."""
         if self.workers == 1:
             return value
-        local = self.strategy.experimental_distribute_values_from_function(lambda _: tf.constant(value))
-        return float(self.strategy.reduce(tf.distribute.ReduceOp.SUM, local, axis=None))
+        share = value / (self.replicas // self.workers)  # every replica of a worker adds its part
+        local = self.strategy.experimental_distribute_values_from_function(lambda _: tf.constant(share))
+        return round(float(self.strategy.reduce(tf.distribute.ReduceOp.SUM, local, axis=None)), 3)
 
 
 def worker_index() -> int:

@@ -1,16 +1,20 @@
-"""What goes wrong in a run and is met: another run in the same workdir, signals, numbers that are none."""
+"""Faults that a run handles: a second run in the same workdir, signals to stop, a loss that is NaN or infinite."""
 
 import fcntl
+import logging
 import math
 import os
 import signal
 import socket
+import threading
 from collections.abc import Sequence
 from types import FrameType
 from typing import IO, Any
 
 from trainer import files
 from trainer.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class WorkdirLock:
@@ -38,6 +42,8 @@ class WorkdirLock:
             raise UserError(
                 f"--workdir: {self._workdir} is in use by {holder}; wait for it, stop it, or choose another --workdir"
             ) from None
+        except OSError as error:  # some network file systems have no locks
+            log.warning("%s: no lock is possible (%s); do not start a second run in it", self._workdir, error.strerror)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -62,6 +68,8 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python takes signals in the main thread only; who trains in another one stops it otherwise
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._note)
         return self
@@ -89,6 +97,6 @@ def check_finite(losses: Sequence[tuple[int, int, float]], precision: str, learn
             if precision == "float16":
                 tries.insert(0, "train.precision=bfloat16")
             raise UserError(
-                f"the loss is {loss} {where}; the last good log line was before step {losses[0][0]:,}. No step since then is "
-                f"saved; the last checkpoint is from before. Try {', '.join(tries)}, or look at the rows of these steps"
+                f"the loss is {loss} {where}. Nothing is saved from there on; earlier checkpoints and the best model stay. "
+                f"Try {', '.join(tries)}, or look at the rows of these steps"
             )

@@ -42,9 +42,9 @@ def fused(function: Callable[..., Any] | None = None, /, **vectors: str) -> Call
 
     Args:
       function: takes tensors by position, Python numbers by keyword; returns a tensor or several. No variables inside.
-      vectors: for each vector along the last axis, by the name of its parameter: the parameter that it is first added to,
-        if that is used nowhere else; OUTPUT where it is added to the result last of all; OTHERWISE else. The first parameter
-        has the shape of the result, which is one tensor.
+      vectors: {name of a parameter that is a vector along the last axis: how it is used}. How: the name of the parameter to
+        which the vector is first added, if that one is used nowhere else; OUTPUT, if it is added last, to the result;
+        OTHERWISE in all other cases. The first parameter has the shape of the result, which is one tensor.
 
     Returns:
       A function with the same signature. Integer inputs have no gradient.

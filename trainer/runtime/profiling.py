@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import glob
 import os
 import resource
@@ -37,6 +38,7 @@ def peak_flops(precision: str, placement: Placement, product: Product = tf.linal
     return 2.0 * size**3 / seconds * (placement.workers if is_cpu else placement.replicas)
 
 
+@functools.cache  # a process that trains several times measures once
 def _seconds_of_product(size: int, precision: str, multiply: Product, enough_seconds: float = 1.0) -> float:
     """Returns the shortest of 3 to 15 products, the fewer the slower they are: other programs only make them longer."""
     product = tf.function(lambda left: tf.reduce_max(tf.abs(multiply(left, left))), autograph=False)
