@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 import trainer  # noqa: F401  sets Keras 2 before TensorFlow is imported
+from trainer.runtime.compile_cache import FLAGS, keep_compiled_kernels
 
 # All processes of one test run share what they compiled.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["BERT_TRAINER_CACHE"] = tempfile.mkdtemp(prefix="bert-trainer-tests-")
     atexit.register(shutil.rmtree, os.environ["BERT_TRAINER_CACHE"], ignore_errors=True)
+    keep_compiled_kernels()
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
@@ -188,4 +190,4 @@ def cli(capsys):
 
 def subprocess_environment(**changes: str) -> dict[str, str]:
     """The environment for commands in a process of their own."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), **changes}
+    return {**{key: value for key, value in os.environ.items() if key != FLAGS}, "PYTHONPATH": str(ROOT), **changes}

@@ -56,6 +56,15 @@ def test_config_keys_that_are_named_exist(page):
     assert not unknown
 
 
+def test_the_places_that_contributing_names_exist():
+    """`path/to/module.py:name` in its table: the file, and in it a class or a function of that name."""
+    places = re.findall(r"`(trainer/[\w/]+\.py)(?::(\w+))?`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(places) > 15
+    for path, name in places:
+        source = (ROOT / path).read_text()
+        assert not name or re.search(rf"^(class|def) {name}\b", source, re.MULTILINE), f"{path} has no {name}"
+
+
 def test_help_words_of_the_makefile_exist():
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for word in re.findall(r"make ([a-z-]+) ", (ROOT / "Makefile").read_text()):
