@@ -12,7 +12,8 @@ from typing import IO
 
 from trainer import files
 from trainer.cli import Options
-from trainer.data.sources import Rejected, Row, parsed_json, read_rows, without_ending
+from trainer.data.json_records import parsed_json
+from trainer.data.sources import Rejected, Row, read_rows, without_ending
 from trainer.data.text_lines import encoding_by_mark
 from trainer.errors import UserError
 from trainer.run import assembly
