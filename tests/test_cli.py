@@ -42,8 +42,10 @@ def test_wrong_calls(cli, arguments, message):
 
 
 def test_missing_flags(cli):
-    assert cli("train")[2] == "error: --workdir is needed; see bert-trainer --help\n"
-    assert cli("init")[2] == "error: --from is needed; see bert-trainer --help\n"
+    status, _, error = cli("train", "--set", "train.epochs", "3")
+    assert status == 2 and "error: --set train.epochs 3: write it as --set train.epochs=3" in error
+    assert cli("train")[2] == "error: --workdir is needed; bert-trainer COMMAND --help lists a command's flags\n"
+    assert cli("init")[2] == "error: --from is needed; bert-trainer COMMAND --help lists a command's flags\n"
 
 
 def test_set_takes_several_assignments(cli):

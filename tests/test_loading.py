@@ -37,6 +37,9 @@ def test_what_cannot_be_is_refused(run_copy):
     run = trainer.load(str(run_copy))
     with pytest.raises(UserError, match=r"predict takes a list of texts, as run.predict\(\['...'\]\)"):
         run.predict("one text")
+    with pytest.raises(UserError, match="overrides: a list of strings, as \\['a=1'\\], got one string"):
+        trainer.load(str(run_copy), "a=1")
+    assert repr(run).startswith("<run of classification in ")
     with pytest.raises(UserError, match="row 1 has 2 texts; this run reads 1: text"):
         run.predict([("a", "b")])
     with pytest.raises(UserError, match=r"predict takes a list of rows, not a table: run.predict\(table\['text'\]\)"):
@@ -44,10 +47,10 @@ def test_what_cannot_be_is_refused(run_copy):
     missing = run.predict([float("nan"), None])
     assert all("error" in line for line in missing)
     with pytest.raises(
-        UserError, match="--split: 'tset' is not one of this run's train, validation, test; did you mean 'test'"
+        UserError, match="--split: 'tset' is not one of this run's splits train, validation, test; did you mean 'test'"
     ):
         run.evaluate("tset")
-    with pytest.raises(UserError, match="holds no config.yaml"):
+    with pytest.raises(UserError, match="there is no folder /no/run; train there first"):
         trainer.load("/no/run")
 
 

@@ -36,6 +36,7 @@ COMMANDS = {
             "from": "The file to look at: csv, tsv, json, jsonl, parquet or txt.",
             "output": "The config to write (default: bert.yaml).",
             "encoder": "The encoder to start from, a Hub id or folder.",
+            "encoding": "The file's encoding where it is not UTF-8, as cp1252.",
         },
     ),
     "describe": Command(
@@ -131,6 +132,7 @@ class Options:
     output: str | None = None
     source: str | None = None
     encoder: str | None = None
+    encoding: str = "auto"
     steps: int = 20
     size: int = 30_000
     unused: int = 99
@@ -153,7 +155,7 @@ class Options:
         value = getattr(self, name)
         if value is None:
             flag = "from" if name == "source" else name
-            raise UserError(f"--{flag} is needed; see bert-trainer --help")
+            raise UserError(f"--{flag} is needed; bert-trainer COMMAND --help lists a command's flags")
         return value
 
 
@@ -202,6 +204,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wrong = _wrong_flag(command, values)
     section = extra.pop(0) if extra and COMMANDS[command].words else None
     if extra or wrong:
+        bare = next((key for key in values.set if "=" not in key), None)
+        if extra and bare:
+            return _fail(f"--set {bare} {extra[0]}: write it as --set {bare}={extra[-1]}", 2)
         what = f"unexpected word {extra[0]!r}" if extra else f"{command} takes no --{wrong}"
         taken = " ".join(f"--{name}" for name in COMMANDS[command].flags)
         return _fail(f"{what}; {command} takes {taken}", 2)
@@ -230,7 +235,7 @@ def _wrong_flag(command: str, values: flags.FlagValues) -> str | None:
 
 
 def _run(command: str, values: flags.FlagValues, section: str | None) -> int:
-    _set_up_logging(values.verbose)
+    set_up_logging(values.verbose)
     fields = {field.name for field in dataclasses.fields(Options)}
     given: dict[str, Any] = {name: values[name].value for name in values if name in (*fields, "from")}
     given |= {name: expand_home(given[name]) for name in PATHS if given.get(name)}
@@ -271,7 +276,8 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _set_up_logging(verbose: bool) -> None:
+def set_up_logging(verbose: bool = False) -> None:
+    """Sends this project's log to standard error, and of other libraries' only errors."""
     if verbose:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
     handler = logging.StreamHandler(sys.stderr)

@@ -5,11 +5,13 @@ It calls the same functions as the commands, so it is on the layer of the comman
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trainer import files
+from trainer.cli import set_up_logging
 from trainer.commands import evaluate as evaluate_command
 from trainer.commands import export as export_command
 from trainer.commands import train as train_command
@@ -41,6 +43,9 @@ class Run:
         with self._placement.strategy.scope():
             self._restored = assembly.restore(self.workdir, tuple(overrides))
         self._predictor = Predictor(self._restored)
+
+    def __repr__(self) -> str:
+        return f"<run of {self.config.task.name} in {self.workdir}, step {self.step}>"
 
     @property
     def config(self) -> experiment.Experiment:
@@ -88,6 +93,15 @@ class Run:
         return export_command.export_hugging_face(self._restored, self.workdir)
 
 
+def _start(overrides: Sequence[str]) -> None:
+    """Shows the log as the commands do, unless the program has set up its own."""
+    if isinstance(overrides, str):
+        raise UserError(f"overrides: a list of strings, as [{overrides!r}], got one string")
+    if not logging.getLogger("trainer").hasHandlers():
+        set_up_logging()
+    quieten()
+
+
 def _row(row: Texts, number: int, columns: Sequence[str]) -> Row:
     if isinstance(row, Mapping):
         return Row(dict(row), "row", number)
@@ -99,7 +113,7 @@ def _row(row: Texts, number: int, columns: Sequence[str]) -> Row:
 
 def load(workdir: str, overrides: Sequence[str] = ()) -> Run:
     """Loads a trained run; see `Run`."""
-    quieten()
+    _start(overrides)
     return Run(workdir, overrides)
 
 
@@ -114,7 +128,7 @@ def train(config: str | None, workdir: str, overrides: Sequence[str] = ()) -> Ru
     Raises:
       UserError: the config, the data or the workdir cannot be used; the message says what to change.
     """
-    quieten()
+    _start(overrides)
     workdir = files.expand_home(workdir)
     asked = experiment.load(files.expand_home(config) if config else None, overrides)
     status = train_command.train(asked, workdir, StartUp(time.monotonic()))

@@ -19,9 +19,15 @@ def test_scores_are_the_same_on_one_and_two_replicas(cli, run_copy, sets):
 
 def test_other_splits_and_folders_are_told(cli, run_copy, tmp_path):
     status, _, error = cli("evaluate", f"--workdir={run_copy}", "--split=tset")
-    assert status == 1 and "--split: 'tset' is not one of this run's train, validation, test; did you mean 'test'?" in error
+    assert (
+        status == 1 and "--split: 'tset' is not one of this run's splits train, validation, test; did you mean 'test'?" in error
+    )
     status, _, error = cli("evaluate", f"--workdir={tmp_path}")
     assert status == 1 and "holds no config.yaml; train there first" in error
+    (tmp_path / "file").write_text("")
+    assert f"--workdir: {tmp_path}/file is a file; train there first" in cli("evaluate", f"--workdir={tmp_path}/file")[2]
+    status, _, error = cli("evaluate", f"--workdir={tmp_path}/run_cop")
+    assert status == 1 and f"there is no folder {tmp_path}/run_cop; did you mean 'run_copy'?" in error
     (run_copy / "checkpoints/config.json").unlink()
     status, _, error = cli("evaluate", f"--workdir={run_copy}")
     assert status == 1 and "has no trained model yet; run train first" in error
@@ -64,7 +70,10 @@ def test_records_alone_are_scored_wherever_they_are(cli, config_file, tmp_path):
     moved = cli("evaluate", run, "--split=validation", f"--set=data.records_dir={tmp_path}/moved")
     assert moved[:2] == (0, out)
     status, _, error = cli("evaluate", run, "--split=test", f"--set=data.records_dir={tmp_path}/moved")
-    assert status == 1 and "'test' is not one of this run's train, validation" in error
+    assert (
+        status == 1
+        and "'test' is not one of this run's splits train, validation. Rows of a further one are named with --set" in error
+    )
     status, _, log = cli("export", run)
     assert status == 0 and "compared without the run's own rows: none are named" in log
 

@@ -52,6 +52,24 @@ def test_odd_rows_decide_nothing(cli, tmp_path):
     assert loaded.data.text_columns == ("text",) and set(loaded.task.class_names) == {"it\x92s", "b", "x"}
 
 
+def test_rows_without_a_label_are_counted_and_allowed_for(cli, tmp_path):
+    rows = "".join(f"text {i},{'' if i < 4 else 'ab'[i % 2]}\n" for i in range(80))
+    (tmp_path / "my.csv").write_text("text,label\n" + rows)
+    status, out, _ = cli("init", f"--from={tmp_path}/my.csv", f"--output={tmp_path}/bert.yaml")
+    assert status == 0 and "    no label: 4 rows, which are left out" in out
+    assert experiment.load(f"{tmp_path}/bert.yaml").data.max_rejected_fraction == 0.1
+
+
+def test_a_file_in_another_encoding(cli, tmp_path):
+    rows = "".join(f"text {i},{('Qualität', 'b')[i % 2]}\n" for i in range(40))
+    (tmp_path / "my.csv").write_bytes(("text,label\n" + rows).encode("cp1252"))
+    status, _, error = cli("init", f"--from={tmp_path}/my.csv", f"--output={tmp_path}/bert.yaml")
+    assert status == 1 and "20 of the first 40 rows" in error and "name its encoding, as --encoding=cp1252" in error
+    assert cli("init", f"--from={tmp_path}/my.csv", f"--output={tmp_path}/bert.yaml", "--encoding=cp1252")[0] == 0
+    loaded = experiment.load(f"{tmp_path}/bert.yaml")
+    assert loaded.data.encoding == "cp1252" and loaded.task.class_names == ("Qualität", "b")
+
+
 def finding(tmp_path, rows):
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return look_at(f"{tmp_path}/x.jsonl")

@@ -396,6 +396,7 @@ def test_a_share_for_validation_early_stopping_and_a_named_score(cli, config_fil
     keys = (*keys, "train.validate_every_steps=4", "train.learning_rate=1e-9", "train.warmup_ratio=0")
     status, _, log = cli("train", f"--config={config_file}", run, *[f"--set={key}" for key in keys])
     assert status == 0, log
+    assert "macro.f1 " in log[log.index("validation at step 4") :].splitlines()[0], "the score that chooses is shown"
     assert "stopped early at step 12 of 400: no better macro.f1 in 2 validations (train.early_stopping_patience)" in log
     best = json.loads((tmp_path / "run/checkpoints/best.json").read_text())
     assert best["score_name"] == "macro.f1" and best["step"] == 4

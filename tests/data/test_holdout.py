@@ -65,9 +65,15 @@ def test_rows_that_cannot_be_read_stay_with_the_training_rows():
     assert found["train"][-2:] == rows[-2:]
 
 
+def test_a_column_that_is_not_there_is_named():
+    with pytest.raises(UserError, match=r"f.csv:\d+: no column 'txt' \(data.text_columns\); the columns are 'text', .* 'text'"):
+        Holdout.of(rows_of([("a", "x"), ("b", "y")]), {"validation": 0.5}, ("txt",), "label")
+
+
 def test_a_share_of_nothing_is_refused():
     rows = rows_of([("a", "x"), ("b", "y"), ("c", "x")])
     with pytest.raises(
-        UserError, match=r"data.validation: 0.1 of the training rows is no row at all: data.train has 3 different"
+        UserError,
+        match=r"data.validation: 0.1 of the training rows is less than one row of each class: data.train has 3 different",
     ):
         split_all(rows, {"validation": 0.1})

@@ -26,6 +26,7 @@ def load(*sets):
         ("data.max_rejected_fraction=2", r"data.max_rejected_fraction: must be in \[0, 1\], got 2.0"),
         ("data.workers=-1", "data.workers: must be 0 or more, got -1"),
         ("train.batch_size=0", "train.batch_size: must be over 0, got 0"),
+        ("data.validation=0.1", "data.validation: a share of data.train is written with a percent sign, as 10%, got '0.1'"),
         ("train.seed=-1", "train.seed: must be from 0 to 2147483647, got -1"),
         ("data.encoding=hex", "data.encoding: Python knows no encoding 'hex'"),
         ("train.warmup_ratio=1", r"train.warmup_ratio: must be in \[0, 1\), got 1.0"),
@@ -56,7 +57,7 @@ def test_saved_config_loads_equal(tmp_path):
     experiment.save(before, str(tmp_path))
     assert experiment.load_workdir(str(tmp_path)) == before
     assert '"tensorflow": "2.' in (tmp_path / "versions.json").read_text()
-    with pytest.raises(UserError, match="holds no config.yaml; train there first"):
+    with pytest.raises(UserError, match="there is no folder .*none; train there first"):
         experiment.load_workdir(str(tmp_path / "none"))
 
 

@@ -156,7 +156,7 @@ def test_a_precision_is_chosen_once(monkeypatch, caplog):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "chosen", "speedup"), [(0.5, "bfloat16", "2.0 x"), (0.9, "float32", "1.1 x"), (2.0, "float32", "0.5 x")]
+    ("seconds", "chosen", "speedup"), [(0.5, "bfloat16", "2.00 x"), (0.9, "float32", "1.11 x"), (2.0, "float32", "0.50 x")]
 )
 def test_precision_on_a_cpu_is_measured(monkeypatch, native, seconds, chosen, speedup):
     measured(monkeypatch, lambda kind, dtype: seconds if dtype.name == "bfloat16" and kind is NativeKernels else 1.0 + seconds * (

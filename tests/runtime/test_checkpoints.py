@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from trainer import files
 from trainer.errors import UserError
-from trainer.runtime.checkpoints import CheckpointStore, read_variables
+from trainer.runtime.checkpoints import CheckpointStore, check_folder, read_variables
 
 
 def variables(value=0.0, shape=(300, 10)):
@@ -88,6 +88,12 @@ def test_one_that_was_never_finished_does_not_count(store, tmp_path):
     (tmp_path / "checkpoints/step-00000002").mkdir()
     (tmp_path / "checkpoints/step-00000002/weights.index").write_bytes(b"half")
     assert store.restore_latest(variables())["step"] == 1
+
+
+def test_a_workdir_is_a_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--workdir: .*file is a file, where a folder belongs"):
+        check_folder(f"{tmp_path}/file")
 
 
 def test_another_models_checkpoint_is_told(store):

@@ -137,7 +137,7 @@ def test_unknown_and_missing_labels_are_rejected(tokenizer):
     assert str(caught.value).endswith("'i', 'j' and 2 more") and str(caught.value).startswith(
         "label 'new' is not one of the classes"
     )
-    with pytest.raises(RowError, match="no label: column 'label' is missing, empty, null or NaN"):
+    with pytest.raises(RowError, match="no label: there is no column 'label'; the row has 'text'"):
         task.examples(Row({"text": "x"}, "f", 1))
     assert task.examples(Row({"text": "x"}, "f", 1), labelled=False)[0]["label"] == 0
     assert task.examples(Row({"text": "x", "label": " b "}, "f", 1))[0]["label"] == 1
@@ -149,7 +149,7 @@ def test_unknown_and_missing_labels_are_rejected(tokenizer):
         (["a", "b"], "no usable label: column 'label' holds a list or an object; a class is one value"),
         ({"a": 1}, "no usable label: column 'label' holds a list or an object"),
         ("half \ud83d", "no usable label: column 'label' holds half of a surrogate pair"),
-        ("NULL", "no label: column 'label' is missing, empty, null or NaN"),
+        ("NULL", "no label: column 'label' is empty, null or NaN"),
     ],
 )
 def test_labels_that_are_no_class(tokenizer, value, reason):

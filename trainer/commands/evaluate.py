@@ -55,7 +55,10 @@ def score(
     data = restored.experiment.data
     known = freshness.manifest_alone(data).splits if data.names_records_only else data.sources()
     if split not in known:
-        raise UserError(f"--split: {split!r} is not one of this run's {', '.join(known)}{suggestion(split, known)}")
+        raise UserError(
+            f"--split: {split!r} is not one of this run's splits {', '.join(known)}{suggestion(split, known)}. Rows of a "
+            "further one are named with --set, as data.test=test.csv"
+        )
     log.info("model of step %s", f"{restored.step:,}")
     manifest = _records(restored, workdir, split, is_changed)
     if manifest.splits[split]["examples"] == 0:

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import itertools
 import json
+import math
 import statistics
 
 from trainer import files
@@ -19,6 +20,7 @@ LABEL_NAMES = ("label", "labels", "class", "category", "intent", "target", "sent
 TEXT_NAMES = ("text", "sentence", "review", "content", "comment", "message", "title", "body", "question", "tweet")
 MAX_LABEL_SHARE = 0.2  # a column with more distinct values than this share of the rows holds no classes
 CHARACTERS_PER_TOKEN = {"cjk": 1.0, "other": 4.0}  # rough: enough to choose a length that cuts hardly any text
+MAX_UNREADABLE = 0.1  # of the rows: with more, classes would be missed
 LENGTHS = (32, 64, 128, 256, 512)
 
 
@@ -32,6 +34,7 @@ class Finding:
       rows, rejected: how many were looked at, and how many could not be read.
       token_lengths: estimated tokens of each row, sorted.
       delimiter: between columns, where it is not the format's usual one; else "".
+      encoding: of the file, where it was named; else "auto".
     """
 
     text_columns: tuple[str, ...]
@@ -41,6 +44,12 @@ class Finding:
     rejected: list[Rejected]
     token_lengths: list[int]
     delimiter: str
+    encoding: str = "auto"
+
+    @property
+    def unlabelled(self) -> int:
+        """How many of the rows have no label."""
+        return self.rows - sum(self.classes.values())
 
 
 def run(options: Options) -> None:
@@ -50,40 +59,49 @@ def run(options: Options) -> None:
         target = files.join(target, "bert.yaml")
     if files.exists(target):
         raise UserError(f"--output: {target} is already there; remove it or choose another name")
-    finding = look_at(source)
+    finding = look_at(source, options.encoding)
     files.write_text(target, config_text(finding, source, options.encoder or DEFAULT_ENCODER))
     print("\n".join(summary(finding, source)))
     print(f"\nwrote {target}; look it over, then:\n  bert-trainer train --config={target} --workdir=run1")
 
 
-def look_at(source: str) -> Finding:
+def look_at(source: str, encoding: str = "auto") -> Finding:
     """Reads the first rows of a source and guesses its columns.
+
+    Args:
+      source: a file, a glob or a TensorFlow dataset.
+      encoding: of text files, where it is not UTF-8.
 
     Raises:
       UserError: no rows, or no column that looks like text, or like a label.
     """
-    delimiter = _delimiter(source)
-    source_format = SourceFormat(delimiter=delimiter)
+    delimiter = _delimiter(source, encoding)
+    source_format = SourceFormat(delimiter=delimiter, encoding=encoding)
     found = list(itertools.islice(read_rows(source, "--from", source_format), ROWS_LOOKED_AT))
     rows = [row.values for row in found if isinstance(row, Row)]
     rejected = [row for row in found if isinstance(row, Rejected)]
     if not rows:
         why = f": {rejected[0].reason} (line {rejected[0].line})" if rejected else ""
         raise UserError(f"--from: {source} has no rows that can be read{why}")
+    if len(rejected) > MAX_UNREADABLE * len(found):
+        raise UserError(
+            f"--from: {len(rejected)} of the first {len(found)} rows of {source} cannot be read; line {rejected[0].line}: "
+            f"{rejected[0].reason}".replace("data.encoding=", "--encoding=")
+        )
     columns = list(dict.fromkeys(column for row in rows for column in row))
     label = _label_column(rows, columns)
     texts = _text_columns(rows, [column for column in columns if column != label])
     labels = (label_text(row.get(label)) for row in rows)
     classes = collections.Counter(name for name in labels if name is not None)
     lengths = sorted(sum(_token_estimate(str(row.get(column) or "")) for column in texts) for row in rows)
-    return Finding(texts, label, dict(classes.most_common()), len(rows), rejected, lengths, delimiter)
+    return Finding(texts, label, dict(classes.most_common()), len(rows), rejected, lengths, delimiter, encoding)
 
 
-def _delimiter(source: str) -> str:
+def _delimiter(source: str, encoding: str) -> str:
     """Returns ";" for a csv file whose header has semicolons and no comma, as spreadsheets write it in many countries."""
     if source.startswith("tfds:") or format_of(source) != "csv":
         return ""
-    header = next(read_lines(files.expand(source, "--from")[0]), "")
+    header = next(read_lines(files.expand(source, "--from")[0], encoding), "")
     if header.lower().lstrip('"').startswith("sep="):
         return ""  # Excel's line, which the reader follows
     return ";" if ";" in header and "," not in header else ""
@@ -139,13 +157,16 @@ def summary(finding: Finding, source: str) -> list[str]:
     lengths = finding.token_lengths
     lines = [
         f"{source}: {finding.rows:,} rows" + (f", {len(finding.rejected):,} unreadable" if finding.rejected else ""),
-        f"  text: {', '.join(finding.text_columns)}; about {statistics.median(lengths):.0f} tokens (longest {lengths[-1]})",
+        f"  text: {', '.join(finding.text_columns)}; about {statistics.median(lengths):.0f} tokens by estimate "
+        f"(longest {lengths[-1]})",
         f"  label: {finding.label_column}, {len(finding.classes)} classes",
     ]
     shown = list(finding.classes.items())[:8]
     lines += [f"    {name}: {count:,} ({count / finding.rows:.1%})" for name, count in shown]
     if len(finding.classes) > len(shown):
         lines.append(f"    and {len(finding.classes) - len(shown)} more")
+    if finding.unlabelled:
+        lines.append(f"    no label: {finding.unlabelled:,} rows, which are left out")
     lines += [f"  {row.path}:{row.line}: {row.reason}" for row in finding.rejected[:3]]
     return lines
 
@@ -160,7 +181,11 @@ def config_text(finding: Finding, source: str, encoder: str) -> str:
     length = _length_that_fits(finding)
     over = sum(tokens > length for tokens in finding.token_lengths)
     listed = f"[{', '.join(map(quote, names))}]" if len(names) <= 100 else "[]  # learned from data.train"
-    delimiter = f"\n  delimiter: {quote(finding.delimiter)}" if finding.delimiter else ""
+    others = f"\n  delimiter: {quote(finding.delimiter)}" if finding.delimiter else ""
+    others += f"\n  encoding: {finding.encoding}" if finding.encoding != "auto" else ""
+    if finding.unlabelled > 0.005 * finding.rows:  # a split may have twice their share
+        most = math.ceil(200 * finding.unlabelled / finding.rows) / 100
+        others += f"\n  max_rejected_fraction: {min(most, 1.0):g}  # {finding.unlabelled} of {finding.rows} rows have no label"
     batch_size = 32 if finding.rows >= 500 else 8
     score = "\n  best_score: macro.f1  # accuracy hides the rare classes" if is_unequal else ""
     balance = (
@@ -185,7 +210,7 @@ data:
   validation: {_validation_share(finding)}
   # test: test.csv  # rows for the final score
   text_columns: [{", ".join(map(quote, finding.text_columns))}]
-  label_column: {quote(finding.label_column)}{delimiter}
+  label_column: {quote(finding.label_column)}{others}
   max_seq_length: {length}  # by estimate {over} of {finding.rows:,} rows are longer, and cut
 
 train:

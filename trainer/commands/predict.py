@@ -135,6 +135,7 @@ def _typed_rows(lines: Iterable[str], task: Task) -> Iterator[Row | Rejected]:
             if len(columns) > 1:
                 yield Rejected("standard input", number, problem or "no JSON object", text)
                 continue
+            log.warning("standard input:%d: it begins as JSON and is none (%s); taken as a text", number, problem)
         if len(columns) > 1:
             reason = f"this task reads {len(columns)} texts: write a JSON object with {' and '.join(columns)}"
             yield Rejected("standard input", number, reason, text)

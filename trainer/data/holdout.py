@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from trainer.data.sources import Rejected, Row
-from trainer.errors import UserError
+from trainer.errors import UserError, suggestion
 
 HASH_BYTES = 8
 
@@ -51,11 +51,20 @@ class Holdout:
             return cls(fractions, None, columns)
         strata: dict[str, dict[bytes, None]] = {}
         seen: set[bytes] = set()
+        first: Row | None = None
         for row in rows:
+            first = first or (row if isinstance(row, Row) else None)
             key = _hash(row, columns) if isinstance(row, Row) else None
             if key is not None and key not in seen:  # of equal texts the first row's class counts
                 seen.add(key)
                 strata.setdefault(str(row.values.get(label)), {})[key] = None  # type: ignore[union-attr]
+        missing = [column for column in columns if first and not seen and column not in first.values]
+        if first and missing:
+            names = ", ".join(map(repr, first.values))
+            raise UserError(
+                f"{first.path}:{first.line}: no column {missing[0]!r} (data.text_columns); the columns are {names}"
+                f"{suggestion(missing[0], first.values)}"
+            )
         chosen: dict[str, set[bytes]] = {split: set() for split in fractions}
         for stratum in strata.values():
             ordered = iter(sorted(stratum))
@@ -67,8 +76,8 @@ class Holdout:
         for split, keys in chosen.items():
             if not keys:
                 raise UserError(
-                    f"data.{split}: {fractions[split]:.3g} of the training rows is no row at all: data.train has {len(seen)} "
-                    f"different texts in {len(strata)} class(es); ask for a larger share, or name a file"
+                    f"data.{split}: {fractions[split]:.3g} of the training rows is less than one row of each class: data.train "
+                    f"has {len(seen)} different texts in {len(strata)} class(es); ask for a larger share, or name a file"
                 )
         return cls(fractions, {split: frozenset(keys) for split, keys in chosen.items()}, columns)
 

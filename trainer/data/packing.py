@@ -87,7 +87,7 @@ def pack(
     lengths = tf.cast(features["input_ids"].row_lengths(), tf.int32)
     row, slot, start, used = assign_rows(lengths, row_length, max_examples_per_row)
     if static_rows and pieces:
-        rows: int | tf.Tensor = static_rows * pieces
+        rows = static_rows * pieces
     elif static_rows:
         rows = tf.maximum(-(-used // static_rows), 1) * static_rows
     else:

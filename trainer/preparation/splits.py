@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import json
 import logging
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -167,8 +168,9 @@ def _check_rejected(split: str, summary: dict, refused: list[Rejected], allowed:
     told = f"data.{split}: {len(refused)} of {summary['rows']} rows rejected; all are in {path}\n" + "\n".join(shown)
     rate = len(refused) / summary["rows"]
     if rate > allowed:
+        allow = f"--set data.max_rejected_fraction={math.ceil(100 * rate + 1) / 100:g}"
         raise UserError(
             f"{told}\nthat is a fraction of {rate:.3g}, over data.max_rejected_fraction={allowed:g}: "
-            "correct the rows or the columns, or allow more with --set data.max_rejected_fraction=..."
+            + ("correct the rows or the columns" if rate > 0.5 else f"correct the rows, or allow them: {allow}")
         )
     log.warning("%s", told)

@@ -177,7 +177,11 @@ def load_workdir(workdir: str, overrides: Sequence[str] = (), tpu: str | None = 
     """
     path = files.join(workdir, CONFIG_FILE)
     if not files.exists(path):
-        raise UserError(f"--workdir: {workdir} holds no {CONFIG_FILE}; train there first, with --config and --workdir")
+        parent = os.path.dirname(workdir.rstrip("/")) or "."
+        near = suggestion(os.path.basename(workdir.rstrip("/")), files.list_dir(parent))
+        what = f"{workdir} is a file" if files.exists(workdir) else f"there is no folder {workdir}{near}"
+        what = f"{workdir} holds no {CONFIG_FILE}" if files.is_dir(workdir) else what
+        raise UserError(f"--workdir: {what}; train there first, with --config and --workdir")
     return load(path, overrides, tpu)
 
 

@@ -88,6 +88,8 @@ def share_of(source: str) -> float:
 
 def check_share(source: str | None, field: str) -> float:
     """Returns a source's fraction, 0 for a source that is no share; raises FieldError for a share that cannot be."""
+    is_bare = re.fullmatch(r"\d+(\.\d+)?", str(source)) is not None
+    check(not is_bare, field, f"a share of data.train is written with a percent sign, as 10%, got {source!r}")
     if not is_share(source):
         return 0.0
     is_number = re.fullmatch(r"\s*\d+(\.\d+)?\s*%\s*", str(source)) is not None

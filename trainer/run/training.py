@@ -200,6 +200,8 @@ class TrainingRhythm(keras.callbacks.Callback):
         scores = inference.evaluate(self._runner, batches, task)
         if self._log:
             numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
+            chooses = score_named(scores, self._best_name)
+            numbers |= {} if chooses is None else {self._best_name: chooses}
             self._bar.clear()
             shown = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
             log.info("validation at step %s: %s", f"{self._step:,}", shown)
@@ -250,7 +252,8 @@ class TrainingRhythm(keras.callbacks.Callback):
             message = "stopped early at step %s of %s: no better %s in %d validations (train.early_stopping_patience)"
             log.info(message, f"{self._step:,}", f"{total:,}", self._best_name, patience)
         if self._log and self._best is not None:
-            log.info("best validation %s: %.4f", self._best_name, self._best)
+            best = self._run.store.best_state()
+            log.info("best validation %s: %.4f at step %s", self._best_name, self._best, f"{best['step'] if best else 0:,}")
         return 0
 
     def _keep_averages(self) -> None:

@@ -25,6 +25,8 @@ PATTERN_CHARACTERS = "[]*?\\"  # TensorFlow takes a checkpoint's path as a patte
 def check_folder(folder: str, key: str = "--workdir") -> None:
     """Raises UserError where TensorFlow could write checkpoints into a folder but not read them back."""
     full = files.absolute(folder)
+    if key == "--workdir" and files.exists(folder) and not files.is_dir(folder):
+        raise UserError(f"{key}: {folder} is a file, where a folder belongs")
     found = [character for character in PATTERN_CHARACTERS if character in full]
     if found:
         raise UserError(

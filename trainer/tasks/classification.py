@@ -158,7 +158,9 @@ class Task(base.Task):
 
     def _class_number(self, row: Row) -> int:
         column = self.fields.label_column
-        value = row.values.get(column)
+        if column not in row.values:
+            raise RowError(f"no label: there is no column {column!r}; the row has {', '.join(map(repr, row.values))}")
+        value = row.values[column]
         problem = label_problem(value)
         if problem:
             raise RowError(f"no usable label: column {column!r} {problem}")
@@ -166,7 +168,7 @@ class Task(base.Task):
         if name is None and str(value).strip() in self.config.class_names:
             name = str(value).strip()  # a class that is called "null", by the config's own word
         if name is None:
-            raise RowError(f"no label: column {column!r} is missing, empty, null or NaN")
+            raise RowError(f"no label: column {column!r} is empty, null or NaN")
         number = self._number_of_class.get(name)
         if number is None:
             known = ", ".join(map(repr, self.config.class_names[:10]))
