@@ -8,6 +8,7 @@ BIN := .venv/bin
 WORKDIR ?= workdir/quickstart
 SEED ?= 1
 DATA ?= ../shared/data
+COVERAGE ?=
 
 .PHONY: help quickstart test test-slow bench lint format clean
 
@@ -58,7 +59,7 @@ quickstart: .venv/installed
 	echo "    huggingface                               the same model for transformers"
 
 test: .venv/installed
-	@$(BIN)/python -m pytest tests trainer --numprocesses=2 --dist=loadfile --cov=trainer --cov-report=term:skip-covered --durations=10 -p no:cacheprovider
+	@$(BIN)/python -m pytest tests trainer --numprocesses=2 --dist=loadfile --durations=10 -p no:cacheprovider $(COVERAGE)
 
 test-slow: .venv/installed
 	@$(BIN)/python -m pytest tests -m slow -s -p no:cacheprovider
