@@ -3,6 +3,7 @@ from pathlib import Path
 from tests.conftest import ROOT
 from trainer import config
 from trainer.run import experiment
+from trainer.tasks import task_names
 
 
 def test_every_key_is_shown_with_type_default_and_meaning(cli):
@@ -29,7 +30,7 @@ def test_one_section_is_shown(cli):
         status == 0 and out.startswith("train\n  train.batch_size: int = 32\n") and "data." not in out.replace("data.train", "")
     )
     assert cli("describe", "pretraining")[1].startswith("task  (task.name=pretraining)\n")
-    assert cli("describe", "task")[1].count("task  (task.name=") == 2
+    assert cli("describe", "task")[1].count("task  (task.name=") == len(task_names())
     status, _, error = cli("describe", "trian")
     assert status == 1 and error.startswith("error: no section 'trian'; did you mean 'train'?; sections are classification,")
 

@@ -1,5 +1,8 @@
 """The encoder layer: a TFBertModel with its weights and config, run on packed rows."""
 
+from collections.abc import Mapping
+from typing import Literal
+
 import tensorflow as tf
 import tf_keras as keras
 from transformers import BertConfig, TFBertModel
@@ -125,6 +128,28 @@ class PoolMean(keras.layers.Layer):
         member = tf.one_hot(segment_ids - 1, slots, dtype=tf.float32, axis=1)  # [batch, K, length]
         total = tf.matmul(member, tf.cast(sequence, tf.float32))
         return total / tf.maximum(tf.reduce_sum(member, -1, keepdims=True), 1.0)
+
+
+Pooling = Literal["pooler", "cls", "mean"]
+
+
+def packed_inputs() -> dict[str, keras.Input]:
+    """Returns the inputs of a model over packed texts: int32 [rows, length], and [rows, K] for cls_positions."""
+    return {name: keras.Input([None], dtype="int32", name=name) for name in (*PACKED_INPUTS, "cls_positions")}
+
+
+def pooled_texts(encoder: BertEncoder, inputs: Mapping[str, tf.Tensor], pooling: Pooling) -> tf.Tensor:
+    """Returns a vector for each packed text, [rows, K, hidden].
+
+    Args:
+      encoder: the run's.
+      inputs: as `packed_inputs`.
+      pooling: "pooler", BERT's dense and tanh on [CLS]; "cls", [CLS] itself; "mean" of the tokens.
+    """
+    if pooling == "mean":
+        return PoolMean()(encoder(inputs), inputs["segment_ids"], inputs["cls_positions"])
+    first = encoder(inputs, inputs["cls_positions"])
+    return Pooler(encoder)(first) if pooling == "pooler" else first
 
 
 def check_fits(bert_config: BertConfig, vocabulary_size: int, max_seq_length: int, token_types: int) -> str | None:

@@ -181,23 +181,15 @@ class Task(base.Task):
         return {label_text(name) or name: number for number, name in enumerate(self.config.class_names)}
 
     def build_model(self, encoder: BertEncoder) -> keras.Model:
-        import tf_keras as keras
-
-        from trainer.models.encoder import PACKED_INPUTS, Pooler, PoolMean
+        from trainer.models.encoder import packed_inputs, pooled_texts
         from trainer.models.heads import DenseHead
         from trainer.models.task_model import TaskModel
 
-        # Inputs: each int32, [rows, length] or [rows, K]
-        inputs = {name: keras.Input([None], dtype="int32", name=name) for name in PACKED_INPUTS}
-        inputs["cls_positions"] = keras.Input([None], dtype="int32", name="cls_positions")
-
-        # Encoder and head
-        if self.config.pooling == "mean":
-            pooled = PoolMean()(encoder(inputs), inputs["segment_ids"], inputs["cls_positions"])
-        else:
-            pooled = encoder(inputs, inputs["cls_positions"])
-            if self.config.pooling == "pooler":
-                pooled = Pooler(encoder)(pooled)
+        # Inputs
+        inputs = packed_inputs()
+        # Encoder
+        pooled = pooled_texts(encoder, inputs, self.config.pooling)
+        # Head
         head = DenseHead(len(self.config.class_names), self.config.head_dropout_rate)
         return TaskModel(inputs, {"logits": head(pooled)}, name="classification")
 
