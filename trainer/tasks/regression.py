@@ -1,0 +1,190 @@
+"""Regression: one or more numbers for a text or a pair of texts, such as a rating or the likeness of two sentences."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from trainer.config import check
+from trainer.data.sources import Row, RowError
+from trainer.errors import NothingToLearnError
+from trainer.features import ROW_ID, TOKENS, Example, Feature, FeatureSpec
+from trainer.metrics.regression import regression_scores
+from trainer.tasks import base
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+    import tf_keras as keras
+
+    from trainer.models.encoder import BertEncoder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(base.TaskConfig):
+    """The `task` section of a regression."""
+
+    name: str = "regression"
+    """Which task: the name of a file in trainer/tasks."""
+    target_columns: tuple[str, ...] = ()
+    """The columns of the numbers to predict. Empty: data.label_column."""
+    means: tuple[float, ...] = ()
+    """The mean of each target. Empty: learned from data.train and saved with the run."""
+    scales: tuple[float, ...] = ()
+    """What each target less its mean is divided by for the loss. Empty: the standard deviation in data.train."""
+    loss: Literal["squared", "huber"] = "squared"
+    """The loss of a scaled target: the squared error; or Huber's, which counts errors above 1 linearly."""
+    pooling: Literal["pooler", "cls", "mean"] = "pooler"
+    """What the head reads: BERT's pooler (dense and tanh on [CLS]), [CLS] itself, or the mean of the tokens."""
+    head_dropout_rate: float = 0.1
+    """Dropout before the head's dense layer."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        twice = sorted({name for name in self.target_columns if self.target_columns.count(name) > 1})
+        check(not twice, "target_columns", f"{twice and twice[0]!r} is listed twice")
+        check(0 <= self.head_dropout_rate < 1, "head_dropout_rate", f"must be in [0, 1), got {self.head_dropout_rate}")
+        check(all(scale > 0 for scale in self.scales), "scales", f"must be over 0, got {list(self.scales)}")
+
+
+class Task(base.Task):
+    """See the module."""
+
+    config: Config
+    best_score = "pearson"
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        return self.config.target_columns or (self.fields.label_column,)
+
+    @classmethod
+    def to_learn(cls, config: Config) -> tuple[str, ...]:
+        return tuple(field for field in ("means", "scales") if not getattr(config, field))
+
+    @classmethod
+    def learn(cls, config: Config, fields: base.TextFields, rows: Iterable[Row]) -> Config:
+        columns = config.target_columns or (fields.label_column,)
+        # Welford 1962: one pass, and exact for any number of rows
+        count, means, squares = 0, np.zeros(len(columns)), np.zeros(len(columns))
+        problem = ""
+        for row in rows:
+            try:
+                numbers = np.array([_number_in(row, column) for column in columns])
+            except RowError as error:
+                problem = problem or f"; the first row, {row.path}:{row.line}: {error}"
+                continue
+            count += 1
+            gaps = numbers - means
+            means += gaps / count
+            squares += gaps * (numbers - means)
+        if not count:
+            raise NothingToLearnError(f"no row has a number in {', '.join(map(repr, columns))}{problem}")
+        deviations = np.sqrt(squares / count)
+        found = {"means": means, "scales": np.where(deviations > 0, deviations, 1.0)}
+        learned: dict[str, Any] = {field: tuple(map(float, found[field])) for field in cls.to_learn(config)}
+        return dataclasses.replace(config, **learned)
+
+    def features(self) -> FeatureSpec:
+        is_pair = len(self.fields.text_columns) == 2
+        tokens = TOKENS if is_pair else {"input_ids": TOKENS["input_ids"]}
+        targets = {f"target_{number}": Feature("float32", "example") for number in range(len(self._columns))}
+        return {**tokens, **targets, **ROW_ID}
+
+    def examples(self, row: Row, labelled: bool = True) -> list[Example]:
+        numbers = [_number_in(row, column) if labelled else 0.0 for column in self._columns]
+        targets = {f"target_{number}": value for number, value in enumerate(numbers)}
+        return [{**self.example_of_texts(self.texts(row)), **targets}]
+
+    def made_from(self) -> dict[str, Any]:
+        return {"task.target_columns": list(self._columns)}
+
+    def build_model(self, encoder: BertEncoder) -> keras.Model:
+        from trainer.models.encoder import packed_inputs, pooled_texts
+        from trainer.models.heads import DenseHead
+        from trainer.models.task_model import TaskModel
+
+        # Inputs
+        inputs = packed_inputs()
+        # Encoder
+        pooled = pooled_texts(encoder, inputs, self.config.pooling)
+        # Head: float32 [rows, K, targets], in units of `scales`
+        head = DenseHead(len(self._columns), self.config.head_dropout_rate)
+        return TaskModel(inputs, {"scaled": head(pooled)}, name="regression")
+
+    def loss_weights(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {"target": batch["example_weights"]}
+
+    def loss(self, batch: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> tuple[base.Losses, base.Measures]:
+        import tensorflow as tf
+
+        targets = tf.stack([batch[f"target_{number}"] for number in range(len(self._columns))], axis=-1)
+        errors = outputs["scaled"] - (targets - tf.constant(self.config.means)) / tf.constant(self.config.scales)
+        size = tf.abs(errors)
+        # Huber 1964, with its corner at 1
+        losses = tf.square(errors) if self.config.loss == "squared" else tf.where(size < 1, tf.square(errors) / 2, size - 0.5)
+        return {"target": tf.reduce_mean(losses, axis=-1)}, {}
+
+    def decode(self, outputs: base.Outputs) -> base.Predictions:
+        values = self._values(outputs)
+        if len(self._columns) == 1:
+            return [{"value": float(value)} for (value,) in values]
+        return [{"values": dict(zip(self._columns, map(float, row), strict=True))} for row in values]
+
+    def _values(self, outputs: base.Outputs) -> np.ndarray:
+        """Returns the outputs in the targets' own units: float64 [rows, targets]."""
+        return outputs["scaled"].astype(np.float64) * self.config.scales + self.config.means
+
+    def score(self, outputs: base.Outputs, labels: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        values = self._values(outputs)
+        each = {
+            column: regression_scores(labels[f"target_{number}"], values[:, number])
+            for number, column in enumerate(self._columns)
+        }
+        if len(each) == 1:
+            return {"examples": len(values), **each[self._columns[0]]}
+        means = {name: _mean([scores[name] for scores in each.values()]) for name in each[self._columns[0]]}
+        return {"examples": len(values), **means, "per_target": each}
+
+    def serving(self, outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        import tensorflow as tf
+
+        values = outputs["scaled"] * tf.constant(self.config.scales) + tf.constant(self.config.means)
+        return {"value": values[:, 0]} if len(self._columns) == 1 else {"values": values}
+
+    def labels_asset(self) -> tuple[str, ...]:
+        return self._columns
+
+    def hugging_face_head(self, model: keras.Model) -> tuple[str, dict[str, np.ndarray]]:
+        if self.config.pooling != "pooler":
+            return super().hugging_face_head(model)
+        kernel, bias = (weight.numpy() for weight in model.get_layer("head").weights)
+        # The scale is part of the weights there: its users read the logits as the numbers.
+        scales, means = np.array(self.config.scales, np.float32), np.array(self.config.means, np.float32)
+        head = {"classifier.weight": np.ascontiguousarray((kernel * scales).T), "classifier.bias": bias * scales + means}
+        return "BertForSequenceClassification", head
+
+
+def _number_in(row: Row, column: str) -> float:
+    """Returns the number in a row's column.
+
+    Raises:
+      RowError: there is none, or it is not finite.
+    """
+    if column not in row.values:
+        raise RowError(f"no column {column!r}; the row has {', '.join(map(repr, row.values)) or 'nothing'}")
+    value = row.values[column]
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise RowError(f"column {column!r} holds {str(value)[:40]!r} where a number belongs")
+    return number
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
