@@ -9,6 +9,7 @@ from trainer.config import FieldError
 from trainer.data.sources import Row, RowError
 from trainer.errors import NothingToLearnError
 from trainer.metrics.regression import regression_scores
+from trainer.run import experiment
 from trainer.tasks.base import TextFields
 from trainer.tasks.regression import Config, Task
 
@@ -119,6 +120,16 @@ def test_scores_are_of_the_targets_units_and_means_over_several(tokenizer):
     scores = two.score(outputs, {"target_0": np.array([1.0, 2.0, 3.0]), "target_1": np.array([1.0, 2.0, 4.0])})
     assert scores["pearson"] == scores["per_target"]["a"]["pearson"], "the constant prediction has none"
     assert scores["mean_absolute_error"] == pytest.approx((1 / 3 + 7 / 3) / 2)
+
+
+def test_a_share_is_held_out_of_all_rows(tmp_path):
+    """Numbers are no classes: each value would be one of its own."""
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "".join(f"text {number},{number / 7}\n" for number in range(300)))
+    sets = ["task.name=regression", "encoder.init_from=x", f"data.train={path}", "data.validation=20%"]
+    loaded = experiment.load(None, sets)
+    train, validation = (len(list(loaded.rows(split))) for split in ("train", "validation"))
+    assert train + validation == 300 and 40 < validation < 80
 
 
 def test_losses_by_hand(tokenizer):

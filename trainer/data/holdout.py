@@ -23,7 +23,7 @@ class Holdout:
 
     Attributes:
       fractions: {split: fraction of the distinct texts}, in order.
-      chosen: {split: hashes of its texts}; None for a corpus, where a hash below the fraction decides, without a first pass.
+      chosen: {split: hashes of its texts}; None without classes, where a hash below the fraction decides, without a first pass.
       text_columns: the columns that are hashed.
     """
 
@@ -41,7 +41,7 @@ class Holdout:
           rows: all rows of data.train.
           fractions: {split: fraction}.
           text_columns: hashed.
-          label: the column of the class; None chooses by the hash only, for corpora.
+          label: the column of the class; None chooses by the hash only, where there are no classes.
 
         Raises:
           UserError: a split would hold no row at all.
@@ -49,22 +49,8 @@ class Holdout:
         columns = tuple(text_columns)
         if label is None:
             return cls(fractions, None, columns)
-        strata: dict[str, dict[bytes, None]] = {}
-        seen: set[bytes] = set()
-        first: Row | None = None
-        for row in rows:
-            first = first or (row if isinstance(row, Row) else None)
-            key = _hash(row, columns) if isinstance(row, Row) else None
-            if key is not None and key not in seen:  # of equal texts the first row's class counts
-                seen.add(key)
-                strata.setdefault(str(row.values.get(label)), {})[key] = None  # type: ignore[union-attr]
-        missing = [column for column in columns if first and not seen and column not in first.values]
-        if first and missing:
-            names = ", ".join(map(repr, first.values))
-            raise UserError(
-                f"{first.path}:{first.line}: no column {missing[0]!r} (data.text_columns); the columns are {names}"
-                f"{suggestion(missing[0], first.values)}"
-            )
+        strata = _texts_by_class(rows, columns, label)
+        texts = sum(map(len, strata.values()))
         chosen: dict[str, set[bytes]] = {split: set() for split in fractions}
         for stratum in strata.values():
             ordered = iter(sorted(stratum))
@@ -77,7 +63,7 @@ class Holdout:
             if not keys:
                 raise UserError(
                     f"data.{split}: {fractions[split]:.3g} of the training rows is less than one row of each class: data.train "
-                    f"has {len(seen)} different texts in {len(strata)} class(es); ask for a larger share, or name a file"
+                    f"has {texts} different texts in {len(strata)} class(es); ask for a larger share, or name a file"
                 )
         return cls(fractions, {split: frozenset(keys) for split, keys in chosen.items()}, columns)
 
@@ -99,6 +85,32 @@ class Holdout:
             if place < limit:
                 return split
         return "train"
+
+
+def _texts_by_class(rows: Iterable[Row | Rejected], columns: Sequence[str], label: str) -> dict[str, set[bytes]]:
+    """Returns {class: hashes of its texts}; of equal texts the first row's class counts.
+
+    Raises:
+      UserError: not one row has these columns.
+    """
+    strata: dict[str, set[bytes]] = {}
+    seen: set[bytes] = set()
+    first: Row | None = None
+    for row in rows:
+        if not isinstance(row, Row):
+            continue
+        first, key = first or row, _hash(row, columns)
+        if key is not None and key not in seen:
+            seen.add(key)
+            strata.setdefault(str(row.values.get(label)), set()).add(key)
+    missing = [column for column in columns if first and not seen and column not in first.values]
+    if first and missing:
+        names = ", ".join(map(repr, first.values))
+        raise UserError(
+            f"{first.path}:{first.line}: no column {missing[0]!r} (data.text_columns); the columns are {names}"
+            f"{suggestion(missing[0], first.values)}"
+        )
+    return strata
 
 
 def _hash(row: Row, columns: Sequence[str]) -> bytes | None:

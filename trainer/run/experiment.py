@@ -82,9 +82,9 @@ class Experiment:
     @functools.cached_property
     def _holdout(self) -> Holdout:
         task_class = task_module(self.task.name).Task
-        columns = None if task_class.is_corpus else self.data.label_column
+        label = self.data.label_column if task_class.has_classes else None
         rows = read_rows(str(self.data.train), "data.train", self.data.source_format(task_class.txt_as))
-        return Holdout.of(rows, self.data.shares(), self.data.text_columns, columns)
+        return Holdout.of(rows, self.data.shares(), self.data.text_columns, label)
 
     def build_task(self, tokenizer: Tokenizer) -> Task:
         """Returns the task of this run."""

@@ -95,6 +95,7 @@ class Task(abc.ABC):
     best_score: ClassVar[str]  # the score that chooses the best checkpoint; higher is better
     txt_as: ClassVar[str] = "txt"  # how training text in .txt files is read: see data.sources.SourceFormat
     loads_head: ClassVar[bool] = False  # whether encoder.init_from gives the head its weights too, where it has them
+    has_classes: ClassVar[bool] = False  # the label column holds classes: a share of the rows is held out of each
     is_corpus: ClassVar[bool] = False  # rows are documents: prepared in chunks by size, in shards that outlive a kill
 
     def __init__(self, config: Any, fields: TextFields, tokenizer: Tokenizer):

@@ -108,6 +108,7 @@ class Task(base.Task):
 
     config: Config
     best_score = "accuracy"
+    has_classes = True
 
     @classmethod
     def to_learn(cls, config: Config) -> tuple[str, ...]:
