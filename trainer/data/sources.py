@@ -237,12 +237,15 @@ def _quoted_records(numbered: Iterator[tuple[int, str]], delimiter: str) -> Iter
 
 
 def _read_json(path: str, source_format: SourceFormat) -> Iterator[Row | Rejected]:
-    for number, found, text in json_records.read_json(path, source_format.encoding):
-        yield Row(found, path, number) if isinstance(found, dict) else Rejected(path, number, found, shown(text))
+    return _rows_of_json(path, json_records.read_json(path, source_format.encoding))
 
 
 def _read_jsonl(path: str, source_format: SourceFormat) -> Iterator[Row | Rejected]:
-    for number, found, text in json_records.read_json_lines(path, source_format.encoding):
+    return _rows_of_json(path, json_records.read_json_lines(path, source_format.encoding))
+
+
+def _rows_of_json(path: str, records: Iterator[json_records.Record]) -> Iterator[Row | Rejected]:
+    for number, found, text in records:
         yield Row(found, path, number) if isinstance(found, dict) else Rejected(path, number, found, shown(text))
 
 
@@ -299,7 +302,7 @@ def _read_parquet(path: str, _: SourceFormat) -> Iterator[Row | Rejected]:
             if repeated:
                 raise UserError(f"{path}: the table has column {repeated[0]!r} twice; give each column a name of its own")
             for batch in table.iter_batches():
-                for row in _rows_of(batch, path):
+                for row in _rows_of(batch):
                     number += 1
                     yield Row(row, path, number) if isinstance(row, dict) else Rejected(path, number, row, "")
     except (pyarrow.ArrowException, OSError) as error:
@@ -307,7 +310,7 @@ def _read_parquet(path: str, _: SourceFormat) -> Iterator[Row | Rejected]:
         raise UserError(f"{path}: no parquet file, or one that is cut short or damaged: {reason}") from None
 
 
-def _rows_of(batch: Any, path: str) -> Iterator[dict[str, Any] | str]:
+def _rows_of(batch: Any) -> Iterator[dict[str, Any] | str]:
     """Yields each row of a pyarrow RecordBatch, or what is wrong with it: a value that Python cannot hold."""
     try:
         yield from batch.to_pylist()

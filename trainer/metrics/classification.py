@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from trainer.metrics.statistics import mean_of_known, ranks
+
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Counts (true class, predicted class) pairs.
@@ -56,10 +58,7 @@ def roc_auc(is_positive: np.ndarray, scores: np.ndarray) -> float | None:
     positives, negatives = int(is_positive.sum()), int((~is_positive).sum())
     if not positives or not negatives:
         return None
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    last_rank = np.cumsum(counts)
-    ranks = (last_rank - (counts - 1) / 2)[inverse]
-    return float((ranks[is_positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float((ranks(scores)[is_positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def average_precision(is_positive: np.ndarray, scores: np.ndarray) -> float | None:
@@ -119,8 +118,8 @@ def classification_scores(
         "examples": len(labels),
         "accuracy": accuracy,
         "matthews_correlation": matthews_correlation(confusion),
-        "roc_auc": _mean([roc_auc(labels == c, probabilities[:, c]) for c in scored]),
-        "average_precision": _mean([average_precision(labels == c, probabilities[:, c]) for c in scored]),
+        "roc_auc": mean_of_known([roc_auc(labels == c, probabilities[:, c]) for c in scored]),
+        "average_precision": mean_of_known([average_precision(labels == c, probabilities[:, c]) for c in scored]),
         "expected_calibration_error": expected_calibration_error(labels, probabilities),
         "macro": _averaged(precision, recall, f1, np.full(classes, 1 / classes)),
         "micro": {"precision": accuracy, "recall": accuracy, "f1": accuracy},
@@ -135,8 +134,3 @@ def classification_scores(
 
 def _averaged(precision, recall, f1, weights) -> dict[str, float]:
     return {"precision": float(precision @ weights), "recall": float(recall @ weights), "f1": float(f1 @ weights)}
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from trainer.metrics.statistics import ranks
+
 
 def regression_scores(targets: np.ndarray, values: np.ndarray) -> dict[str, float | None]:
     """Returns the scores of one target; None where one is undefined, as a correlation with a constant.
@@ -29,13 +31,3 @@ def pearson(first: np.ndarray, second: np.ndarray) -> float | None:
     first, second = (np.asarray(one, np.float64) - np.mean(one) for one in (first, second))
     norm = float(np.sqrt((first @ first) * (second @ second)))
     return float(np.clip((first @ second) / norm, -1.0, 1.0)) if norm else None
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Returns the rank of each value from 1, equal ones with the mean of their ranks: Pearson's of them is Spearman's.
-
-    >>> ranks(np.array([10.0, 30.0, 10.0])).tolist()
-    [1.5, 3.0, 1.5]
-    """
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]

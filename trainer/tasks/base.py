@@ -17,7 +17,7 @@ import numpy as np
 
 from trainer.config import check
 from trainer.data.sources import Row, RowError
-from trainer.features import Example, FeatureSpec
+from trainer.features import TOKENS, Example, FeatureSpec
 from trainer.text.sequences import pair_sequence, single_sequence
 from trainer.text.tokenizer import Tokenizer
 
@@ -62,6 +62,18 @@ Predictions = list[dict[str, Any]]
 Outputs = Mapping[str, np.ndarray]  # {name: float32 [rows, ...]}, one entry a row
 Losses: TypeAlias = "dict[str, tf.Tensor]"
 Measures: TypeAlias = "dict[str, tuple[str, tf.Tensor]]"
+
+
+def value_in(row: Row, column: str) -> Any:
+    """Returns a row's value in a column; raises RowError where the row has no such column."""
+    if column not in row.values:
+        raise RowError(f"no column {column!r}; the row has {', '.join(map(repr, row.values)) or 'nothing'}")
+    return row.values[column]
+
+
+def has_half_a_surrogate_pair(text: str) -> bool:
+    """Returns whether a text holds what is no character and cannot be stored as UTF-8."""
+    return not text.isascii() and _SURROGATE.search(text) is not None
 
 
 def copies_by_value(feature: str, rates: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
@@ -256,6 +268,10 @@ class Task(abc.ABC):
         """Returns the sampling rule for `data.pipeline.training_stream`, or None to take every example once."""
         return None
 
+    def token_features(self) -> FeatureSpec:
+        """Returns the features of `example_of_texts`."""
+        return TOKENS if len(self.fields.text_columns) == 2 else {"input_ids": TOKENS["input_ids"]}
+
     def example_of_texts(self, texts: Sequence[str]) -> dict[str, list[int]]:
         """Returns the token features of a text or a pair."""
         limit = self.fields.max_seq_length
@@ -279,12 +295,10 @@ class Task(abc.ABC):
         """
         found = []
         for column in self.fields.text_columns:
-            if column not in row.values:
-                raise RowError(f"no column {column!r}; the row has {', '.join(map(repr, row.values)) or 'nothing'}")
-            text = row.values[column]
+            text = value_in(row, column)
             if not isinstance(text, str):
                 raise RowError(f"column {column!r} holds a {type(text).__name__} where text belongs")
-            if not text.isascii() and _SURROGATE.search(text):
+            if has_half_a_surrogate_pair(text):
                 raise RowError(f"the text in column {column!r} is not valid Unicode: it holds half of a surrogate pair")
             if not text.strip():
                 raise RowError(f"the text in column {column!r} is empty")

@@ -16,7 +16,7 @@ import numpy as np
 from trainer.config import check
 from trainer.data.sources import Row, RowError
 from trainer.errors import NothingToLearnError, UserError
-from trainer.features import ROW_ID, TOKENS, Example, Feature, FeatureSpec
+from trainer.features import ROW_ID, Example, Feature, FeatureSpec
 from trainer.metrics.classification import classification_scores
 from trainer.tasks import base
 
@@ -98,7 +98,7 @@ def label_problem(value: Any) -> str | None:
     """Returns what keeps a value from being a class at all: it is no single value, or no text that can be stored; or None."""
     if isinstance(value, (list, dict, np.ndarray)):
         return "holds a list or an object; a class is one value"
-    if isinstance(value, str) and not value.isascii() and re.search("[\ud800-\udfff]", value):
+    if isinstance(value, str) and base.has_half_a_surrogate_pair(value):
         return "holds half of a surrogate pair, which is no character"
     return None
 
@@ -144,9 +144,7 @@ class Task(base.Task):
         return dataclasses.replace(config, class_names=tuple(sorted(found, key=_class_order)))
 
     def features(self) -> FeatureSpec:
-        is_pair = len(self.fields.text_columns) == 2
-        tokens = TOKENS if is_pair else {"input_ids": TOKENS["input_ids"]}
-        return {**tokens, "label": Feature("int32", "example"), **ROW_ID}
+        return {**self.token_features(), "label": Feature("int32", "example"), **ROW_ID}
 
     def examples(self, row: Row, labelled: bool = True) -> list[Example]:
         label = self._class_number(row) if labelled else 0

@@ -12,8 +12,9 @@ import numpy as np
 from trainer.config import check
 from trainer.data.sources import Row, RowError
 from trainer.errors import NothingToLearnError
-from trainer.features import ROW_ID, TOKENS, Example, Feature, FeatureSpec
+from trainer.features import ROW_ID, Example, Feature, FeatureSpec
 from trainer.metrics.regression import regression_scores
+from trainer.metrics.statistics import mean_of_known
 from trainer.tasks import base
 
 if TYPE_CHECKING:
@@ -88,10 +89,8 @@ class Task(base.Task):
         return dataclasses.replace(config, **learned)
 
     def features(self) -> FeatureSpec:
-        is_pair = len(self.fields.text_columns) == 2
-        tokens = TOKENS if is_pair else {"input_ids": TOKENS["input_ids"]}
         targets = {f"target_{number}": Feature("float32", "example") for number in range(len(self._columns))}
-        return {**tokens, **targets, **ROW_ID}
+        return {**self.token_features(), **targets, **ROW_ID}
 
     def examples(self, row: Row, labelled: bool = True) -> list[Example]:
         numbers = [_number_in(row, column) if labelled else 0.0 for column in self._columns]
@@ -145,7 +144,7 @@ class Task(base.Task):
         }
         if len(each) == 1:
             return {"examples": len(values), **each[self._columns[0]]}
-        means = {name: _mean([scores[name] for scores in each.values()]) for name in each[self._columns[0]]}
+        means = {name: mean_of_known([scores[name] for scores in each.values()]) for name in each[self._columns[0]]}
         return {"examples": len(values), **means, "per_target": each}
 
     def serving(self, outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -171,11 +170,9 @@ def _number_in(row: Row, column: str) -> float:
     """Returns the number in a row's column.
 
     Raises:
-      RowError: there is none, or it is not finite.
+      RowError: the column is missing, or holds no finite number.
     """
-    if column not in row.values:
-        raise RowError(f"no column {column!r}; the row has {', '.join(map(repr, row.values)) or 'nothing'}")
-    value = row.values[column]
+    value = base.value_in(row, column)
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
@@ -183,8 +180,3 @@ def _number_in(row: Row, column: str) -> float:
     if not math.isfinite(number):
         raise RowError(f"column {column!r} holds {str(value)[:40]!r} where a number belongs")
     return number
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
