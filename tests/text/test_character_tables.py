@@ -8,7 +8,7 @@ import pytest
 from tokenizers import normalizers, pre_tokenizers
 
 from trainer.errors import UserError
-from trainer.text.character_tables import PUNCTUATION, SPACE, WORD, PagedTable, read_tables
+from trainer.text.character_tables import PUNCTUATION, SPACE, WORD, PagedTable, ReplacementTable, read_tables
 from trainer.text.tokenizer import Tokenizer
 
 
@@ -22,11 +22,15 @@ def look_up(table: PagedTable, character: str) -> int:
 
 
 def output(tables, character: str) -> str:
-    entry = look_up(tables.replacement, character)
+    return replaced(tables.replacement, character)
+
+
+def replaced(table: ReplacementTable, character: str) -> str:
+    entry = look_up(table.entry, character)
     if entry == 0:
         return character
-    start, end = tables.replacement_starts[entry - 1 : entry + 1]
-    return "".join(map(chr, tables.replacement_values[start:end]))
+    start, end = table.starts[entry - 1 : entry + 1]
+    return "".join(map(chr, table.values[start:end]))
 
 
 def test_paged_table_holds_every_value():
@@ -44,6 +48,15 @@ def test_replacements(tables, character, expected):
     assert output(tables, character) == expected
 
 
+@pytest.mark.parametrize(
+    ("character", "expected"),
+    [("A", "A"), ("É", "E\u0301"), ("İ", "I\u0307"), ("你", " 你 "), ("\x00", ""), ("\ufffd", ""), ("\t", " "), ("豈", " 豈 "),
+     ("각", "\u1100\u1161\u11a8"), ("\u0344", "\u0308\u0301"), ("|", "|")],
+)  # fmt: skip
+def test_decompositions_keep_accents_and_case(tables, character, expected):
+    assert replaced(tables.marks.decomposition, character) == expected
+
+
 def test_kinds(tables):
     kinds = {c: look_up(tables.kind, c) for c in "a你_ -\u2003,。$\u00a0"}
     words = {c for c, kind in kinds.items() if kind == WORD}
@@ -58,7 +71,7 @@ def test_starters_agree_with_unicode(tables):
     blocks += [range(0xE31, 0xE4F), range(0x1E00, 0x1F00), range(0xAC00, 0xAD00)]
     for code in itertools.chain(*blocks):
         expected = sum(not unicodedata.combining(part) for part in unicodedata.normalize("NFD", chr(code)))
-        assert look_up(tables.starters, chr(code)) == expected, hex(code)
+        assert look_up(tables.marks.starters, chr(code)) == expected, hex(code)
 
 
 def test_other_tokenizers_are_refused(tokenizer):

@@ -30,6 +30,14 @@ def test_ids_are_hugging_faces(minilm, tokenizer):
     assert tokenizer.vocabulary_size == 30522 and tokenizer.lowercase
 
 
+def test_offsets_are_hugging_faces(minilm, tokenizer):
+    reference = BertTokenizerFast.from_pretrained(str(minilm))
+    for text in ("Unaffable!", "e\u0301t\x00e\u0301, 你好", "a [MASK] b", ""):
+        expected = reference(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, offsets = tokenizer.encode_with_offsets(text)
+        assert ids == expected["input_ids"] == tokenizer.encode(text) and offsets == expected["offset_mapping"]
+
+
 PIECES = st.sampled_from(
     ["word", "Word", "un", "affable", " ", "  ", "\t", "\n", "\x1c", "\x85", "\u00a0", "\u2028", "\u200b", "\x00", "\ufffd"]
     + list(",.()\"'-:;[]!") + ["[MASK]", "[SEP]", "[ MASK ]", "\u0301", "\u0323", "e\u0301", "ﬁ", "½", "ß", "İ", "你好", "…", "x" * 120]

@@ -19,9 +19,10 @@ class NativeInputs(tf.Module):
         super().__init__(name="text_inputs")
         tables = read_tables(tokenizer)
         none = PagedTable(*[tf.zeros([0], tf.int32).numpy()] * 2)
-        paged = (tables.kind, tables.starters or none, tables.mark_order or none)
-        replacement = (*_pages(tables.replacement), tables.replacement_values, tables.replacement_starts)
-        self._tables = [pieces(tokenizer), *replacement, *(array for table in paged for array in _pages(table))]
+        marks = (tables.marks.starters, tables.marks.order) if tables.marks else (none, none)
+        replacement = (*_pages(tables.replacement.entry), tables.replacement.values, tables.replacement.starts)
+        paged = [array for table in (tables.kind, *marks) for array in _pages(table)]
+        self._tables = [pieces(tokenizer), *replacement, *paged]
         specials = special_tokens(tokenizer)
         self._attributes = {
             "max_seq_length": max_seq_length,

@@ -44,25 +44,62 @@ class PagedTable:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReplacementTable:
+    """For each code point, the zero or more that replace it.
+
+    Attributes:
+      entry: 0 = the code point stays itself, else 1 + its place among the distinct outputs.
+      values: int32 [total], the distinct outputs, one after another.
+      starts: int32 [outputs + 1], where each begins.
+    """
+
+    entry: PagedTable
+    values: np.ndarray
+    starts: np.ndarray
+
+    @classmethod
+    def of(cls, outputs: list[str]) -> "ReplacementTable":
+        """Builds the table from an output for each of `_characters()`."""
+        places = {" ": 1}  # an output that stands even where the normalizer changes nothing: no array may be empty
+        entry = np.zeros(CODE_POINTS, np.int32)
+        for character, output in zip(_characters(), outputs, strict=True):
+            if output != character:
+                entry[ord(character)] = places.setdefault(output, len(places) + 1)
+        values = np.array([ord(c) for output in places for c in output], np.int32)
+        starts = np.cumsum([0, *map(len, places)]).astype(np.int32)
+        return cls(PagedTable.of(entry), values, starts)
+
+
+@dataclasses.dataclass(frozen=True)
+class MarkTables:
+    """What canonical reordering needs to know.
+
+    Attributes:
+      starters: for each code point that goes in, how many code points of combining class 0 NFD makes of it; each opens
+        a new run for canonical reordering.
+      order: for each code point that NFD makes, its rank among combining classes, 0 for starters.
+      decomposition: what clean-up, spaces around CJK and NFD make of a code point, before accents and case are dropped.
+        Offsets need it: reordering counts the marks that the tokenizer drops afterwards.
+    """
+
+    starters: PagedTable
+    order: PagedTable
+    decomposition: ReplacementTable
+
+
+@dataclasses.dataclass(frozen=True)
 class CharacterTables:
     """What a tokenizer does to each code point.
 
     Attributes:
-      replacement: for each code point 0 = stays itself, else 1 + its row of `replacements`.
-      replacement_values: int32 [total], the distinct outputs, one after another.
-      replacement_starts: int32 [rows + 1], where each begins.
+      replacement: what the normalizer makes of each code point.
       kind: for each code point that comes out, WORD, SPACE or PUNCTUATION.
-      starters: for each code point that goes in, how many code points of combining class 0 NFD makes of it; each opens
-        a new run for canonical reordering. None where the tokenizer keeps accents, so applies no NFD.
-      mark_order: for each code point that comes out, its rank among combining classes, 0 for starters; or None.
+      marks: None where the tokenizer keeps accents, so applies no NFD.
     """
 
-    replacement: PagedTable
-    replacement_values: np.ndarray
-    replacement_starts: np.ndarray
+    replacement: ReplacementTable
     kind: PagedTable
-    starters: PagedTable | None
-    mark_order: PagedTable | None
+    marks: MarkTables | None
 
 
 def read_tables(tokenizer: Tokenizer) -> CharacterTables:
@@ -82,10 +119,8 @@ def _tables(clean_text: bool, handle_chinese_chars: bool, strip_accents: bool | 
     outputs = _outputs(normalizers.BertNormalizer(**options, strip_accents=strip_accents, lowercase=lowercase))
     strips = strip_accents if strip_accents is not None else lowercase
     keeping = normalizers.BertNormalizer(**options, strip_accents=False, lowercase=False)
-    starters, mark_order = _combining_tables(keeping, outputs) if strips else (None, None)
-    replacement, values, starts = _replacement_table(outputs)
-    kind = PagedTable.of(_kinds())
-    return CharacterTables(replacement, values, starts, kind, starters, mark_order)
+    marks = _mark_tables(keeping) if strips else None
+    return CharacterTables(ReplacementTable.of(outputs), kind_table(), marks)
 
 
 @functools.cache
@@ -108,20 +143,9 @@ def _normalized(normalizer, texts: list[str]) -> list[str]:
     return [*outputs[:position], _SEPARATOR, *outputs[position + 2 :]]
 
 
-def _replacement_table(outputs: list[str]) -> tuple[PagedTable, np.ndarray, np.ndarray]:
-    rows: dict[str, int] = {}
-    table = np.zeros(CODE_POINTS, np.int32)
-    for character, output in zip(_characters(), outputs, strict=True):
-        if output != character:
-            table[ord(character)] = rows.setdefault(output, len(rows) + 1)
-    values = np.array([ord(c) for output in rows for c in output], np.int32)
-    starts = np.cumsum([0, *map(len, rows)]).astype(np.int32)
-    return PagedTable.of(table), values, starts
-
-
 @functools.cache
-def _kinds() -> np.ndarray:
-    """Returns int32 [0x110000]: how BertPreTokenizer, which has no options, takes each code point between two letters."""
+def kind_table() -> PagedTable:
+    """Returns WORD, SPACE or PUNCTUATION for each code point, as BertPreTokenizer takes it between two letters."""
     text = " ".join(f"a{character}a" for character in _characters())
     spans = np.array([span for _, span in pre_tokenizers.BertPreTokenizer().pre_tokenize_str(text)])
     group, place = np.divmod(spans[:, 0], 4)
@@ -130,20 +154,16 @@ def _kinds() -> np.ndarray:
     kinds[group[place == 1]] = PUNCTUATION
     table = np.zeros(CODE_POINTS, np.int32)
     table[[ord(character) for character in _characters()]] = kinds
-    return table
+    return PagedTable.of(table)
 
 
-def _combining_tables(keeping, outputs: list[str]) -> tuple[PagedTable, PagedTable]:
-    """Returns the tables `starters` and `mark_order`.
-
-    Args:
-      keeping: the normalizer without what it does to accents and case.
-      outputs: the normalizer's.
-    """
+def _mark_tables(keeping) -> MarkTables:
+    """Reads the tables of canonical reordering; `keeping` is the normalizer without what it does to accents and case."""
     nfd = normalizers.NFD()
     nonstarters = _nonstarters(nfd)
+    decompositions = _normalized(nfd, _outputs(keeping))
     starters = np.zeros(CODE_POINTS, np.int32)
-    for character, decomposed in zip(_characters(), _normalized(nfd, _outputs(keeping)), strict=True):
+    for character, decomposed in zip(_characters(), decompositions, strict=True):
         if len(decomposed) == 1:  # nearly all
             starters[ord(character)] = decomposed not in nonstarters
             continue
@@ -151,10 +171,10 @@ def _combining_tables(keeping, outputs: list[str]) -> tuple[PagedTable, PagedTab
         if any(part in nonstarters for part in decomposed[:count]):
             raise UserError(f"U+{ord(character):04X} decomposes to a mark before a letter; reordering it is not supported")
         starters[ord(character)] = count
-    mark_order = np.zeros(CODE_POINTS, np.int32)
-    for character in sorted(nonstarters.intersection("".join(outputs))):
-        mark_order[ord(character)] = _mark_rank(character, nfd)
-    return PagedTable.of(starters), PagedTable.of(mark_order)
+    order = np.zeros(CODE_POINTS, np.int32)
+    for character in nonstarters.intersection("".join(decompositions)):
+        order[ord(character)] = _mark_rank(character, nfd)
+    return MarkTables(PagedTable.of(starters), PagedTable.of(order), ReplacementTable.of(decompositions))
 
 
 def _nonstarters(nfd) -> set[str]:

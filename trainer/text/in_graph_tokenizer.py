@@ -1,17 +1,56 @@
-"""The tokenizer as TensorFlow operations: strings in, the Hugging Face tokenizer's ids out, exactly.
+"""The tokenizer as TensorFlow operations: strings in, the Hugging Face tokenizer's ids and offsets out, exactly.
 
 Invalid UTF-8 follows one rule: each invalid sequence becomes U+FFFD, as Python's `decode(errors="replace")` has it;
 BERT's clean-up then drops U+FFFD.
+
+Offsets follow Hugging Face's alignments. All that a code point becomes keeps the place of that code point. A token begins at
+the place of its first code point and ends with the place of its last one. So a token includes what is dropped between its
+code points, and excludes what is dropped before and after them. Marks that move are the exception: see `_decompose`.
 """
+
+from typing import NamedTuple
 
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from trainer.text.character_tables import PAGE, SPACE, WORD, PagedTable, read_tables
+from trainer.text.character_tables import PAGE, SPACE, WORD, MarkTables, PagedTable, ReplacementTable, read_tables
 from trainer.text.graph_limits import MAX_CHARACTERS_PER_WORD, pieces, special_tokens
 from trainer.text.tokenizer import Tokenizer
 
 _SPECIAL = 0x110000  # stands for a special token in a row of code points; one number for each, above Unicode
+
+
+class _Characters(NamedTuple):
+    """The code points of a batch of texts, one after another.
+
+    Attributes:
+      points: int32 [n] code points, or _SPECIAL and more.
+      texts: int64 [n] the text of each.
+      starts, ends: int32 [n] the place of each in the text, as it was before any step, in code points. `__call__` does
+        not read them, so TensorFlow removes their computation from its graph.
+    """
+
+    points: tf.Tensor
+    texts: tf.Tensor
+    starts: tf.Tensor
+    ends: tf.Tensor
+
+    def where(self, kept: tf.Tensor) -> "_Characters":
+        """Returns the characters for which `kept`, bool [n], is true."""
+        return _Characters(*(tf.boolean_mask(values, kept) for values in self))
+
+    def at(self, indices: tf.Tensor) -> "_Characters":
+        """Returns the characters at the indices, int32 [m]."""
+        return _Characters(*(tf.gather(values, indices) for values in self))
+
+
+class _Tokens(NamedTuple):
+    """The tokens of a batch of texts, all [tokens]: int32 ids, int64 the text of each, int32 starts and ends."""
+
+    ids: tf.Tensor
+    texts: tf.Tensor
+    starts: tf.Tensor
+    ends: tf.Tensor
 
 
 class InGraphTokenizer(tf.Module):
@@ -37,100 +76,177 @@ class InGraphTokenizer(tf.Module):
         Returns:
           int32 [batch, (tokens)].
         """
-        decoded = tf.strings.unicode_decode(texts, "UTF-8", errors="replace")
-        row_count = tf.shape(texts, tf.int64)[0]
-        points, rows = self._mark_special_tokens(decoded.flat_values, _owners(decoded.row_lengths()))
-        points, rows = self._normalize(points, rows)
-        ids, rows = self._split_into_ids(points, rows)
-        return tf.RaggedTensor.from_value_rowids(ids, rows, nrows=row_count)
+        tokens = self._split_into_tokens(self._normalize(self._characters(texts)))
+        return tf.RaggedTensor.from_value_rowids(tokens.ids, tokens.texts, nrows=tf.shape(texts, tf.int64)[0])
 
-    def _mark_special_tokens(self, points: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def with_offsets(self, texts: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
+        """Tokenizes texts, without [CLS] and [SEP], and finds each token's place in its text.
+
+        Args:
+          texts: string [batch].
+
+        Returns:
+          int32 [batch, (tokens)] ids, starts and ends. Starts and ends count code points: Python's `text[start:end]`.
+        """
+        tokens = self._split_into_tokens(self._normalize(self._decompose(self._characters(texts))))
+        ids = tf.RaggedTensor.from_value_rowids(tokens.ids, tokens.texts, nrows=tf.shape(texts, tf.int64)[0])
+        return ids, ids.with_values(tokens.starts), ids.with_values(tokens.ends)
+
+    def _characters(self, texts: tf.Tensor) -> _Characters:
+        decoded = tf.strings.unicode_decode(texts, "UTF-8", errors="replace")
+        owners = owners_of(decoded.row_lengths())
+        first = tf.cast(tf.gather(decoded.row_starts(), owners), tf.int32)
+        starts = tf.range(tf.size(first)) - first
+        return self._mark_special_tokens(_Characters(decoded.flat_values, owners, starts, starts + 1))
+
+    def _mark_special_tokens(self, characters: _Characters) -> _Characters:
         """Puts one code above Unicode for each special token written in the text, as "[MASK]"."""
+        points, texts, starts, ends = characters
         length = tf.size(points)
         kept = tf.ones([length], tf.bool)
         for number, (token, _) in enumerate(self._special_tokens):
             width = len(token)
-            starts = tf.maximum(length - width + 1, 0)
-            found = rows[:starts] == rows[width - 1 :] if width > 1 else tf.ones([starts], tf.bool)
+            places = tf.maximum(length - width + 1, 0)
+            found = texts[:places] == texts[width - 1 :] if width > 1 else tf.ones([places], tf.bool)
             for offset, character in enumerate(token):
-                found &= points[offset : offset + starts] == ord(character)
+                found &= points[offset : offset + places] == ord(character)
             inside = tf.zeros([length], tf.bool)
             for offset in range(1, width):
                 inside |= tf.pad(found, [[offset, width - 1 - offset]])[:length]
             first = tf.pad(found, [[0, width - 1]])[:length]
             points = tf.where(first, _SPECIAL + number, points)
+            ends = tf.where(first, starts + width, ends)
             kept &= ~inside
-        return tf.boolean_mask(points, kept), tf.boolean_mask(rows, kept)
+        return _Characters(points, texts, starts, ends).where(kept)
 
-    def _normalize(self, points: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Replaces every code point by what the tokenizer makes of it, marks in canonical order.
+    def _decompose(self, characters: _Characters) -> _Characters:
+        """Applies NFD as a step of its own, where the tokenizer applies it, so that offsets equal Hugging Face's.
 
-        Args:
-          points, rows: int32 [n] code points and int64 [n] the text of each.
-
-        Returns:
-          The same for what comes out.
+        Hugging Face aligns NFD's output after marks are reordered, and by count: the k-th code point that is the first of
+        a decomposition takes the place of the k-th character; a further one takes the place of the code point before it.
+        So a mark that moves takes the place of another mark, even of one that the tokenizer drops later.
         """
+        marks = self._tables.marks
+        if marks is None:
+            return characters
+        points, owners, within = _replaced(marks.decomposition, characters.points)
+        is_first = within == 0
+        aligned = characters.at(tf.boolean_mask(owners, is_first))
+        points, is_first = _in_canonical_order(marks, _runs(marks, characters, owners), points, is_first)
+        return aligned.at(tf.cumsum(tf.cast(is_first, tf.int32)) - 1)._replace(points=points)
+
+    def _normalize(self, characters: _Characters) -> _Characters:
+        """Replaces every code point by what the tokenizer makes of it, marks in canonical order."""
+        points, owners, _ = _replaced(self._tables.replacement, characters.points)
+        normalized = characters.at(owners)
+        marks = self._tables.marks
+        if marks is not None:  # after `_decompose` they are in order, so that starts and ends need no reordering
+            (points,) = _in_canonical_order(marks, _runs(marks, characters, owners), points)
+        return normalized._replace(points=points)
+
+    def _split_into_tokens(self, characters: _Characters) -> _Tokens:
+        """Splits code points into words, each punctuation mark a word of its own, and words into pieces."""
+        points, texts = characters.points, characters.texts
         is_special = points >= _SPECIAL
-        entry = tf.where(is_special, 0, _look_up(self._tables.replacement, tf.where(is_special, 0, points)))
-        starts = tf.constant(self._tables.replacement_starts)
-        row_of_entry = tf.maximum(entry - 1, 0)
-        begins = tf.gather(starts, row_of_entry)
-        lengths = tf.where(entry == 0, 1, tf.gather(starts, row_of_entry + 1) - begins)
-        source = _owners(lengths)
-        within = tf.range(tf.size(source)) - tf.gather(tf.cumsum(lengths, exclusive=True), source)
-        values = tf.constant(self._tables.replacement_values)
-        replaced = tf.gather(values, tf.minimum(tf.gather(begins, source) + within, tf.size(values) - 1))
-        out = tf.where(tf.gather(entry, source) == 0, tf.gather(points, source), replaced)
-        out_rows = tf.gather(rows, source)
-        if self._tables.starters is None or self._tables.mark_order is None:
-            return out, out_rows
-        opened = tf.where(is_special, 1, _look_up(self._tables.starters, tf.where(is_special, 0, points)))
-        return self._reorder_marks(self._tables.mark_order, out, tf.gather(tf.cumsum(opened), source), out_rows), out_rows
-
-    def _reorder_marks(self, mark_order: PagedTable, points: tf.Tensor, runs: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-        """Sorts each run of marks by combining class, stably; hardly any text needs it, so it is looked for first."""
-        rank = _look_up(mark_order, tf.where(points >= _SPECIAL, 0, points))
-        # A mark at the start of a text must not go back into the text before it: texts part runs, too.
-        key = (rows * 2**31 + tf.cast(runs, tf.int64)) * 2**8 + tf.cast(rank, tf.int64)
-        in_order = tf.reduce_all(key[1:] >= key[:-1])
-        return tf.cond(in_order, lambda: points, lambda: tf.gather(points, tf.argsort(key, stable=True)))
-
-    def _split_into_ids(self, points: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Splits code points into words, each punctuation mark a word of its own, and words into pieces.
-
-        Returns:
-          (int32 [tokens] ids, int64 [tokens] the text of each).
-        """
-        is_special = points >= _SPECIAL
-        kind = _look_up(self._tables.kind, tf.where(is_special, 0, points))
+        kind = look_up(self._tables.kind, points)
         is_word = ~is_special & (kind == WORD)
-        goes_on = is_word[1:] & is_word[:-1] & (rows[1:] == rows[:-1])
+        goes_on = is_word[1:] & is_word[:-1] & (texts[1:] == texts[:-1])
         opens = ~tf.concat([tf.zeros([tf.minimum(tf.size(points), 1)], tf.bool), goes_on], 0)
         stays = is_special | (kind != SPACE)
         word_of = tf.cumsum(tf.cast(opens & stays, tf.int64))  # from 1; only code points that stay are looked at
-        points, rows, word_of = (tf.boolean_mask(t, stays) for t in (points, rows, word_of))
-        words = tf.RaggedTensor.from_value_rowids(points, word_of - 1)
-        first = words.row_starts()
-        return self._words_to_ids(words, tf.gather(points, first), tf.gather(rows, first))
+        characters, word_of = characters.where(stays), tf.boolean_mask(word_of, stays)
+        return self._words_to_tokens(tf.RaggedTensor.from_value_rowids(characters.points, word_of - 1), characters)
 
-    def _words_to_ids(self, words: tf.RaggedTensor, first: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _words_to_tokens(self, words: tf.RaggedTensor, characters: _Characters) -> _Tokens:
+        first = tf.gather(words.flat_values, words.row_starts())
         is_special = first >= _SPECIAL
         is_long = words.row_lengths() > MAX_CHARACTERS_PER_WORD
         plain = words.with_values(tf.where(words.flat_values >= _SPECIAL, ord("a"), words.flat_values))
-        pieces = self._wordpiece.tokenize(tf.strings.unicode_encode(plain, "UTF-8"))
-        pieces = tf.cast(pieces, tf.int32)
+        pieces, begin_bytes, end_bytes = self._wordpiece.tokenize_with_offsets(tf.strings.unicode_encode(plain, "UTF-8"))
         special_ids = tf.constant([number for _, number in self._special_tokens])
         single = tf.where(is_special, tf.gather(special_ids, tf.maximum(first - _SPECIAL, 0)), self._unk_id)
         alone = is_special | is_long
         lengths = tf.where(alone, tf.constant(1, tf.int64), pieces.row_lengths())
-        word = _owners(lengths)
+        word = owners_of(lengths)
         within = tf.range(tf.size(word, tf.int64)) - tf.gather(tf.cumsum(lengths, exclusive=True), word)
-        ids = tf.gather(pieces.flat_values, tf.gather(pieces.row_starts(), word) + within)
-        return tf.where(tf.gather(alone, word), tf.gather(single, word), ids), tf.gather(rows, word)
+        piece = tf.gather(pieces.row_starts(), word) + within
+        is_alone = tf.gather(alone, word)
+        ids = tf.where(is_alone, tf.gather(single, word), tf.gather(pieces.flat_values, piece))
+        texts = tf.gather(tf.gather(characters.texts, words.row_starts()), word)
+        begins = _indices_of(tf.gather(begin_bytes.flat_values, piece), word, plain)
+        lasts = _indices_of(tf.gather(end_bytes.flat_values, piece) - 1, word, plain)
+        lasts = tf.where(is_alone, tf.gather(words.row_limits(), word) - 1, lasts)
+        return _Tokens(ids, texts, tf.gather(characters.starts, begins), tf.gather(characters.ends, lasts))
 
 
-def _owners(lengths: tf.Tensor) -> tf.Tensor:
+def _replaced(table: ReplacementTable, points: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Replaces code points by what a table says, and special tokens by themselves.
+
+    Args:
+      table: the table.
+      points: int32 [n].
+
+    Returns:
+      int32 [m] each: the new code points; the index of the point that each replaces; its index among those that do.
+    """
+    entry = look_up(table.entry, points)
+    starts = tf.constant(table.starts)
+    row_of_entry = tf.maximum(entry - 1, 0)
+    begins = tf.gather(starts, row_of_entry)
+    lengths = tf.where(entry == 0, 1, tf.gather(starts, row_of_entry + 1) - begins)
+    owners = owners_of(lengths)
+    within = tf.range(tf.size(owners)) - tf.gather(tf.cumsum(lengths, exclusive=True), owners)
+    values = tf.constant(table.values)
+    replaced = tf.gather(values, tf.minimum(tf.gather(begins, owners) + within, tf.size(values) - 1))
+    return tf.where(tf.gather(entry, owners) == 0, tf.gather(points, owners), replaced), owners, within
+
+
+def _runs(marks: MarkTables, characters: _Characters, owners: tf.Tensor) -> tf.Tensor:
+    """Returns int64 [m]: the run, for canonical reordering, of each code point that `_replaced` made of the characters."""
+    runs = tf.gather(tf.cumsum(look_up(marks.starters, characters.points)), owners)
+    # A mark at the start of a text must not go back into the text before it: texts part runs, too.
+    return tf.gather(characters.texts, owners) * 2**31 + tf.cast(runs, tf.int64)
+
+
+def _in_canonical_order(marks: MarkTables, runs: tf.Tensor, points: tf.Tensor, *others: tf.Tensor) -> list[tf.Tensor]:
+    """Sorts each run of marks by combining class, stably; hardly any text needs it, so it is looked for first.
+
+    Args:
+      marks: the tables.
+      runs: int64 [m], see `_runs`.
+      points: int32 [m].
+      others: [m] each.
+
+    Returns:
+      The points and the others, in the points' new order.
+    """
+    key = runs * 2**8 + tf.cast(look_up(marks.order, points), tf.int64)
+    is_sorted = tf.reduce_all(key[1:] >= key[:-1])
+    values = [points, *others]
+
+    def in_order() -> list[tf.Tensor]:
+        order = tf.argsort(key, stable=True)
+        return [tf.gather(value, order) for value in values]
+
+    return tf.cond(is_sorted, lambda: values, in_order)
+
+
+def _indices_of(byte: tf.Tensor, word: tf.Tensor, words: tf.RaggedTensor) -> tf.Tensor:
+    """Returns int64 [tokens]: the index, in the words' flat values, of the code point that holds a byte of a word's UTF-8.
+
+    Args:
+      byte: int64 [tokens], counted from the first byte of the word.
+      word: int64 [tokens].
+      words: int32 [words, (code points)].
+    """
+    points = words.flat_values
+    lengths = 1 + tf.add_n([tf.cast(points >= first, tf.int64) for first in (0x80, 0x800, 0x10000)])
+    ends = tf.cumsum(lengths)
+    first_byte = tf.gather(ends - lengths, tf.gather(words.row_starts(), word))
+    return tf.searchsorted(ends, first_byte + byte, side="right", out_type=tf.int64)
+
+
+def owners_of(lengths: tf.Tensor) -> tf.Tensor:
     """Returns which entry each of sum(lengths) elements belongs to, integers of the lengths' type.
 
     As tf.repeat(tf.range(n), lengths) and value_rowids(), whose memory is n times the longest: one very long text among
@@ -141,7 +257,9 @@ def _owners(lengths: tf.Tensor) -> tf.Tensor:
     return tf.searchsorted(ends, tf.range(total), side="right", out_type=lengths.dtype)
 
 
-def _look_up(table: PagedTable, points: tf.Tensor) -> tf.Tensor:
+def look_up(table: PagedTable, points: tf.Tensor) -> tf.Tensor:
+    """Returns int32 [n]: the table's values for code points; a special token counts as "a", which no table changes."""
+    points = tf.where(points >= _SPECIAL, ord("a"), points)
     page = tf.gather(tf.constant(table.page_of), points // PAGE)
     return tf.gather(tf.reshape(tf.constant(table.pages), [-1]), page * PAGE + points % PAGE)
 

@@ -128,6 +128,15 @@ class Tokenizer:
         """
         return self.encode_compactly(text, most).tolist()
 
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Returns the ids of a text without [CLS] and [SEP], and where each begins and ends in it: text[start:end].
+
+        >>> tokenizer.encode_with_offsets("Unaffable!")  # doctest: +SKIP
+        ([14477, 20961, 3468, 999], [(0, 3), (3, 6), (6, 9), (9, 10)])
+        """
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
     def encode_compactly(self, text: str, most: int | None = None) -> array.array[int]:
         """Returns what `encode` does as an array of four bytes an id: little to hold, quick to cut and to join."""
         if not self._is_by_words:
