@@ -69,13 +69,11 @@ def export(step: Step, case_path: Path, path: Path) -> None:
     from trainer.runtime.quiet import quieten
     from trainer.runtime.target import tracing_for
     from trainer.tasks import pretraining
-    from trainer.tasks.base import TextFields
     from trainer.text.tokenizer import load_tokenizer
 
     quieten()
     case, tokenizer = json.loads(case_path.read_text()), load_tokenizer(str(minilm_folder()))
-    fields = TextFields(("text",), "label", step.length)
-    task = pretraining.Task(pretraining.Config(sentence_objective="none", static_masks=True), fields, tokenizer)
+    task = pretraining.Task(pretraining.Config(sentence_objective="none", static_masks=True), tokenizer, step.length)
     bert_config = read_bert_config(str(report.ROOT / f"configs/models/{step.model}.json"))
     encoder = BertEncoder(bert_config, "bfloat16")
     model = task.build_model(encoder)

@@ -80,7 +80,7 @@ def _empty(folder: Path) -> Path:
 def _settings(source: Path, records: Path, batch: int, length: int, text: str = "text") -> list[str]:
     return [
         f"data.train={source}",
-        f"data.text_columns=[{text}]",
+        f"task.text_columns=[{text}]",
         f"data.records_dir={records}",
         f"data.max_seq_length={length}",
         f"encoder.init_from={minilm_folder()}",

@@ -25,8 +25,8 @@ PHASES = {
 }
 VOCABULARY = "vocab/bert-base-uncased-vocab.txt"  # below --data
 FINE_TUNING = {
-    "data.text_columns": "[sentence]",
-    "data.label_column": "label",
+    "task.text_columns": "[sentence]",
+    "task.label_column": "label",
     "data.max_seq_length": 64,
     "task.pooling": "mean",
     "train.batch_size": 32,

@@ -44,12 +44,11 @@ def write_model(folder: Path, tokenizer: Any) -> None:
     from trainer.models.encoder import BertEncoder
     from trainer.models.initialization import read_bert_config
     from trainer.serving.hugging_face import write_hugging_face
-    from trainer.tasks.base import TextFields
     from trainer.tasks.pretraining import Config, Task
 
     keras.utils.set_random_seed(1)
     encoder = BertEncoder(read_bert_config(str(report.ROOT / "configs/models/bert-mini.json")))
-    task = Task(Config(sentence_objective="none"), TextFields(("text",), "label", LENGTH), tokenizer)
+    task = Task(Config(sentence_objective="none"), tokenizer, LENGTH)
     head = task.hugging_face_head(task.build_model(encoder))
     write_hugging_face(str(folder), encoder, tokenizer, *head, ())
 

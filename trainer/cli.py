@@ -35,6 +35,7 @@ COMMANDS = {
         {
             "from": "The file to look at: csv, tsv, json, jsonl, parquet or txt.",
             "output": "The config to write (default: bert.yaml).",
+            "task": "The task, where the file can be of several.",
             "encoder": "The encoder to start from, a Hub id or folder.",
             "encoding": "The file's encoding where it is not UTF-8, as cp1252.",
         },
@@ -128,6 +129,7 @@ class Options:
     set: tuple[str, ...] = ()
     tpu: str | None = None
     split: str = "validation"
+    task: str | None = None
     input: str | None = None
     output: str | None = None
     source: str | None = None

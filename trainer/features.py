@@ -1,4 +1,8 @@
-"""FeatureSpec: one description of a task's features drives writing, parsing, packing and padding."""
+"""FeatureSpec: one description of a task's features drives writing, parsing, packing and padding.
+
+Token-level features belong to a sequence, which has a length of its own and is packed on its own. Most tasks have one, without
+a name: `input_ids`. The names of others begin with the sequence's: `query_input_ids`.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,11 +17,13 @@ class Feature:
 
     Attributes:
       dtype: "int32" or "float32" in batches (records store int64 and float32).
-      per: "token", a value for each token, as long as `input_ids`; or "example", one value for each example.
+      per: "token", a value for each token of its sequence; or "example", one value for each example.
+      sequence: of a token-level feature, the sequence that it belongs to; the feature's name begins with it and "_".
     """
 
     dtype: Literal["int32", "float32"]
     per: Literal["token", "example"]
+    sequence: str = ""
 
 
 FeatureSpec = Mapping[str, Feature]
@@ -30,16 +36,33 @@ TOKENS = {"input_ids": Feature("int32", "token"), "token_type_ids": Feature("int
 ROW_ID = {"row_id": Feature("int32", "example")}  # which row, in source order, an example came from
 
 
+def in_sequence(sequence: str, name: str) -> str:
+    """Returns the name of a sequence's feature or input: "query_input_ids"; of the sequence without a name "input_ids"."""
+    return f"{sequence}_{name}" if sequence else name
+
+
+def sequences_of(spec: FeatureSpec) -> tuple[str, ...]:
+    """Returns the names of a spec's sequences; examples are numbered by their place in the first one's rows."""
+    found = dict.fromkeys(feature.sequence for feature in spec.values() if feature.per == "token")
+    return tuple(sequence for sequence in found if in_sequence(sequence, "input_ids") in spec)
+
+
 def check_example(example: Example, spec: FeatureSpec, max_seq_length: int) -> None:
     """Raises UserError where an example is not what the spec says: a task's mistake, found before it is written."""
     if set(example) != set(spec):
         raise UserError(f"the task gave features {sorted(example)}, but its features() declare {sorted(spec)}")
-    length = len(example["input_ids"])
-    if not 0 < length <= max_seq_length:
-        raise UserError(f"an example of {length} tokens; allowed are 1 to data.max_seq_length={max_seq_length}")
+    lengths = token_counts(example, spec)
+    for length in lengths.values():
+        if not 0 < length <= max_seq_length:
+            raise UserError(f"an example of {length} tokens; allowed are 1 to data.max_seq_length={max_seq_length}")
     for name, feature in spec.items():
-        if feature.per == "token" and len(example[name]) != length:
-            raise UserError(f"feature {name!r} has {len(example[name])} values for {length} tokens")
+        if feature.per == "token" and len(example[name]) != lengths[feature.sequence]:
+            raise UserError(f"feature {name!r} has {len(example[name])} values for {lengths[feature.sequence]} tokens")
+
+
+def token_counts(example: Example, spec: FeatureSpec) -> dict[str, int]:
+    """Returns {sequence: the tokens that an example has in it}."""
+    return {sequence: len(example[in_sequence(sequence, "input_ids")]) for sequence in sequences_of(spec)}
 
 
 def spec_to_json(spec: FeatureSpec) -> dict[str, dict[str, str]]:

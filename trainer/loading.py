@@ -61,14 +61,14 @@ class Run:
         """Returns one prediction per row, in order: what the command `predict` writes.
 
         Args:
-          rows: texts; for a task of two texts a sequence of two, or a mapping with the text columns.
+          rows: texts; for a task of two texts a sequence of two, or a mapping with their columns.
 
         A row that cannot be used, as a missing value, has its reason under "error".
 
         Raises:
           UserError: `rows` is one text or a whole table, or a row has too many or too few texts.
         """
-        columns = self.config.data.text_columns
+        columns = self._restored.assembled.task.input_columns
         if isinstance(rows, (str, bytes)):
             raise UserError("predict takes a list of texts, as run.predict(['...'])")
         if isinstance(rows, Mapping) or hasattr(rows, "columns"):  # would go through the names of the columns

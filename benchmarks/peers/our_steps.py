@@ -86,15 +86,13 @@ def main():
 def load_task(case, options, packing):
     """Returns the case's task."""
     from trainer.tasks import classification, pretraining
-    from trainer.tasks.base import TextFields
     from trainer.text.tokenizer import load_tokenizer
 
-    fields = TextFields(("text",), "label", packing.row_length)
     tokenizer = load_tokenizer(options.encoder)
     if "targets" in case:
-        return pretraining.Task(pretraining.Config(sentence_objective="none", static_masks=True), fields, tokenizer)
+        return pretraining.Task(pretraining.Config(sentence_objective="none", static_masks=True), tokenizer, packing.row_length)
     names = tuple(map(str, range(case["classes"])))
-    return classification.Task(classification.Config(class_names=names, pooling="pooler"), fields, tokenizer)
+    return classification.Task(classification.Config(class_names=names, pooling="pooler"), tokenizer, packing.row_length)
 
 
 def load_model(task, case, options):

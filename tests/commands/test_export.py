@@ -8,7 +8,7 @@ def test_export_says_where_everything_is(cli, run_copy):
     status, out, log = cli("export", f"--workdir={run_copy}")
     assert status == 0
     assert out == f"SavedModel: {run_copy}/exports/1\nHugging Face files: {run_copy}/huggingface\n"
-    assert "every output of serving_default, examples, tokens equals the model on 32 texts" in log
+    assert "every output of serving_default, examples, tokens equals the predictions of 32 rows" in log
 
 
 def test_rows_that_are_gone_do_not_stop_an_export(cli, run_copy, monkeypatch):
@@ -17,7 +17,7 @@ def test_rows_that_are_gone_do_not_stop_an_export(cli, run_copy, monkeypatch):
     config.write_text(text.replace("train.csv", "gone.csv").replace("validation.csv", "gone.csv"))
     status, _, log = cli("export", f"--workdir={run_copy}")
     assert status == 0 and "compared without the rows of data.train: data.train: no file" in log
-    assert "equals the model on 6 texts" in log
+    assert "equals the predictions of 6 rows" in log
 
 
 def test_a_class_name_with_a_line_break_is_one_line(cli, run_copy):

@@ -2,7 +2,9 @@ import json
 
 import pytest
 
-from trainer.commands.init import look_at
+from trainer.commands.init import choose
+from trainer.data.table import read_table
+from trainer.errors import UserError
 from trainer.run import experiment
 
 
@@ -13,7 +15,7 @@ def test_the_written_config_loads_and_fits_the_file(cli, tmp_path):
     assert status == 0 and f"bert-trainer train --config={tmp_path}/bert.yaml --workdir=run1" in out
     assert "gut: 20 (66.7%)" in out and "30 rows" in out
     loaded = experiment.load(f"{tmp_path}/bert.yaml")
-    assert loaded.data.text_columns == ("review",) and loaded.data.label_column == "rating"
+    assert loaded.task.text_columns == ("review",) and loaded.task.label_column == "rating"
     assert loaded.task.class_names == ("gut", "schlecht") and loaded.data.max_seq_length == 32
     status, _, error = cli("init", f"--from={tmp_path}/my.csv", f"--output={tmp_path}/bert.yaml")
     assert status == 1 and "is already there; remove it or choose another name" in error
@@ -33,13 +35,7 @@ def test_encodings_with_a_mark_are_read(cli, tmp_path, encoding):
     (tmp_path / "my.csv").write_bytes(("text,label\n" + rows).encode(encoding))
     assert cli("init", f"--from={tmp_path}/my.csv", f"--output={tmp_path}/bert.yaml")[0] == 0
     assert "\0" not in (tmp_path / "bert.yaml").read_text()
-    assert experiment.load(f"{tmp_path}/bert.yaml").data.text_columns == ("text",)
-
-
-def test_an_index_column_is_neither_text_nor_label(tmp_path):
-    (tmp_path / "x.csv").write_text(",text,label\n" + "".join(f"{i},some text {i},{'ab'[i % 2]}\n" for i in range(40)))
-    found = look_at(f"{tmp_path}/x.csv")
-    assert (found.text_columns, found.label_column) == (("text",), "label")
+    assert experiment.load(f"{tmp_path}/bert.yaml").task.text_columns == ("text",)
 
 
 def test_odd_rows_decide_nothing(cli, tmp_path):
@@ -49,7 +45,7 @@ def test_odd_rows_decide_nothing(cli, tmp_path):
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reversed(rows)))
     assert cli("init", f"--from={tmp_path}/x.jsonl", f"--output={tmp_path}/")[0] == 0
     loaded = experiment.load(f"{tmp_path}/bert.yaml")
-    assert loaded.data.text_columns == ("text",) and set(loaded.task.class_names) == {"it\x92s", "b", "x"}
+    assert loaded.task.text_columns == ("text",) and set(loaded.task.class_names) == {"it\x92s", "b", "x"}
 
 
 def test_rows_without_a_label_are_counted_and_allowed_for(cli, tmp_path):
@@ -70,19 +66,35 @@ def test_a_file_in_another_encoding(cli, tmp_path):
     assert loaded.data.encoding == "cp1252" and loaded.task.class_names == ("Qualität", "b")
 
 
-def finding(tmp_path, rows):
+@pytest.mark.parametrize(
+    ("rows", "task", "others"),
+    [
+        ([{"text": f"text {i}", "label": i % 2} for i in range(20)], "classification", []),
+        ([{"text": f"text {i}", "score": i / 7} for i in range(20)], "regression", []),
+        ([{"text": f"text {i}", "label": i % 2, "seconds": i / 7} for i in range(20)], "classification", ["regression"]),
+        ([{"text": f"text {i}"} for i in range(20)], "pretraining", []),
+    ],
+)  # fmt: skip
+def test_each_task_is_asked(cli, tmp_path, rows, task, others):
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return look_at(f"{tmp_path}/x.jsonl")
+    status, out, _ = cli("init", f"--from={tmp_path}/x.jsonl", f"--output={tmp_path}/c.yaml")
+    assert status == 0 and f"  task: {task}\n" in out
+    assert ("also readable as" in out) == bool(others) and all(f"--task={name}" in out for name in others)
+    assert experiment.load(f"{tmp_path}/c.yaml").task.name == task
+    for name in others:
+        assert cli("init", f"--from={tmp_path}/x.jsonl", f"--output={tmp_path}/{name}.yaml", f"--task={name}")[0] == 0
+        assert experiment.load(f"{tmp_path}/{name}.yaml").task.name == name
 
 
-def test_columns_are_guessed(tmp_path):
-    pairs = [{"sentence1": f"some text {i}", "sentence2": "other", "label": i % 2} for i in range(20)]
-    assert finding(tmp_path, pairs).text_columns == ("sentence1", "sentence2")
-    inference = [{"premise": f"p {i}", "hypothesis": f"h {i}", "gold": "ab"[i % 2]} for i in range(20)]
-    found = finding(tmp_path, inference)
-    assert found.text_columns == ("premise", "hypothesis") and found.label_column == "gold"
-    longest = [{"a": "x", "story": f"a long story {i}", "intent": "ab"[i % 2]} for i in range(20)]
-    assert finding(tmp_path, longest).text_columns == ("story",)
+def test_a_tie_is_told(tmp_path, monkeypatch):
+    from trainer.tasks import classification, regression
+
+    (tmp_path / "x.csv").write_text("text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(40)))
+    monkeypatch.setattr(regression.Task, "recognize", classification.Task.recognize)
+    with pytest.raises(UserError, match="can be rows of classification or regression; say which: --task=classification or"):
+        choose(read_table(f"{tmp_path}/x.csv"))
+    with pytest.raises(UserError, match="task.name: 'classificaton' is not one of"):
+        choose(read_table(f"{tmp_path}/x.csv"), "classificaton")
 
 
 def test_semicolons_of_spreadsheets_are_seen(cli, tmp_path):

@@ -57,7 +57,7 @@ def test_txt_lines_fill_the_one_text_column():
     from trainer.commands.predict import _in_text_column
     from trainer.data.sources import Row
 
-    task = SimpleNamespace(fields=SimpleNamespace(text_columns=("sentence",)))
+    task = SimpleNamespace(input_columns=("sentence",))
     assert next(_in_text_column([Row({"text": "x"}, "f.txt", 1)], task)).values == {"sentence": "x"}
 
 
@@ -74,10 +74,9 @@ def test_default_output_and_missing_input(cli, run_copy, tmp_path):
 def test_pairs_are_read_from_json(tokenizer):
     from trainer.commands.predict import _typed_rows
     from trainer.data.sources import Rejected
-    from trainer.tasks.base import TextFields
     from trainer.tasks.classification import Config, Task
 
-    task = Task(Config(class_names=("a", "b")), TextFields(("first", "second"), "label", 16), tokenizer)
+    task = Task(Config(class_names=("a", "b"), text_columns=("first", "second")), tokenizer, 16)
     rows = list(_typed_rows(['{"first": "x", "second": "y"}\n', "plain\n", "{bad\n"], task))
     assert rows[0].values == {"first": "x", "second": "y"}
     assert [row.reason for row in rows[1:]] == [

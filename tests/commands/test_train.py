@@ -217,8 +217,8 @@ def test_bad_input_is_told(cli, config_file, tmp_path, reviews):
     unseen = write_csv(tmp_path / "unseen.csv", [{"text": "a", "label": "new"}] * 3)
     cases = {
         ("data.train=/no/file.csv",): "error: data.train: no file /no/file.csv",
-        ("data.label_column=lable",): "no column 'lable' (data.label_column); the columns are 'text', 'label'",
-        ("data.text_columns=[txt]",): "64 × no column 'txt'; the row has 'text', 'label'",
+        ("task.label_column=lable",): "no column 'lable' (task.label_column); the columns are 'text', 'label'",
+        ("task.text_columns=[txt]",): "64 × no column 'txt'; the row has 'text', 'label'",
         (f"data.train={one_class}",): "data.train: one class only, 'x'; a classifier needs at least two",
         (
             f"data.train={tmp_path}/empty.csv",

@@ -66,7 +66,7 @@ def test_rows_that_cannot_be_read_stay_with_the_training_rows():
 
 
 def test_a_column_that_is_not_there_is_named():
-    with pytest.raises(UserError, match=r"f.csv:\d+: no column 'txt' \(data.text_columns\); the columns are 'text', .* 'text'"):
+    with pytest.raises(UserError, match=r"f.csv:\d+: no column 'txt' \(task.text_columns\); the columns are 'text', .* 'text'"):
         Holdout.of(rows_of([("a", "x"), ("b", "y")]), {"validation": 0.5}, ("txt",), "label")
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from trainer.data.masked_batches import drawn_masks, stored_masks, with_masked_positions, written_masks
+from trainer.data.masked_batches import drawn_masks, stored_masks, with_masked_positions
 
 IDS = tf.ragged.constant([[2, 7, 4, 3], [2, 4, 3]], tf.int32)
 
@@ -14,11 +14,6 @@ def test_stored_masks_are_the_records():
     assert found["original_ids"].to_list() == [[2, 7, 9, 3], [2, 4, 3]]
     assert found["is_masked"].to_list() == [[0, 0, 1, 0], [0, 1, 0]]
     assert found["input_ids"].to_list() == IDS.to_list()
-
-
-def test_written_masks_are_the_texts():
-    found = written_masks(mask_id=4)({"input_ids": IDS}, tf.constant([0, 1]))
-    assert found["is_masked"].to_list() == [[0, 0, 1, 0], [0, 1, 0]]
 
 
 def test_drawn_masks_keep_what_was_there_and_hand_on_words():

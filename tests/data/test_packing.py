@@ -114,9 +114,10 @@ def test_dealt_rows_hold_every_example_once_and_are_about_equally_long(lengths, 
         "input_ids": tf.ragged.constant([[i + 1] * length for i, length in enumerate(lengths)], ragged_rank=1, dtype=tf.int32),
         "row_id": tf.range(len(lengths)),
     }
-    packed, places = pack_evenly(features, {"input_ids": TOKENS["input_ids"], **ROW_ID}, width)
+    packed, layout = pack_evenly(features, {"input_ids": TOKENS["input_ids"], **ROW_ID}, width)
     packed = {name: value.numpy() for name, value in packed.items()}
     rows, slots = packed["row_id"].shape
+    places = layout.places
     assert packed["row_id"].reshape(-1)[places.numpy()].tolist() == list(range(len(lengths)))
     for i, place in enumerate(places.numpy()):
         row, slot = divmod(int(place), slots)

@@ -12,7 +12,6 @@ from trainer.models.kernels.native import NativeKernels
 from trainer.models.kernels.xla import XlaKernels
 from trainer.models.optimizers import AdamW
 from trainer.runtime import distribution
-from trainer.tasks.base import TextFields
 from trainer.tasks.classification import Config, Task
 
 SPEC = {"input_ids": TOKENS["input_ids"], "label": Feature("int32", "example"), **ROW_ID}
@@ -45,7 +44,7 @@ def build(
     keras.utils.set_random_seed(3)
     with strategy.scope():
         config = Config(class_names=("negative", "positive"), head_dropout_rate=0.0, **task)
-        owner = Task(config, TextFields(("text",), "label", LENGTH), tokenizer)
+        owner = Task(config, tokenizer, LENGTH)
         bert_config = tiny_config(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
         encoder = BertEncoder(bert_config, precision, kernels=NativeKernels() if native else XlaKernels())
         model = owner.build_model(encoder)
@@ -238,8 +237,8 @@ def test_loss_curve_is_tfbertmodels_over_200_steps(minilm, tokenizer, reviews, i
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     owner = Task(
         Config(class_names=("negative", "positive"), head_dropout_rate=0.0),
-        TextFields(("text",), "label", LENGTH),
         tokenizer,
+        LENGTH,
     )
     curves = []
     for is_ours in (True, False):

@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 
 from trainer.errors import UserError
@@ -18,7 +16,7 @@ def load(*sets):
         ("encoder.freeze_layers=-2", "encoder.freeze_layers: must be -1 or more, got -2"),
         ("encoder.dropout_rate=1", r"encoder.dropout_rate: must be in \[0, 1\), got 1.0"),
         ("encoder.init_from=random", "encoder.init_from: 'random' needs encoder.config_path"),
-        ("data.text_columns=[a, b, c]", "data.text_columns: one or two columns, got 3"),
+        ("task.text_columns=[a, b, c]", "task.text_columns: one or two columns, got 3"),
         ("data.delimiter=ab", "data.delimiter: one character, got 'ab'"),
         ("data.max_seq_length=4", "data.max_seq_length: must be 8 or more, got 4"),
         ("data.max_examples_per_row=0", "data.max_examples_per_row: must be 1 or more, got 0"),
@@ -93,4 +91,3 @@ def test_tpu_flag_and_sections():
     assert experiment.load(None, MINIMAL, tpu="local").runtime.tpu == "local"
     assert list(load().sections()) == ["task", "encoder", "data", "train", "runtime", "export"]
     assert load("data.train=a", "data.test=b").data.sources() == {"train": "a", "test": "b"}
-    assert dataclasses.asdict(load().fields())["text_columns"] == ("text",)

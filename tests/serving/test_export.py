@@ -21,7 +21,7 @@ from trainer.serving.export import difference, next_version, reload_and_call, re
 
 def requests_of(texts):
     """The requests of strings, without those of token ids."""
-    requests = requests_for([texts], {"input_ids": [[101, 102]]})
+    requests = requests_for({"text": texts}, {"input_ids": [[101, 102]]})
     return {signature: request for signature, request in requests.items() if signature != "tokens"}
 
 

@@ -7,7 +7,6 @@ from trainer.models.kernels.inference import ExportKernels
 from trainer.models.kernels.xla import XlaKernels
 from trainer.serving import signatures
 from trainer.serving.signatures import ServingModule
-from trainer.tasks.base import TextFields
 from trainer.tasks.classification import Config, Task
 
 
@@ -32,10 +31,10 @@ def test_packed_texts_reply_as_texts_alone_in_their_order(exported, reviews):
 
 
 def test_an_export_without_strings_takes_ids_twice(tokenizer):
-    task = Task(Config(class_names=("no", "yes")), TextFields(("text",), "label", 32), tokenizer)
+    task = Task(Config(class_names=("no", "yes")), tokenizer, 32)
     kernels = ExportKernels()
     model = task.build_model(BertEncoder(tiny_config(), kernels=kernels))
-    found = ServingModule(model, kernels, task, tokenizer, 1, 32, inputs=None).signatures()
+    found = ServingModule(model, kernels, task, inputs=None).signatures()
     ids = tf.constant([[101, 2204, 102]])
     replies = [call(input_ids=ids, attention_mask=ids * 0 + 1, token_type_ids=ids * 0) for call in found.values()]
     assert set(found) == {"serving_default", "tokens"}
@@ -43,7 +42,7 @@ def test_an_export_without_strings_takes_ids_twice(tokenizer):
 
 
 def test_a_model_too_large_for_one_graph_keeps_its_variables(tokenizer):
-    task = Task(Config(class_names=("no", "yes")), TextFields(("text",), "label", 32), tokenizer)
+    task = Task(Config(class_names=("no", "yes")), tokenizer, 32)
     encoder = BertEncoder(tiny_config())
     ids = tf.constant([[101, 2204, 102]])
     inputs = {"input_ids": ids, "token_type_ids": ids * 0, "position_ids": tf.range(3)[None], "segment_ids": ids * 0 + 1}

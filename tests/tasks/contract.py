@@ -10,24 +10,26 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
+import trainer
 from tests.conftest import run_cli, tiny_config
 from trainer.data.pipeline import Packing, StreamPosition, packed_batches, serialized_examples
 from trainer.data.records import encode_example
 from trainer.data.sources import Row
-from trainer.features import ROW_ID, check_example
+from trainer.features import ROW_ID, check_example, in_sequence, token_counts
 from trainer.models.encoder import BertEncoder
 from trainer.models.kernels.inference import ExportKernels
 from trainer.models.kernels.native_inference import NativeExportKernels
 from trainer.models.optimizers import AdamW
 from trainer.preparation import learning
 from trainer.run import experiment
-from trainer.run.inference import BatchRunner, collect
+from trainer.run.inference import BatchRunner
+from trainer.run.training import score_named
 from trainer.runtime import distribution
+from trainer.serving.export import difference, reload_and_call
 from trainer.serving.native_inputs import NativeInputs
 from trainer.serving.signatures import ServingModule
 from trainer.serving.text_inputs import GraphInputs
 from trainer.tasks import task_module
-from trainer.tasks.base import TextFields
 
 LENGTH, SLOTS = 32, 4
 
@@ -38,24 +40,31 @@ class TaskContract:
     Attributes:
       name: the task's module.
       config: keyword arguments of its Config; dropout of its head off.
-      fields: its text columns and label column.
-      rows: at least four rows.
+      rows: at least four rows, each of one example.
+      long_row: of a task with windows, a row of several.
     """
 
     name: str
     config: dict
-    text_columns: tuple[str, ...] = ("text",)
-    label_column = "label"
     rows: list[dict]
+    long_row: dict | None = None
 
     @pytest.fixture
     def task(self, tokenizer):
+        return self.task_with(tokenizer)
+
+    def task_with(self, tokenizer):
         module = task_module(self.name)
-        fields = TextFields(self.text_columns, self.label_column, LENGTH)
-        return module.Task(module.Config(name=self.name, **self.config), fields, tokenizer)
+        return module.Task(module.Config(name=self.name, **self.config), tokenizer, LENGTH)
+
+    @property
+    def all_rows(self):
+        """The rows, the long one in their midst."""
+        values = self.rows if self.long_row is None else [self.rows[0], self.long_row, *self.rows[1:]]
+        return [Row(dict(value), "rows", number + 1) for number, value in enumerate(values)]
 
     def examples(self, task, labelled=True):
-        rows = [Row(values, "rows", number + 1) for number, values in enumerate(self.rows)]
+        rows = self.all_rows
         if not labelled:
             return [{**e, "row_id": number} for number, row in enumerate(rows) for e in task.examples(row, labelled=False)]
         found = task.chunk_examples(rows, "rows/0", collections.Counter())
@@ -66,7 +75,7 @@ class TaskContract:
 
     def batches(self, task, slots=SLOTS, size=100, length=LENGTH, labelled=True):
         records = self.records(task, labelled)
-        work = task.batch_work() if labelled else task.prediction_work()
+        work = task.batch_work() if labelled else None
         packing = Packing(length, slots)
         return list(packed_batches(serialized_examples(lambda: records), task.features(), size, packing, work=work))
 
@@ -77,10 +86,20 @@ class TaskContract:
         model.prepare_training(task, seed=1)
         return model
 
-    def outputs(self, task, model, labelled=True, **layout):
-        reduce = task.evaluated if labelled else task.predicted
-        runner = BatchRunner(model, tf.distribute.get_strategy(), task.features(), reduce)
-        return collect(runner.run(self.batches(task, labelled=labelled, **layout)))
+    def windows(self, task, model, labelled=True, **layout):
+        """Returns [(row, its windows)], rows in evaluation as the records keep them."""
+        runner = BatchRunner(model, tf.distribute.get_strategy(), task, labelled)
+        found = runner.run(self.batches(task, labelled=labelled, **layout))
+        rows = self.all_rows
+        kept = [row._replace(values=task.kept(row) or {}) for row in rows] if labelled else rows
+        return [(kept[row_id], windows) for row_id, windows in found]
+
+    def predictions(self, task, model, **layout):
+        return [task.decode(row, windows) for row, windows in self.windows(task, model, labelled=False, **layout)]
+
+    def requests(self, task):
+        """Returns the rows as requests hold them."""
+        return [Row(dict(zip(task.input_columns, task.request_of(row), strict=True)), *row[1:]) for row in self.all_rows]
 
     def test_features_match_the_spec(self, task):
         spec = task.features()
@@ -93,24 +112,29 @@ class TaskContract:
         stored = serialized_examples(lambda: records)
         batch = next(iter(packed_batches(stored, task.features(), 100, Packing(LENGTH, 1))))
         for row, example in enumerate(self.examples(task)):
-            length = len(example["input_ids"])
             for name, feature in task.features().items():
                 stored = batch[name].numpy()[row]
                 expected = example[name] if feature.per == "token" else [example[name]]
                 assert stored[: len(expected)].tolist() == pytest.approx(list(expected))
-            assert batch["segment_ids"].numpy()[row].sum() == length
+            for sequence, length in token_counts(example, task.features()).items():
+                assert batch[in_sequence(sequence, "segment_ids")].numpy()[row].sum() == length
 
-    def test_outputs_have_one_slot_an_example(self, task):
-        batch = self.batches(task)[0]
-        for value in self.build(task).outputs_for(batch).values():
-            assert value.dtype == tf.float32 and value.shape[:1] == batch["input_ids"].shape[:1]
+    def test_results_have_one_slot_an_example_or_a_token(self, task):
+        batch, model = self.batches(task)[0], self.build(task)
+        rows, slots, length = *batch["row_id"].shape, batch["segment_ids"].shape[1]
+        for name, value in task.results(batch, model.outputs_for(batch), labelled=True).items():
+            assert value.dtype == tf.float32 and value.shape[:2] == (rows, length if name in task.token_outputs else slots)
 
     def test_packed_equals_unpacked_and_padding_changes_nothing(self, task):
         model = self.build(task)
-        expected, _ = self.outputs(task, model, slots=1)
+        expected = self.windows(task, model, slots=1)
         for layout in ({"slots": SLOTS}, {"slots": 1, "length": 2 * LENGTH}, {"slots": SLOTS, "size": 3}):
-            found, _ = self.outputs(task, model, **layout)
-            assert all(np.allclose(found[name], expected[name], atol=1e-5) for name in expected), layout
+            found = self.windows(task, model, **layout)
+            assert [row for row, _ in found] == [row for row, _ in expected]
+            for (_, ours), (_, theirs) in zip(found, expected, strict=True):
+                for window, other in zip(ours, theirs, strict=True):
+                    assert window.features == other.features
+                    assert all(np.allclose(window.outputs[n], value, atol=1e-5) for n, value in other.outputs.items()), layout
 
     def test_overfits_its_rows(self, task):
         model = self.build(task)
@@ -148,7 +172,7 @@ class TaskContract:
         half = len(records) // 2
 
         def batch_of(part, first=0):
-            stored, packing = serialized_examples(lambda: part), Packing(LENGTH, SLOTS, static_rows=8)
+            stored, packing = serialized_examples(lambda: part), Packing(LENGTH, SLOTS, static_rows=32)
             work, position = task.batch_work(), StreamPosition(first)  # of steps of one example each
             return next(iter(packed_batches(stored, task.features(), 100, packing, work=work, position=position)))
 
@@ -162,24 +186,31 @@ class TaskContract:
 
     def test_one_json_prediction_a_row_in_order(self, task):
         model = self.build(task)
-        outputs, labels = self.outputs(task, model, labelled=False, size=3)
-        predictions = task.decode(outputs)
-        assert len(predictions) == len(set(labels["row_id"])) == len(self.rows)
+        predictions = self.predictions(task, model, size=3)
+        assert len(predictions) == len(self.all_rows)
         assert json.loads(json.dumps(predictions)) == predictions
-        alone = task.decode({name: value[2:3] for name, value in outputs.items()})
-        assert alone == [predictions[2]]
+        row, windows = self.windows(task, model, labelled=False)[2]
+        assert_close(task.decode(row, windows), predictions[2])
+
+    def test_a_long_row_has_windows_in_order(self, task):
+        if self.long_row is None:
+            assert not task.has_windows, "give a long_row"
+            return
+        found = dict(enumerate(windows for _, windows in self.windows(task, self.build(task), labelled=False, size=2)))
+        assert task.has_windows and len(found[1]) > 2 and {len(found[n]) for n in found if n != 1} == {1}
+        lengths = [len(example["input_ids"]) for example in task.examples(self.all_rows[1], labelled=False)]
+        of_tokens = [name for name in found[1][0].outputs if name in task.token_outputs]
+        for name in of_tokens:
+            assert [len(window.outputs[name]) for window in found[1]] == lengths
 
     def test_score_is_json_and_has_the_best_score(self, task):
-        outputs, labels = self.outputs(task, self.build(task))
-        scores = task.score(outputs, labels)
+        scores = task.score(iter(self.windows(task, self.build(task))))
         json.dumps(scores)
-        assert isinstance(scores[task.best_score], float)
+        assert isinstance(score_named(scores, task.best_score), float)
 
     def serving_module(self, task, kernels, inputs):
         """Returns (the module of an export, an equal Keras model)."""
-        exported = self.build(task, kernels=kernels)
-        module = ServingModule(exported, kernels, task, task.tokenizer, len(self.text_columns), LENGTH, inputs)
-        return module, self.build(task)
+        return ServingModule(self.build(task, kernels=kernels), kernels, task, inputs), self.build(task)
 
     def test_savedmodel_equals_keras(self, task, tmp_path):
         module, model = self.serving_module(task, ExportKernels(), GraphInputs)
@@ -191,31 +222,67 @@ class TaskContract:
         self.check_reply(module.signatures()["serving_default"], task, model)
 
     def check_reply(self, serve, task, model):
-        outputs, _ = self.outputs(task, model, labelled=False)
-        expected = task.serving({name: tf.constant(value) for name, value in outputs.items()})
-        names = ("text", "text_pair")[: len(self.text_columns)]
-        texts = {
-            name: tf.constant([row[column] for row in self.rows]) for name, column in zip(names, self.text_columns, strict=True)
-        }
-        reply = serve(**texts)
-        for name, value in expected.items():
-            if value.dtype == tf.string:
-                assert reply[name].numpy().tolist() == value.numpy().tolist()
-            else:
-                assert np.allclose(reply[name], value, atol=1e-5)
+        rows = self.requests(task)
+        examples = [{**e, "row_id": number} for number, row in enumerate(rows) for e in task.request_examples(row)]
+        encoded = [encode_example(example, task.features()) for example in examples]
+        batches = packed_batches(serialized_examples(lambda: encoded), task.features(), 100, Packing(LENGTH, SLOTS))
+        runner = BatchRunner(model, tf.distribute.get_strategy(), task, labelled=False)
+        replies = [task.as_reply(task.decode(rows[row_id], windows)) for row_id, windows in runner.run(batches)]
+        expected = {name: [reply[name] for reply in replies] for name in replies[0]}
+        texts = {name: tf.constant(entry["values"]) for name, entry in self.request(task)["serving_default"].items()}
+        found = {name: plain_values(value.numpy()) for name, value in serve(**texts).items()}
+        problem = difference(found, expected, 1e-5, task.is_tie)
+        assert problem is None, problem
+        none = serve(**{name: tf.zeros([0], tf.string) for name in texts})
+        assert {len(value) for value in none.values()} == {0}, "a request without rows"
 
-    def test_restored_equals_saved(self, task, tmp_path, tiny_encoder):
-        """The whole story on the command line: train, then evaluate what was saved."""
+    def test_the_whole_story_on_the_command_line(self, task, tmp_path, tiny_encoder):
+        """Train, evaluate what was saved, predict rows of all kinds by command and by program, export, ask the export."""
         rows = tmp_path / "rows.jsonl"
-        rows.write_text("".join(json.dumps(row) + "\n" for row in self.rows * 4))
+        rows.write_text("".join(json.dumps(row.values) + "\n" for row in self.all_rows * 4))
         keys = {"task.name": self.name, "encoder.init_from": tiny_encoder, "data.train": rows, "data.validation": rows}
-        keys |= {"data.text_columns": f"[{', '.join(self.text_columns)}]", "data.label_column": self.label_column}
         keys |= {"train.steps": 4, "train.batch_size": 4, "data.max_seq_length": LENGTH}
         keys |= {f"task.{key}": json.dumps(value) for key, value in self.config.items()}
         assert run_cli("train", f"--workdir={tmp_path}/run", *[f"--set={k}={v}" for k, v in keys.items()]) == 0
         assert run_cli("evaluate", f"--workdir={tmp_path}/run") == 0
         best = json.loads((tmp_path / "run/checkpoints/best.json").read_text())
         scores = json.loads((tmp_path / "run/evaluation/validation.json").read_text())
-        assert scores[task.best_score] == best["score"] and scores["step"] == best["step"]
+        assert score_named(scores, task.best_score) == best["score"] and scores["step"] == best["step"]
         saved = experiment.load_workdir(str(tmp_path / "run"))
         assert dataclasses.asdict(learning.learned(saved).task) == dataclasses.asdict(saved.task)
+        # One line a row, in order, whatever the rows are
+        odd = tmp_path / "odd.jsonl"
+        odd.write_text("".join(f"{line}\n" for row in self.all_rows for line in (json.dumps(row.values), "{}", "no JSON")))
+        assert run_cli("predict", f"--workdir={tmp_path}/run", f"--input={odd}", f"--output={tmp_path}/out.jsonl") == 0
+        lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+        assert len(lines) == 3 * len(self.all_rows) and all("error" in line for line in [*lines[1::3], *lines[2::3]])
+        run = trainer.load(str(tmp_path / "run"))
+        assert_close(run.predict([row.values for row in self.all_rows]), lines[::3])
+        # The export says what the program says
+        reply = reload_and_call(run.export(), self.request(task))["serving_default"]
+        replies = [task.as_reply(prediction) for prediction in run.predict([row.values for row in self.requests(task)])]
+        problem = difference(reply, {name: [one[name] for one in replies] for name in replies[0]}, 1e-4, task.is_tie)
+        assert problem is None, problem
+
+    def request(self, task):
+        columns = zip(task.request_names, zip(*[row.values.values() for row in self.requests(task)], strict=True), strict=True)
+        return {"serving_default": {name: {"dtype": "string", "values": list(texts)} for name, texts in columns}}
+
+
+def plain_values(array):
+    """Returns an array as nested lists, bytes as text."""
+    return np.vectorize(bytes.decode, otypes=[str])(array).tolist() if array.dtype == object else array.tolist()
+
+
+def assert_close(found, expected):
+    """Asserts that two predictions say the same, numbers up to rounding."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_close(found[name], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_close(one, other)
+    else:
+        assert found == (pytest.approx(expected, abs=1e-5) if isinstance(expected, float) else expected)

@@ -4,7 +4,7 @@ from trainer.config import FieldError
 from trainer.data.sources import Row, RowError
 from trainer.errors import UserError
 from trainer.tasks import task_module, task_names
-from trainer.tasks.base import TaskConfig, TextFields
+from trainer.tasks.base import TaskConfig
 from trainer.tasks.classification import Config, Task
 
 
@@ -28,7 +28,7 @@ def test_tasks_are_found_by_their_files_name():
     ],
 )
 def test_texts_that_cannot_be_used(tokenizer, values, message):
-    task = Task(Config(class_names=("x", "y")), TextFields(("a",), "label", 16), tokenizer)
+    task = Task(Config(class_names=("x", "y"), text_columns=("a",)), tokenizer, 16)
     with pytest.raises(RowError) as caught:
         task.texts(Row(values, "f", 1))
     assert str(caught.value) == message

@@ -10,8 +10,9 @@ from tests.tasks.contract import TaskContract
 from trainer.config import FieldError
 from trainer.data.sources import Row, RowError
 from trainer.errors import UserError
-from trainer.tasks.base import TextFields
-from trainer.tasks.classification import Config, Task, label_text
+from trainer.serving.windows import Request
+from trainer.tasks.base import Window
+from trainer.tasks.classification import Config, Task
 
 SENTENCES = [
     ("the screen broke after one week", "bad"), ("i love this player", "good"), ("it never worked", "bad"),
@@ -27,9 +28,10 @@ class TestSingleText(TaskContract):
 
 class TestPairOfTextsManyClasses(TaskContract):
     name = "classification"
-    config = {"class_names": ("bad", "good", "mixed"), "threshold": 0.34, "head_dropout_rate": 0.0}
-    text_columns = ("first", "second")
-    label_column = "kind"
+    config = {
+        "class_names": ("bad", "good", "mixed"), "threshold": 0.34, "head_dropout_rate": 0.0,
+        "text_columns": ("first", "second"), "label_column": "kind",
+    }  # fmt: skip
     rows = [
         {"first": a, "second": b, "kind": x if x == y else "mixed"}
         for (a, x), (b, y) in zip(SENTENCES, SENTENCES[2:] + SENTENCES[:2], strict=True)
@@ -53,7 +55,7 @@ class TestMeanPooling(TaskContract):
 
 
 def task_of(tokenizer, **config):
-    return Task(Config(**config), TextFields(("text",), "label", 16), tokenizer)
+    return Task(Config(**config), tokenizer, 16)
 
 
 def rows_of(*labels):
@@ -61,7 +63,7 @@ def rows_of(*labels):
 
 
 def learn(*labels):
-    return Task.learn(Config(), TextFields(("text",), "label", 16), rows_of(*labels)).class_names
+    return Task.learn(Config(), rows_of(*labels)).class_names
 
 
 def test_class_names_are_learned_in_a_stable_order():
@@ -70,19 +72,6 @@ def test_class_names_are_learned_in_a_stable_order():
     assert learn(1, 0, "1") == ("0", "1")
     assert Task.to_learn(Config()) == ("class_names",)
     assert Task.to_learn(Config(class_names=("z", "y"))) == (), "names that are given stay"
-
-
-def test_missing_labels_are_no_class():
-    missing = [None, "", " ", float("nan"), np.float32("nan"), np.datetime64("NaT"), "NaT", "nan", "NaN", "<NA>"]
-    assert learn("a", "b", *missing) == ("a", "b")
-    assert [label_text(value) for value in missing] == [None] * len(missing)
-
-
-def test_one_class_however_it_is_written():
-    same = {"1": [1, 1.0, "1", np.int64(1), np.float32(1)], "true": [True, "true", "True", "TRUE", np.bool_(True)]}
-    for name, values in same.items():
-        assert {label_text(value) for value in values} == {name}
-    assert label_text(b"gut") == "gut" and label_text(1.5) == "1.5" and label_text("01") == "01" and label_text("1.0") == "1.0"
 
 
 @given(st.permutations(["1", "01", "001", "-1", "1.0", "2", "10", "a", "A"]))
@@ -95,18 +84,18 @@ def test_the_order_of_classes_is_total(names):
 def test_a_json_object_without_the_label_is_a_missing_label():
     """Other rows have it, so the class names can be learned; the row itself is rejected later."""
     rows = [Row({"text": "x"}, "f.jsonl", 1), *rows_of("a", "b")]
-    assert Task.learn(Config(), TextFields(("text",), "label", 16), rows).class_names == ("a", "b")
+    assert Task.learn(Config(), rows).class_names == ("a", "b")
 
 
 def test_labels_that_cannot_be_learned_from(monkeypatch):
     with pytest.raises(
-        UserError, match=r"one class only, 'a'; a classifier needs at least two. Is data.label_column='label' right"
+        UserError, match=r"one class only, 'a'; a classifier needs at least two. Is task.label_column='label' right"
     ):
         learn("a", "a")
     with pytest.raises(UserError, match="no row has a label in column 'label', so class names cannot be learned"):
         learn()
-    with pytest.raises(UserError, match=r"f.csv:2: no column 'target' \(data.label_column\); the columns are 'text', 'label'"):
-        Task.learn(Config(), TextFields(("text",), "target", 16), rows_of("a"))
+    with pytest.raises(UserError, match=r"f.csv:2: no column 'target' \(task.label_column\); the columns are 'text', 'label'"):
+        Task.learn(Config(label_column="target"), rows_of("a"))
     monkeypatch.setattr("trainer.tasks.classification.MAX_CLASSES", 2)
     with pytest.raises(UserError, match="'label' has over 2 different values; is it the label's column"):
         learn("a", "b", "c")
@@ -163,24 +152,36 @@ def test_a_class_may_be_called_null(tokenizer):
     assert task.examples(Row({"text": "x", "label": "null"}, "f", 1))[0]["label"] == 1
 
 
-LOGITS = {"logits": np.log(np.array([[0.7, 0.3], [0.55, 0.45], [0.1, 0.9]]))}
+LOGITS = np.log(np.array([[0.7, 0.3], [0.55, 0.45], [0.1, 0.9]]))
+
+
+def scored(logits, labels):
+    """Rows as `score` and `decode` have them."""
+    rows = zip(logits, labels, strict=True)
+    return [(Row({}, "", 0), [Window({"logits": one}, {"label": label})]) for one, label in rows]
+
+
+def replied(task, logits):
+    return task.reply(Request((), {"logits": tf.constant(logits, tf.float32)}))
 
 
 def test_two_classes_with_threshold(tokenizer):
     task = task_of(tokenizer, class_names=("no", "yes"), threshold=0.4)
-    assert [p["label"] for p in task.decode(LOGITS)] == ["no", "yes", "yes"]
-    assert [p["probability"] for p in task.decode(LOGITS)] == pytest.approx([0.7, 0.45, 0.9])
-    served = task.serving({"logits": tf.constant(LOGITS["logits"], tf.float32)})
-    assert served["label"].numpy().tolist() == [b"no", b"yes", b"yes"]
-    assert task.score(LOGITS, {"label": np.array([0, 1, 1])})["accuracy"] == 1.0
+    rows = scored(LOGITS, [0, 1, 1])
+    predictions = [task.decode(*row) for row in rows]
+    assert [p["label"] for p in predictions] == ["no", "yes", "yes"]
+    assert [p["probability"] for p in predictions] == pytest.approx([0.7, 0.45, 0.9])
+    assert replied(task, LOGITS)["label"].numpy().tolist() == [b"no", b"yes", b"yes"]
+    assert task.score(iter(rows))["accuracy"] == 1.0
 
 
 def test_many_classes_with_threshold_may_say_nothing(tokenizer):
     task = task_of(tokenizer, class_names=("a", "b", "c"), threshold=0.5)
     logits = np.log(np.array([[0.6, 0.2, 0.2], [0.4, 0.3, 0.3]]))
-    assert [p["label"] for p in task.decode({"logits": logits})] == ["a", None]
-    served = task.serving({"logits": tf.constant(logits, tf.float32)})
-    assert served["label"].numpy().tolist() == [b"a", b""]
+    predictions = [task.decode(*row) for row in scored(logits, [0, 0])]
+    assert [p["label"] for p in predictions] == ["a", None]
+    assert [task.as_reply(p)["label"] for p in predictions] == ["a", ""]
+    assert replied(task, logits)["label"].numpy().tolist() == [b"a", b""]
 
 
 def test_balance_works_on_the_counts(tokenizer):

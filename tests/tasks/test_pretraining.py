@@ -24,7 +24,6 @@ from trainer.preparation import learning
 from trainer.run import assembly, experiment
 from trainer.runtime.checkpoints import read_variables
 from trainer.tasks import pretraining
-from trainer.tasks.base import TextFields
 
 TEXT = [
     "The lobster lives on the sea floor. It has large [MASK] and eats at night.",
@@ -57,8 +56,7 @@ class TestSentenceOrder(TaskContract):
 def test_accumulation_equals_the_large_batch(tokenizer):
     """Both parts of the loss are divided by what the whole batch holds, however it is cut."""
     contract = TestNextSentence()
-    fields = TextFields(("text",), "label", 32)
-    task = pretraining.Task(pretraining.Config(masked_lm_prob=0.2), fields, tokenizer)
+    task = pretraining.Task(pretraining.Config(masked_lm_prob=0.2), tokenizer, 32)
     records = contract.records(task)
     packing = Packing(32, 4, row_multiple=2)
     (batch,) = packed_batches(serialized_examples(lambda: records), task.features(), 100, packing, work=task.batch_work())
@@ -324,7 +322,7 @@ def test_what_a_config_cannot_be(cli, tmp_path):
         "task.sentence_objective=npt": "'npt' is not one of nsp, sop, none; did you mean 'nsp'?",
         "encoder.extend_vocabulary=true": "encoder.extend_vocabulary: needs encoder.init_from, the encoder, and",
         "encoder.config_path=/no/such.json": "encoder.config_path: no file /no/such.json",
-        "data.text_columns=[a, b]": "data.text_columns: pre-training reads one column, got a, b",
+        "task.text_columns=[a, b]": "task.text_columns: pre-training reads one column, got a, b",
     }.items():
         status, _, error = cli("train", *given(tmp_path, key), f"--workdir={tmp_path}/x")
         assert status == 1 and message in error, error

@@ -10,7 +10,7 @@ from trainer.data.sources import Row, RowError
 from trainer.errors import NothingToLearnError
 from trainer.metrics.regression import regression_scores
 from trainer.run import experiment
-from trainer.tasks.base import TextFields
+from trainer.tasks.base import Window
 from trainer.tasks.regression import Config, Task
 
 SENTENCES = [
@@ -33,9 +33,8 @@ class TestPairsAndTwoTargets(TaskContract):
     name = "regression"
     config = {
         "head_dropout_rate": 0.0, "target_columns": ("likeness", "length"), "means": (0.0, 30.0), "scales": (2.0, 9.0),
-        "loss": "huber", "pooling": "mean",
+        "loss": "huber", "pooling": "mean", "text_columns": ("first", "second"),
     }  # fmt: skip
-    text_columns = ("first", "second")
     rows = [
         {"first": a, "second": b, "likeness": x - y, "length": len(a + b) / 2}
         for (a, x), (b, y) in zip(SENTENCES, SENTENCES[2:] + SENTENCES[:2], strict=True)
@@ -47,7 +46,7 @@ class TestPairsAndTwoTargets(TaskContract):
 
 
 def task_of(tokenizer, **config):
-    return Task(Config(**{"means": (0.0,), "scales": (1.0,), **config}), TextFields(("text",), "label", 16), tokenizer)
+    return Task(Config(**{"means": (0.0,), "scales": (1.0,), **config}), tokenizer, 16)
 
 
 def rows_of(*labels):
@@ -55,7 +54,7 @@ def rows_of(*labels):
 
 
 def learn(*labels, **config):
-    return Task.learn(Config(**config), TextFields(("text",), "label", 16), rows_of(*labels))
+    return Task.learn(Config(**config), rows_of(*labels))
 
 
 def test_mean_and_deviation_are_learned_from_the_numbers():
@@ -90,6 +89,7 @@ def test_targets_that_are_no_numbers_are_rejected(tokenizer, values, reason):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        ({"target_columns": ()}, "one column or more"),
         ({"target_columns": ("a", "a")}, "'a' is listed twice"),
         ({"head_dropout_rate": 1.0}, r"must be in \[0, 1\), got 1.0"),
         ({"scales": (0.0,)}, r"must be over 0, got \[0.0\]"),
@@ -100,24 +100,32 @@ def test_contradictions_are_refused(config, message):
         Config(**config)
 
 
-OUTPUTS = {"scaled": np.array([[0.5], [-1.0], [2.0]], np.float32)}
+OUTPUTS = np.array([[0.5], [-1.0], [2.0]], np.float32)
+
+
+def scored(outputs, *targets):
+    """Rows as `score` and `decode` have them."""
+    features = ({f"target_{number}": value for number, value in enumerate(row)} for row in zip(*targets, strict=True))
+    return [(Row({}, "", 0), [Window({"scaled": one}, row)]) for one, row in zip(outputs, features, strict=True)]
 
 
 def test_predictions_are_in_the_targets_units(tokenizer):
     task = task_of(tokenizer, means=(10.0,), scales=(4.0,))
-    assert task.decode(OUTPUTS) == [{"value": 12.0}, {"value": 6.0}, {"value": 18.0}]
+    predictions = [task.decode(*row) for row in scored(OUTPUTS, [0, 0, 0])]
+    assert predictions == [{"value": 12.0}, {"value": 6.0}, {"value": 18.0}]
     two = task_of(tokenizer, target_columns=("a", "b"), means=(0.0, 1.0), scales=(1.0, 2.0))
-    assert two.decode({"scaled": np.array([[1.0, 2.0]], np.float32)}) == [{"values": {"a": 1.0, "b": 5.0}}]
+    (row,) = scored(np.array([[1.0, 2.0]], np.float32), [0], [0])
+    assert two.decode(*row) == {"values": {"a": 1.0, "b": 5.0}} and two.as_reply(two.decode(*row)) == {"values": [1.0, 5.0]}
 
 
 def test_scores_are_of_the_targets_units_and_means_over_several(tokenizer):
     task, targets = task_of(tokenizer, means=(10.0,), scales=(4.0,)), np.array([11.0, 7.0, 16.0])
-    assert task.score(OUTPUTS, {"target_0": targets}) == {
+    assert task.score(iter(scored(OUTPUTS, targets))) == {
         "examples": 3, **regression_scores(targets, np.array([12.0, 6.0, 18.0]))
     }  # fmt: skip
     two = task_of(tokenizer, target_columns=("a", "b"), means=(0.0, 0.0), scales=(1.0, 1.0))
-    outputs = {"scaled": np.array([[1.0, 0.0], [2.0, 0.0], [4.0, 0.0]], np.float32)}
-    scores = two.score(outputs, {"target_0": np.array([1.0, 2.0, 3.0]), "target_1": np.array([1.0, 2.0, 4.0])})
+    outputs = np.array([[1.0, 0.0], [2.0, 0.0], [4.0, 0.0]], np.float32)
+    scores = two.score(iter(scored(outputs, [1.0, 2.0, 3.0], [1.0, 2.0, 4.0])))
     assert scores["pearson"] == scores["per_target"]["a"]["pearson"], "the constant prediction has none"
     assert scores["mean_absolute_error"] == pytest.approx((1 / 3 + 7 / 3) / 2)
 

@@ -64,10 +64,10 @@ def score(
     if manifest.splits[split]["examples"] == 0:
         raise UserError(f"data.{split}: every row was rejected; there is nothing to score")
     task, model = restored.assembled.task, restored.assembled.model
-    runner = inference.BatchRunner(model, placement.strategy, task.features(), task.evaluated)
+    runner = inference.BatchRunner(model, placement.strategy, task, labelled=True)
     one_shape = placement.target != "cpu"
     batches = feeding.evaluation_batches(restored.experiment, manifest, split, task, one_shape)
-    return {"split": split, "step": restored.step, **inference.evaluate(runner, batches, task)}
+    return {"split": split, "step": restored.step, **inference.evaluate(runner, batches, task, manifest.kept(split))}
 
 
 def _records(restored: assembly.Restored, workdir: str, split: str, is_changed: bool) -> Manifest:

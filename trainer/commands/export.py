@@ -2,17 +2,18 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import operator
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from trainer import files
 from trainer.cli import Options
 from trainer.data.sources import Row, RowError
 from trainer.errors import UserError
+from trainer.features import Example
 from trainer.run import assembly, kernels
+from trainer.run.inference import Predictor
 from trainer.serving.export import TOLERANCE, next_version, requests_for, write_export
 from trainer.serving.hugging_face import write_hugging_face
 from trainer.serving.reload import OPERATIONS_FILE
@@ -20,7 +21,7 @@ from trainer.serving.signatures import ServingModule
 from trainer.text.graph_limits import problem_with
 
 log = logging.getLogger(__name__)
-COMPARED_TEXTS = 32
+COMPARED_ROWS = 32
 # Shapes and characters that a tokenizer can get wrong, compared in addition to the run's own rows.
 HARD_TEXTS = (
     "",
@@ -61,7 +62,7 @@ def export_saved_model(restored: assembly.Restored, workdir: str) -> str:
     Raises:
       UserError: it differs from the model, or export.kernels is not available here.
     """
-    task, data = restored.assembled.task, restored.experiment.data
+    task = restored.assembled.task
     exports = files.join(workdir, "exports")
     log.info("exporting the model of step %s; reading the tokenizer's tables", f"{restored.step:,}")
     serving = kernels.for_export(
@@ -73,43 +74,50 @@ def export_saved_model(restored: assembly.Restored, workdir: str) -> str:
     problem = problem_with(restored.tokenizer)
     if problem:
         log.warning("the SavedModel takes token ids, not strings: %s", problem)
-    texts = _texts_to_compare(restored)
-    model, columns = restored.rebuilt(serving.kernels).model, len(data.text_columns)
+    rows = _rows_to_compare(restored)
+    model = restored.rebuilt(serving.kernels).model
     inputs = None if problem else serving.inputs
-    module = ServingModule(model, serving.kernels, task, restored.tokenizer, columns, data.max_seq_length, inputs)
-    examples = [task.example_of_texts(row) for row in zip(*texts, strict=True)]
+    module = ServingModule(model, serving.kernels, task, inputs)
+    columns = zip(task.request_names, task.input_columns, strict=True)
+    texts = {name: [row.values[column] for row in rows] for name, column in columns}
+    examples = [task.request_examples(row) for row in rows]
+    ids = _padded([example for found in examples for example in found], task.request_features)
+    requests = requests_for(texts, ids, takes_strings=inputs is not None)
+    replies = _reply_of_predictions(restored, rows, examples)
+    of_ids = _results_of_windows(restored, rows, examples) if task.has_windows else replies
     folder = write_export(
         exports,
         next_version(exports),
         module,
         task.labels_asset(),
-        requests_for(texts, _padded(examples), takes_strings=inputs is not None),
-        _model_reply(restored, examples),
+        requests,
+        {signature: of_ids if "input_ids" in request else replies for signature, request in requests.items()},
         TOLERANCE[restored.experiment.train.precision],
         task.is_tie,
         serving.library,
     )
-    signatures = ", ".join(requests_for([], {}, takes_strings=inputs is not None))
-    log.info("reloaded in a clean process: every output of %s equals the model on %d texts", signatures, len(examples))
+    signatures = ", ".join(requests)
+    log.info("reloaded in a clean process: every output of %s equals the predictions of %d rows", signatures, len(rows))
     return folder
 
 
-def _padded(examples: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, list[list[int]]]:
-    """Returns examples as the rows of a request of token ids."""
+def _padded(examples: Sequence[Example], others: Sequence[str]) -> dict[str, list[list[int]]]:
+    """Returns examples as the rows of a request of token ids and other token-level features."""
     longest = max(len(example["input_ids"]) for example in examples)
 
-    def rows(values: Callable[[Mapping[str, Sequence[int]]], Sequence[int]]) -> list[list[int]]:
+    def rows(values: Callable[[Example], Sequence[int]]) -> list[list[int]]:
         return [[*values(example), *[0] * (longest - len(example["input_ids"]))] for example in examples]
 
     return {
         "input_ids": rows(lambda example: example["input_ids"]),
         "attention_mask": rows(lambda example: [1] * len(example["input_ids"])),
         "token_type_ids": rows(lambda example: example.get("token_type_ids", [0] * len(example["input_ids"]))),
+        **{name: rows(operator.itemgetter(name)) for name in others},
     }
 
 
-def _texts_to_compare(restored: assembly.Restored) -> list[list[str]]:
-    """Returns for each input its texts: some of the run's own rows, and the hard ones."""
+def _rows_to_compare(restored: assembly.Restored) -> list[Row]:
+    """Returns rows as a request would hold them: some of the run's own, and the hard ones."""
     data, task = restored.experiment.data, restored.assembled.task
     found: list[list[str]] = []
     if not data.sources():
@@ -119,39 +127,31 @@ def _texts_to_compare(restored: assembly.Restored) -> list[list[str]]:
             usable = (row for row in itertools.islice(restored.experiment.rows(split), 200) if isinstance(row, Row))
             for row in usable:
                 try:
-                    found.append(task.texts_to_compare(row))
+                    found.append(task.request_of(row))
                 except RowError:
                     continue
         except UserError as error:
             log.info("compared without the rows of data.%s: %s", split, error)
         if found:
             break
-    rows = found[: COMPARED_TEXTS - len(HARD_TEXTS)]
-    rows += [[text] * len(data.text_columns) for text in HARD_TEXTS]
-    return [list(column) for column in zip(*rows, strict=True)]
+    texts = found[: COMPARED_ROWS - len(HARD_TEXTS)]
+    texts += [[text] * len(task.input_columns) for text in HARD_TEXTS]
+    return [Row(dict(zip(task.input_columns, row, strict=True)), "request", number) for number, row in enumerate(texts, 1)]
 
 
-def _model_reply(restored: assembly.Restored, examples: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, list]:
-    """Returns what the Keras model replies to examples of the Hugging Face tokenizer, one unpadded text at a time."""
-    task, model = restored.assembled.task, restored.assembled.model
-    replies: list[dict[str, np.ndarray]] = []
-    for example in examples:
-        ids = tf.constant([example["input_ids"]], tf.int32)
-        inputs = {
-            "input_ids": ids,
-            "token_type_ids": tf.constant([example.get("token_type_ids", [0] * ids.shape[1])], tf.int32),
-            "position_ids": tf.range(ids.shape[1])[None],
-            "segment_ids": tf.ones_like(ids),
-            "cls_positions": tf.zeros([1, 1], tf.int32),
-        }
-        outputs = {name: value[:, 0] for name, value in task.served(model, inputs).items()}
-        replies.append({name: value.numpy()[0] for name, value in task.serving(outputs).items()})
-    joined = {name: np.stack([reply[name] for reply in replies]) for name in replies[0]}
-    return {name: _decoded(value.tolist()) for name, value in joined.items()}
+def _reply_of_predictions(
+    restored: assembly.Restored, rows: Sequence[Row], examples: Sequence[list[Example]]
+) -> dict[str, list]:
+    """Returns what `predict` says of the rows, as a reply."""
+    task = restored.assembled.task
+    predictions = Predictor(restored).predict_examples(list(zip(rows, examples, strict=True)))
+    replies = [task.as_reply(prediction) for prediction in predictions]
+    return {name: [reply[name] for reply in replies] for name in replies[0]}
 
 
-def _decoded(values: Any) -> Any:
-    """Returns nested lists with text where there are bytes."""
-    if isinstance(values, list):
-        return [_decoded(value) for value in values]
-    return values.decode() if isinstance(values, bytes) else values
+def _results_of_windows(restored: assembly.Restored, rows: Sequence[Row], examples: Sequence[list[Example]]) -> dict[str, list]:
+    """Returns the results of the rows' windows, one after the other."""
+    windows = [
+        window for found in Predictor(restored).windows_of(list(zip(rows, examples, strict=True))) for window in found[1]
+    ]
+    return {name: [window.outputs[name].tolist() for window in windows] for name in windows[0].outputs}

@@ -113,7 +113,7 @@ def file_stem(source: str) -> str:
 
 def _in_text_column(rows: Iterable[Row | Rejected], task: Task) -> Iterator[Row | Rejected]:
     """Gives the lines of a txt file, whose column is "text", the name that a single-text task reads."""
-    columns = task.fields.text_columns
+    columns = task.input_columns
     for row in rows:
         if isinstance(row, Row) and set(row.values) == {"text"} and len(columns) == 1:
             row = Row({columns[0]: row.values["text"]}, row.path, row.line)
@@ -121,8 +121,8 @@ def _in_text_column(rows: Iterable[Row | Rejected], task: Task) -> Iterator[Row 
 
 
 def _typed_rows(lines: Iterable[str], task: Task) -> Iterator[Row | Rejected]:
-    """Yields a row for each line: a JSON object with the text columns, or the plain text of a single-text task."""
-    columns = task.fields.text_columns
+    """Yields a row for each line: a JSON object with the input's columns, or the plain text of a single-text task."""
+    columns = task.input_columns
     for number, line in enumerate(lines, start=1):
         text = line.rstrip("\r\n")
         if number == 1:

@@ -175,7 +175,7 @@ def _fit(run: RunState, optimizer: keras.optimizers.Optimizer, step: StepKernels
     task = run.assembled.task.for_training(manifest.splits["train"]["values"])
     assembly.compile_model(experiment, run.assembled, task, optimizer, step, shape.micro_rows)
     batches = feeding.training_batches(experiment, manifest, placement, task, shape, run.first_step)
-    runner = inference.BatchRunner(model, placement.strategy, task.features(), task.evaluated)
+    runner = inference.BatchRunner(model, placement.strategy, task, labelled=True)
     _check_best_score(run, runner)
     with StopSignals() as signals:
         rhythm = TrainingRhythm(run, runner, signals, one_shape=step.whole)
@@ -213,7 +213,8 @@ def _check_best_score(run: RunState, runner: inference.BatchRunner) -> None:
     if name is not None:
         task = run.assembled.task
         batches = feeding.evaluation_batches(run.experiment, run.manifest, "validation", task)
-        training.score_named(inference.evaluate(runner, batches.take(1), task), name)
+        kept = run.manifest.kept("validation")
+        training.score_named(inference.evaluate(runner, batches.take(1), task, kept), name)
 
 
 def _records(resolved: Experiment, workdir: str, tokenizer: Tokenizer, placement: distribution.Placement) -> Manifest:

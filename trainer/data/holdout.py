@@ -24,29 +24,29 @@ class Holdout:
     Attributes:
       fractions: {split: fraction of the distinct texts}, in order.
       chosen: {split: hashes of its texts}; None without classes, where a hash below the fraction decides, without a first pass.
-      text_columns: the columns that are hashed.
+      columns: that are hashed: of the text, or another by which rows stay together.
     """
 
     fractions: Mapping[str, float]
     chosen: Mapping[str, frozenset[bytes]] | None
-    text_columns: tuple[str, ...]
+    columns: tuple[str, ...]
 
     @classmethod
     def of(
-        cls, rows: Iterable[Row | Rejected], fractions: Mapping[str, float], text_columns: Sequence[str], label: str | None
+        cls, rows: Iterable[Row | Rejected], fractions: Mapping[str, float], columns: Sequence[str], label: str | None
     ) -> Holdout:
         """Chooses the rows to hold out.
 
         Args:
           rows: all rows of data.train.
           fractions: {split: fraction}.
-          text_columns: hashed.
+          columns: hashed.
           label: the column of the class; None chooses by the hash only, where there are no classes.
 
         Raises:
           UserError: a split would hold no row at all.
         """
-        columns = tuple(text_columns)
+        columns = tuple(columns)
         if label is None:
             return cls(fractions, None, columns)
         strata = _texts_by_class(rows, columns, label)
@@ -74,7 +74,7 @@ class Holdout:
                 yield row
 
     def _split_of(self, row: Row | Rejected) -> str:
-        key = _hash(row, self.text_columns) if isinstance(row, Row) else None
+        key = _hash(row, self.columns) if isinstance(row, Row) else None
         if key is None:
             return "train"
         if self.chosen is not None:
@@ -107,16 +107,17 @@ def _texts_by_class(rows: Iterable[Row | Rejected], columns: Sequence[str], labe
     if first and missing:
         names = ", ".join(map(repr, first.values))
         raise UserError(
-            f"{first.path}:{first.line}: no column {missing[0]!r} (data.text_columns); the columns are {names}"
+            f"{first.path}:{first.line}: no column {missing[0]!r} (task.text_columns); the columns are {names}"
             f"{suggestion(missing[0], first.values)}"
         )
     return strata
 
 
 def _hash(row: Row, columns: Sequence[str]) -> bytes | None:
-    """Returns a hash of a row's texts; None where one is missing."""
-    texts: list[Any] = [row.values.get(column) for column in columns]
-    if not all(isinstance(text, str) for text in texts):
+    """Returns a hash of a row's values in the columns; None where it has none of them, or no text or number."""
+    values: list[Any] = [row.values[column] for column in columns if column in row.values]
+    values = [" ".join(map(str, value)) if isinstance(value, list) else value for value in values]
+    if not values or not all(isinstance(value, str | int) for value in values):
         return None
-    joined = "\0".join(text.strip() for text in texts)
+    joined = "\0".join(str(value).strip() for value in values)
     return hashlib.blake2b(joined.encode("utf8", "surrogatepass"), digest_size=HASH_BYTES).digest()

@@ -23,6 +23,11 @@ def _read_value(path: str, encoding: str) -> Iterator[Record]:
     value, problem = parsed_json(text)
     if problem or bad_byte(text):
         raise UserError(f"{path}: {problem or bad_byte(text)}")
+    from trainer.data import squad  # here, because it takes RowError from sources, which reads with this module
+
+    if squad.is_squad_json(value):
+        yield from squad.squad_records(value)
+        return
     for number, values in enumerate(_records_of(value), start=1):
         if isinstance(values, dict):
             yield number, values, ""

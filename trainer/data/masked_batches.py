@@ -49,17 +49,6 @@ def stored_masks(features: Features, _: tf.Tensor) -> Features:
     return {**features, "original_ids": masked.with_flat_values(ids), "is_masked": is_masked}
 
 
-def written_masks(mask_id: int) -> Vary:
-    """Returns what marks the [MASK] tokens that stand in the text."""
-
-    def vary(features, _):
-        ids = features["input_ids"]
-        is_mask = ids.with_flat_values(tf.cast(ids.flat_values == mask_id, tf.int32))
-        return {**features, "original_ids": ids, "is_masked": is_mask}
-
-    return vary
-
-
 def with_masked_positions(batch: dict[str, tf.Tensor], most: int | None = None) -> dict[str, tf.Tensor]:
     """Replaces, in place, the marks by masked_positions, masked_lm_ids (int32) and masked_lm_weights (float32), [rows, P] each.
 

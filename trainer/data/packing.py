@@ -4,11 +4,15 @@ All of it is graph operations, so that it runs on any host of a TPU pod and in p
 Source of the idea: Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination" (arXiv:2107.02027).
 """
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
-from trainer.features import FeatureSpec
+from trainer.features import Feature, FeatureSpec, in_sequence, sequences_of
 
 ABSENT = -1  # the row_id of an empty slot
+NUMBER = {"example_number": Feature("int32", "example")}  # an example's place in its stream, which packing does not keep
+ABSENT_IN_EMPTY_SLOTS = ("row_id", *NUMBER)
 
 
 def assign_rows(
@@ -82,17 +86,29 @@ def pack(
 
     Returns:
       {name: [rows, L] for each-token features and position_ids, segment_ids (from 1; 0 is padding); [rows, K] for
-      others and cls_positions, example_weights (float32, 0 in empty slots); row_id is -1 in empty slots}.
+      others and cls_positions, example_weights (float32, 0 in empty slots); row_id is -1 in empty slots}. Of several
+      sequences each has rows of its own, and what belongs to it begins with its name. An example's own values are in the
+      slots of the first; `<sequence>_places`, [rows, K], tells where the example is in another one's rows · K.
     """
-    lengths = tf.cast(features["input_ids"].row_lengths(), tf.int32)
-    row, slot, start, used = assign_rows(lengths, row_length, max_examples_per_row)
-    if static_rows and pieces:
-        rows = static_rows * pieces
-    elif static_rows:
-        rows = tf.maximum(-(-used // static_rows), 1) * static_rows
-    else:
-        rows = rounded_rows(used, row_multiple)
-    return _laid_out(features, spec, row, slot, start, [rows, row_length, max_examples_per_row])
+    packed: dict[str, tf.Tensor] = {}
+    own = None
+    for sequence in sequences_of(spec):
+        lengths = tf.cast(features[in_sequence(sequence, "input_ids")].row_lengths(), tf.int32)
+        row, slot, start, used = assign_rows(lengths, row_length, max_examples_per_row)
+        if static_rows and pieces:
+            rows = static_rows * pieces
+        elif static_rows:
+            rows = tf.maximum(-(-used // static_rows), 1) * static_rows
+        else:
+            rows = rounded_rows(used, row_multiple)
+        layout = Layout(row, slot, start, rows, row_length, max_examples_per_row)
+        packed |= _packed_sequence(features, spec, sequence, layout)
+        if own is None:
+            own = layout
+            packed |= _packed_examples(features, spec, own)
+        else:
+            packed[f"{sequence}_places"] = own.spread(layout.places)
+    return packed
 
 
 def deal_rows(lengths: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -125,44 +141,73 @@ def deal_rows(lengths: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor, tf.
 
 def pack_evenly(
     features: dict[str, tf.RaggedTensor | tf.Tensor], spec: FeatureSpec, width: int
-) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-    """Packs examples for inference into rows of about `width` tokens (see `deal_rows`).
+) -> tuple[dict[str, tf.Tensor], "Layout"]:
+    """Packs examples of one sequence for inference into rows of about `width` tokens (see `deal_rows`).
 
     Returns:
-      The tensors of `pack`, and where each example's outputs are: int32 [examples], counted over rows · slots.
+      The tensors of `pack`, and where each example and its outputs are.
     """
     row, slot, start, shape = deal_rows(tf.cast(features["input_ids"].row_lengths(), tf.int32), width)
-    rows, row_length, slots = tf.unstack(shape)
-    return _laid_out(features, spec, row, slot, start, [rows, row_length, slots]), row * slots + slot
+    layout = Layout(row, slot, start, *tf.unstack(shape))
+    return _packed_sequence(features, spec, "", layout) | _packed_examples(features, spec, layout), layout
 
 
-def _laid_out(features, spec, row, slot, start, shape):
-    """Writes the examples into rows of `shape`: rows, their length, slots."""
-    rows, row_length, slots = shape
-    tokens = features["input_ids"]
-    lengths = tf.cast(tokens.row_lengths(), tf.int32)
+class Layout(NamedTuple):
+    """Where examples lie in packed rows.
+
+    Attributes:
+      row, slot, start: int32 [examples], as `assign_rows` has them.
+      rows, row_length, slots: the number of rows, the tokens of one, the examples of one.
+    """
+
+    row: tf.Tensor
+    slot: tf.Tensor
+    start: tf.Tensor
+    rows: int | tf.Tensor
+    row_length: int | tf.Tensor
+    slots: int | tf.Tensor
+
+    @property
+    def places(self) -> tf.Tensor:
+        """Where each example is, counted over rows · slots: int32 [examples]."""
+        return self.row * self.slots + self.slot
+
+    def cells(self, tokens: tf.RaggedTensor) -> tf.Tensor:
+        """Where each of the examples' tokens, [examples, (tokens)], is, counted over rows · row_length: int32 [all tokens]."""
+        lengths = tf.cast(tokens.row_lengths(), tf.int32)
+        example_of_token = tf.cast(tokens.value_rowids(), tf.int32)
+        position = tf.range(tf.size(example_of_token)) - tf.gather(tf.cumsum(lengths, exclusive=True), example_of_token)
+        return tf.gather(self.row * self.row_length + self.start, example_of_token) + position
+
+    def spread(self, values: tf.Tensor, empty: int = 0) -> tf.Tensor:
+        """Writes each example's value into its slot: [examples] → [rows, slots], `empty` where there is no example."""
+        cells = tf.fill([self.rows * self.slots], tf.cast(empty, values.dtype))
+        cells = tf.tensor_scatter_nd_update(cells, self.places[:, None], values)
+        return tf.reshape(cells, [self.rows, self.slots])
+
+
+def _packed_sequence(features, spec, sequence, layout):
+    """Returns a sequence's tokens in rows, and where its examples lie in them."""
+    tokens = features[in_sequence(sequence, "input_ids")]
+    cell = layout.cells(tokens)
     example_of_token = tf.cast(tokens.value_rowids(), tf.int32)
-    position = tf.range(tf.size(example_of_token)) - tf.gather(tf.cumsum(lengths, exclusive=True), example_of_token)
-    token_cell = tf.gather(row * row_length + start, example_of_token) + position
-    example_cell = row * slots + slot
+    position = cell - tf.gather(layout.row * layout.row_length + layout.start, example_of_token)
+    shape = [layout.rows, layout.row_length]
 
-    def spread_tokens(values):
-        return tf.reshape(tf.scatter_nd(token_cell[:, None], values, [rows * row_length]), [rows, row_length])
+    def spread(values):
+        return tf.reshape(tf.scatter_nd(cell[:, None], values, [layout.rows * layout.row_length]), shape)
 
-    def spread_examples(values, empty=0):
-        cells = tf.fill([rows * slots], tf.cast(empty, values.dtype))
-        cells = tf.tensor_scatter_nd_update(cells, example_cell[:, None], values)
-        return tf.reshape(cells, [rows, slots])
-
-    packed = {
-        name: spread_tokens(features[name].flat_values) if feature.per == "token" else spread_examples(features[name])
-        for name, feature in spec.items()
-        if name != "row_id"
-    }
-    packed["row_id"] = spread_examples(features["row_id"], ABSENT)
-    packed["position_ids"] = spread_tokens(position)
-    packed["segment_ids"] = spread_tokens(tf.gather(slot + 1, example_of_token))
-    packed["cls_positions"] = spread_examples(start)
-    packed["example_weights"] = spread_examples(tf.ones_like(start, tf.float32))
-    packed.setdefault("token_type_ids", tf.zeros_like(packed["input_ids"]))
+    of_tokens = {name for name, feature in spec.items() if feature.per == "token" and feature.sequence == sequence}
+    packed = {name: spread(features[name].flat_values) for name in spec if name in of_tokens}
+    packed[in_sequence(sequence, "position_ids")] = spread(position)
+    packed[in_sequence(sequence, "segment_ids")] = spread(tf.gather(layout.slot + 1, example_of_token))
+    packed[in_sequence(sequence, "cls_positions")] = layout.spread(layout.start)
+    packed.setdefault(in_sequence(sequence, "token_type_ids"), tf.zeros_like(packed[in_sequence(sequence, "input_ids")]))
     return packed
+
+
+def _packed_examples(features, spec, layout):
+    """Returns the examples' own values in the slots of their rows."""
+    of_examples = [name for name, feature in spec.items() if feature.per == "example"]
+    packed = {name: layout.spread(features[name], ABSENT if name in ABSENT_IN_EMPTY_SLOTS else 0) for name in of_examples}
+    return packed | {"example_weights": layout.spread(tf.ones_like(layout.start, tf.float32))}

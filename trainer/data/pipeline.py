@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import tensorflow as tf
 
-from trainer.data.packing import pack
+from trainer.data.packing import NUMBER, pack
 from trainer.errors import UserError
-from trainer.features import FeatureSpec
+from trainer.features import FeatureSpec, in_sequence, sequences_of
 
 MAX_INTERLEAVED_SHARDS, MOST_OPEN_SHARDS = 64, 256  # read ahead; open at a time (of a corpus: others have few)
 WINDOW_BATCHES = 50  # as many as transformers' LengthGroupedSampler sorts together
@@ -155,7 +155,7 @@ def training_stream(
 
 
 def length_grouped(
-    records: tf.data.Dataset, batch_size: int, batches_of_a_step: int, seed: int, window: int
+    records: tf.data.Dataset, batch_size: int, batches_of_a_step: int, seed: int, window: int, ids_name: str = "input_ids"
 ) -> tf.data.Dataset:
     """Reorders a stream so that a batch holds examples of like length: sorted within windows of WINDOW_BATCHES steps.
 
@@ -168,11 +168,12 @@ def length_grouped(
       batches_of_a_step: as many replicas take theirs from this stream; a step's examples are dealt to them in turn.
       seed: gives the order of the steps.
       window: the number of the first window.
+      ids_name: the feature whose length counts.
     """
     step_size = batch_size * batches_of_a_step
 
     def grouped(number, serialized):
-        ids = tf.io.parse_example(serialized, {"input_ids": tf.io.RaggedFeature(tf.int64)})["input_ids"]
+        ids = tf.io.parse_example(serialized, {ids_name: tf.io.RaggedFeature(tf.int64)})[ids_name]
         by_length = tf.gather(serialized, tf.argsort(ids.row_lengths(), stable=True))
         steps = tf.transpose(tf.reshape(by_length, [-1, batch_size, batches_of_a_step]), [0, 2, 1])
         order = tf.random.experimental.stateless_shuffle(tf.range(WINDOW_BATCHES), [seed, tf.cast(number, tf.int32)])
@@ -198,19 +199,28 @@ def packed_batches(
       packing: the shape of the rows.
       work: what the task adds to a batch.
       position: of `records` in the training stream; `work` gets the examples' numbers.
+
+    Returns:
+      The batches, with each example's number in the stream as "example_number" (counted in int32: where training goes round
+      it, nobody reads it).
     """
-    packed_spec = work.spec if work else spec
+    packed_spec = {**(work.spec if work else spec), **NUMBER}
+    sequences = sequences_of(spec)
+    if len(sequences) > 1 and packing.static_rows and not packing.pieces:  # the rows of two sequences cannot be cut alike
+        packing = dataclasses.replace(packing, pieces=-(-batch_size // packing.static_rows))
 
     def parse_and_pack(number, serialized):
         features = _parse(serialized, spec)
+        numbers = position.numbers(number, batch_size, tf.size(serialized, tf.int64))
         if work:
-            features = work.vary(features, position.numbers(number, batch_size, tf.size(serialized, tf.int64)))
+            features = work.vary(features, numbers)
         row_length: int | tf.Tensor = packing.row_length
         if packing.length_unit:
-            longest = tf.cast(tf.reduce_max(features["input_ids"].row_lengths()), tf.int32)
+            lengths = [features[in_sequence(sequence, "input_ids")].row_lengths() for sequence in sequences]
+            longest = tf.cast(tf.reduce_max(tf.stack(lengths)), tf.int32)
             row_length = tf.minimum(-(-longest // packing.length_unit) * packing.length_unit, packing.row_length)
         rows = packing.max_examples_per_row, packing.row_multiple, packing.static_rows, packing.pieces
-        batch = pack(features, packed_spec, row_length, *rows)
+        batch = pack({**features, "example_number": tf.cast(numbers, tf.int32)}, packed_spec, row_length, *rows)
         return work.finish(batch, packing.static_rows is not None) if work else batch
 
     batches = records.batch(batch_size).enumerate()

@@ -10,13 +10,15 @@ import array
 import contextlib
 import functools
 import hashlib
+import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from trainer import __version__, files
+from trainer.data.sources import Row
 from trainer.errors import UserError
 from trainer.features import ID_TYPE, Example, FeatureSpec, spec_from_json, spec_to_json
 
@@ -105,8 +107,9 @@ class Manifest:
     Attributes:
       spec: the features of every record.
       made_from: {what: value}, everything that decides the records; another value makes them stale.
-      splits: {split: {"shards": [...], "examples": int, "rows": int, "rejected": int, "tokens": int, "longest": int,
-        "truncated": int, "longest_text": int, "values": {...}}}; see `preparation.chunks.Totals`.
+      splits: {split: {"shards": [...], "kept": the file of its kept rows where there is one, "examples": int,
+        "rows": int, "rejected": int, "tokens": int, "longest": int, "truncated": int, "longest_text": int, "values": {...}}};
+        see `preparation.chunks.Totals`.
       task: {field: value}, the task's config when the records were made.
     """
 
@@ -161,11 +164,18 @@ class Manifest:
         """Returns the paths of a split's shards, in order."""
         return [files.join(self.folder, shard["file"]) for shard in self.splits[split]["shards"]]
 
+    def kept(self, split: str) -> KeptRows | None:
+        """Returns what is kept of a split's rows beside their records; None where nothing is."""
+        kept = self.splits[split].get("kept")
+        return KeptRows(files.join(self.folder, kept["file"])) if kept else None
+
     def check(self, split: str) -> None:
-        """Raises UserError where a shard is missing, cut short or altered."""
-        shards = self.splits[split]["shards"]
+        """Raises UserError where a shard, or the file of kept rows, is missing, cut short or altered."""
+        kept = self.splits[split].get("kept")
+        shards = [*self.splits[split]["shards"], *([kept] if kept else [])]
         hash_too = sum(shard["bytes"] for shard in shards) <= MAX_BYTES_HASHED_ON_OPEN
-        for path, shard in zip(self.paths(split), shards, strict=True):
+        for shard in shards:
+            path = files.join(self.folder, shard["file"])
             if not files.exists(path):
                 problem = "is missing"
             elif files.size(path) != shard["bytes"]:
@@ -175,6 +185,35 @@ class Manifest:
             else:
                 continue
             raise UserError(f"{path} {problem}; remove {self.folder} and run prepare again")
+
+
+class KeptRows:
+    """What a task keeps of a split's rows for its scores: a JSON line for each row that gave examples, in order.
+
+    Args:
+      path: of the file.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+
+    @staticmethod
+    def line(row_id: int, row: Row, kept: Mapping[str, Any]) -> str:
+        """Returns the line of one row."""
+        place = {"row_id": row_id, "path": row.path, "line": row.line}
+        return json.dumps({**place, "values": kept}, ensure_ascii=False) + "\n"
+
+    def __iter__(self) -> Iterator[tuple[int, Row]]:
+        """Yields (row_id, the row with what was kept as its values)."""
+        with files.open_binary(self.path) as file:
+            for line in file:
+                stored = json.loads(line)
+                yield stored["row_id"], Row(stored["values"], stored["path"], stored["line"])
+
+
+def kept_name(split: str) -> str:
+    """Returns the name of the file of a split's kept rows."""
+    return f"{split}-rows.jsonl"
 
 
 def mean_tokens(split: Mapping[str, Any]) -> float:

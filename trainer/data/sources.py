@@ -1,4 +1,4 @@
-"""Sources of rows: csv, tsv, json, jsonl, parquet, txt, documents, `tfds:name/config:split`; a path or glob, local or gs://.
+"""Sources of rows: csv, tsv, json, jsonl, parquet, CoNLL, txt, documents, `tfds:name/config:split`; a path or glob, local or gs://.
 
 A row that cannot be read comes out as a `Rejected`, with its file, line and reason: no row is lost silently.
 """
@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 csv.field_size_limit(1 << 30)
 MAX_LINES_PER_CSV_ROW = 1000  # a quote that stays open longer was never meant to be one
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*$', re.IGNORECASE)  # Excel's first line, which names the delimiter
-FORMATS = ("csv", "tsv", "json", "jsonl", "parquet", "txt", "documents", "tfrecord")
+FORMATS = ("csv", "tsv", "json", "jsonl", "parquet", "conll", "txt", "documents", "tfrecord")
+CONLL_ENDINGS = ("conll", "conllu", "bio", "iob", "iob2")
 MAX_BYTES_KEPT = 8 << 20  # of a source whose rows are kept until they are read once more
 MAX_DOCUMENT_CHARACTERS = 1 << 20  # a longer document comes in several rows, so that memory stays bounded
 
@@ -33,7 +34,7 @@ class SourceFormat:
 
     Attributes:
       format: one of FORMATS, or "auto": by the file's ending (`.gz` is unpacked).
-      column_names: the columns of a csv or tsv file that has no header line.
+      column_names: the columns of a csv or tsv file that has no header line, or of a CoNLL file.
       delimiter: between the columns of a csv or tsv file; "" for the usual one.
       txt_as: with "auto", how a file that ends in .txt is read: "txt", a row a line, or "documents", a row for each block of
         lines between blank ones, as google-research/bert's pre-training text.
@@ -124,7 +125,7 @@ def format_of(path: str) -> str:
 def without_ending(name: str) -> str:
     """Returns a file's name without `.gz` and the ending of a format: "x.2024" of "x.2024.csv.gz"."""
     name = name.removesuffix(".gz")
-    return name.rpartition(".")[0] if "." in name and format_of(name) in FORMATS else name
+    return name.rpartition(".")[0] if "." in name and format_of(name) in (*FORMATS, *CONLL_ENDINGS) else name
 
 
 def _reader(path: str, key: str, source_format: SourceFormat):
@@ -134,6 +135,7 @@ def _reader(path: str, key: str, source_format: SourceFormat):
         "json": _read_json,
         "jsonl": _read_jsonl,
         "parquet": _read_parquet,
+        "conll": _read_conll,
         "txt": _read_txt,
         "documents": _read_documents,
         "tfrecord": _read_google_records,
@@ -141,7 +143,7 @@ def _reader(path: str, key: str, source_format: SourceFormat):
     name = source_format.format
     if name == "auto":
         name = format_of(path)
-        name = source_format.txt_as if name == "txt" else name
+        name = source_format.txt_as if name == "txt" else "conll" if name in CONLL_ENDINGS else name
     if name not in readers:
         raise UserError(
             f"{key}: cannot tell the format of {path} by its ending; set data.format to one of {', '.join(FORMATS)}"
@@ -277,6 +279,13 @@ def _read_documents(path: str, source_format: SourceFormat) -> Iterator[Row | Re
             begun = 0
     if lines:
         yield Row({"text": "\n".join(lines)}, path, begun)
+
+
+def _read_conll(path: str, source_format: SourceFormat) -> Iterator[Row | Rejected]:
+    """Yields a row for each sentence, its columns as lists (see `conll`)."""
+    from trainer.data.conll import read_conll
+
+    return read_conll(path, source_format.encoding, source_format.column_names)
 
 
 def _read_google_records(path: str, _: SourceFormat) -> Iterator[Row]:

@@ -121,10 +121,11 @@ class TaskModel(keras.Model):
     def _train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         replica = tf.distribute.get_replica_context()
         weights = self._objective.loss_weights(batch)
+        segments = [value for name, value in batch.items() if name.endswith("segment_ids")]  # of each sequence
         counts = [
             tf.math.count_nonzero(batch["example_weights"], dtype=tf.float32),
-            tf.math.count_nonzero(batch["segment_ids"], dtype=tf.float32),
-            tf.cast(tf.size(batch["segment_ids"]), tf.float32),
+            tf.add_n([tf.math.count_nonzero(value, dtype=tf.float32) for value in segments]),
+            tf.add_n([tf.cast(tf.size(value), tf.float32) for value in segments]),
         ]
         # One vector: a reduction each would cost a round trip between machines for each of these numbers.
         sums = [tf.reduce_sum(values) for values in weights.values()]

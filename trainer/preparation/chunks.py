@@ -17,10 +17,10 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from trainer.data.records import encode_example
+from trainer.data.records import KeptRows, encode_example
 from trainer.data.sources import Rejected, Row, RowError
 from trainer.errors import UserError
-from trainer.features import check_example
+from trainer.features import check_example, token_counts
 from trainer.tasks.base import Task
 
 ROWS_PER_CHUNK = 2048
@@ -101,9 +101,10 @@ class Totals:
 
 @dataclasses.dataclass
 class Chunk:
-    """What a worker made from some rows: serialized examples and their totals."""
+    """What a worker made from some rows: serialized examples, lines of `KeptRows`, and their totals."""
 
     records: list[bytes]
+    kept: list[str]
     totals: Totals
 
 
@@ -194,6 +195,7 @@ def prepare_chunk(task: Task, name: str, chunk: list[NumberedRow]) -> Chunk:
     spec = task.features()
     counted = [name for name, feature in spec.items() if feature.per == "example" and name != "row_id"]
     records: list[bytes] = []
+    kept: dict[int, str] = {}
     totals = Totals(rows=len(chunk), values={name: collections.Counter() for name in counted})
     rejected = {row_id: row for row_id, row in chunk if isinstance(row, Rejected)}
     usable = [(row_id, row) for row_id, row in chunk if isinstance(row, Row)]
@@ -203,12 +205,15 @@ def prepare_chunk(task: Task, name: str, chunk: list[NumberedRow]) -> Chunk:
             rejected[row_id] = rejected_row(row, example)
             continue
         example = {**example, "row_id": row_id}
-        check_example(example, spec, task.fields.max_seq_length)
+        check_example(example, spec, task.max_seq_length)
         records.append(encode_example(example, spec))
-        length = len(example["input_ids"])
-        totals.tokens += length
+        if row_id not in kept and (needed := task.kept(row)) is not None:
+            kept[row_id] = KeptRows.line(row_id, row, needed)
+        lengths = token_counts(example, spec).values()
+        length = max(lengths)
+        totals.tokens += sum(lengths)
         totals.longest = max(totals.longest, length)
-        if length == task.fields.max_seq_length and not task.is_corpus:  # a corpus counts what it cuts by itself
+        if length == task.max_seq_length and not task.is_corpus:  # a corpus counts what it cuts by itself
             whole = task.untruncated_length(row)
             totals.truncated += whole > length
             totals.longest_text = max(totals.longest_text, whole)
@@ -216,7 +221,7 @@ def prepare_chunk(task: Task, name: str, chunk: list[NumberedRow]) -> Chunk:
             totals.values[feature][example[feature]] += 1
     totals.examples = len(records)
     totals.rejected += [row for _, row in sorted(rejected.items())]
-    return Chunk(records, totals)
+    return Chunk(records, list(kept.values()), totals)
 
 
 def rejected_row(row: Row, error: RowError) -> Rejected:

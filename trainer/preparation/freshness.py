@@ -12,8 +12,7 @@ from trainer.run.schema import DataConfig, is_share
 from trainer.tasks.base import Task
 
 DECIDING_DATA_KEYS = (
-    "text_columns",
-    "label_column",
+    "holdout_column",
     "format",
     "column_names",
     "delimiter",

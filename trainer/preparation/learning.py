@@ -28,7 +28,7 @@ def learned(experiment: Experiment) -> Experiment:
             completed = dataclasses.replace(task, **_stated_by_records(data, fields))
         else:
             rows = _Usable(experiment.rows("train"))
-            completed = task_class.learn(task, experiment.fields(), rows)
+            completed = task_class.learn(task, rows)
     except FieldError as error:  # what was learned contradicts what was given
         raise UserError(f"task.{error.field}: {error}") from None
     except NothingToLearnError as error:

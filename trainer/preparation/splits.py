@@ -12,7 +12,7 @@ from typing import Any
 
 from trainer import files
 from trainer.config import plain
-from trainer.data.records import Manifest
+from trainer.data.records import Manifest, kept_name
 from trainer.data.shards import progress_path
 from trainer.data.sources import Rejected
 from trainer.errors import UserError
@@ -92,7 +92,10 @@ def prepare(
             job = SplitJob(experiment, split, folder, task, made_from)
             totals, shards = ((corpus_sink or write_corpus) if task.is_corpus else write_rows)(job)
             _remove_other_shards(folder, split, {shard["file"] for shard in shards})
+            kept = files.join(folder, kept_name(split))
             splits[split] = {**totals.summary(), "shards": shards}
+            if files.exists(kept):
+                splits[split]["kept"] = {"file": kept_name(split), "bytes": files.size(kept), "sha256": files.sha256(kept)}
             rejected += [{"split": split, **dataclasses.asdict(row)} for row in totals.rejected]
             files.write_text(rejected_path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rejected))
             _report(job, totals, len(shards), rejected_path)

@@ -83,7 +83,7 @@ def saved_encoder(workdir: str) -> tuple[Tokenizer, BertConfig]:
 
 def check_encoder(experiment: Experiment, tokenizer: Tokenizer, bert_config: BertConfig) -> None:
     """Raises UserError where tokenizer, sequence length and encoder do not go together."""
-    token_types = 2 if "token_type_ids" in experiment.build_task(tokenizer).features() else 1
+    token_types = 2 if any(name.endswith("token_type_ids") for name in experiment.build_task(tokenizer).features()) else 1
     problem = check_fits(bert_config, tokenizer.vocabulary_size, experiment.data.max_seq_length, token_types)
     if problem:
         raise UserError(problem)
@@ -260,4 +260,7 @@ def restore(workdir: str, overrides: tuple[str, ...] = ()) -> Restored:
     kernels = run_kernels.for_inference(experiment.train, bert_config)
     assembled = build(experiment, tokenizer, bert_config, kernels)
     state = store_of(workdir, experiment).restore_best(assembled.variables())
+    if state.get("tuned"):
+        experiment = experiment.with_tuned(state["tuned"])
+        assembled = dataclasses.replace(assembled, task=experiment.build_task(tokenizer))
     return Restored(experiment, tokenizer, assembled, state["step"])

@@ -5,7 +5,7 @@ import functools
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from trainer.run.schema import (
     schema,
 )
 from trainer.tasks import task_module
-from trainer.tasks.base import Task, TextFields
+from trainer.tasks.base import Task
 from trainer.text.tokenizer import Tokenizer
 
 CONFIG_FILE = "config.yaml"
@@ -62,11 +62,6 @@ class Experiment:
         """Returns {section name: section}, in order."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
-    def fields(self) -> TextFields:
-        """Returns what the task needs to know of the data section."""
-        data = self.data
-        return TextFields(data.text_columns, data.label_column, data.max_seq_length)
-
     def source_of(self, split: str) -> str:
         """Returns where a split's rows are: its own source, or data.train where it is a share of the training rows."""
         source = self.data.sources()[split]
@@ -81,14 +76,21 @@ class Experiment:
 
     @functools.cached_property
     def _holdout(self) -> Holdout:
-        task_class = task_module(self.task.name).Task
-        label = self.data.label_column if task_class.has_classes else None
+        task_class, by = task_module(self.task.name).Task, self.data.holdout_column
         rows = read_rows(str(self.data.train), "data.train", self.data.source_format(task_class.txt_as))
-        return Holdout.of(rows, self.data.shares(), self.data.text_columns, label)
+        columns = (by,) if by else task_class.text_columns(self.task)
+        label = None if by else task_class.class_column(self.task)
+        return Holdout.of(rows, self.data.shares(), columns, label)
+
+    def with_tuned(self, tuned: Mapping[str, Any]) -> "Experiment":
+        """Returns the experiment with the fields of its task that a validation chose, but for those that the config gives."""
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in tuned.items()}
+        chosen = {name: value for name, value in values.items() if getattr(self.task, name) in (None, ())}
+        return dataclasses.replace(self, task=dataclasses.replace(self.task, **chosen))
 
     def build_task(self, tokenizer: Tokenizer) -> Task:
         """Returns the task of this run."""
-        return task_module(self.task.name).Task(self.task, self.fields(), tokenizer)
+        return task_module(self.task.name).Task(self.task, tokenizer, self.data.max_seq_length)
 
 
 def recipes() -> dict[str, Path]:

@@ -16,6 +16,7 @@ from trainer.data.pipeline import (
 )
 from trainer.data.records import Manifest, mean_tokens
 from trainer.errors import UserError
+from trainer.features import in_sequence, sequences_of
 from trainer.run.experiment import Experiment
 from trainer.runtime.distribution import Placement
 from trainer.tasks.base import Task
@@ -68,6 +69,12 @@ def training_shape(experiment: Experiment, manifest: Manifest, placement: Placem
     batch_size, steps = train.batch_size // placement.replicas, train.gradient_accumulation_steps
     length = row_length(experiment, manifest, "train")
     static_rows = experiment.runtime.static_rows
+    sequences = len(sequences_of(manifest.spec))
+    if sequences > 1 and steps > 1:
+        raise UserError(
+            f"train.gradient_accumulation_steps={steps}: this task packs {sequences} sequences on their own, which "
+            "cannot be cut alike; leave it at 1"
+        )
     if static_rows is None and whole and not data.length_buckets:
         static_rows = likely_rows(manifest.splits["train"], batch_size, length, data.max_examples_per_row)
     if data.length_buckets and (static_rows is not None or placement.kind == "tpu"):
@@ -79,7 +86,9 @@ def training_shape(experiment: Experiment, manifest: Manifest, placement: Placem
     static_rows = math.ceil(static_rows / steps) * steps
     pieces = math.ceil(batch_size / static_rows)  # each example fits into a row of its own: no batch needs more
     packing = Packing(length, data.max_examples_per_row, steps, static_rows, pieces)
-    return BatchShape(packing, batch_size, static_rows // steps)
+    # The rows of two sequences cannot be cut alike: all of a batch is one micro-batch then.
+    micro_rows = static_rows * pieces if sequences > 1 else static_rows // steps
+    return BatchShape(packing, batch_size, micro_rows)
 
 
 def training_batches(
@@ -105,7 +114,8 @@ def training_batches(
         )
         if data.length_buckets:
             window = position.step // WINDOW_BATCHES
-            stream = length_grouped(stream, shape.batch_size, local_replicas, train.seed, window)
+            ids_name = in_sequence(sequences_of(task.features())[0], "input_ids")
+            stream = length_grouped(stream, shape.batch_size, local_replicas, train.seed, window, ids_name)
         work = task.batch_work()
         batches = packed_batches(stream, task.features(), shape.batch_size, shape.packing, work=work, position=position)
         return batches.skip(position.skipped_steps * local_replicas)
@@ -149,7 +159,7 @@ def evaluation_batches(
 def prediction_batches(records: tf.data.Dataset, experiment: Experiment, task: Task, longest: int) -> tf.data.Dataset:
     """Returns serialized examples, the longest of `longest` tokens, packed for prediction."""
     length = rounded_length(longest, experiment.data.max_seq_length)
-    return _packed_for_inference(records, experiment, task, length, task.prediction_work())
+    return _packed_for_inference(records, experiment, task, length, None)
 
 
 def _inference_batch_size(experiment: Experiment, length: int) -> int:

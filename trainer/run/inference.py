@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from trainer.data.packing import ABSENT
 from trainer.data.pipeline import serialized_examples
-from trainer.data.records import encode_example
+from trainer.data.records import KeptRows, encode_example
 from trainer.data.sources import Rejected, Row, RowError
-from trainer.features import FeatureSpec
+from trainer.features import Example, in_sequence, token_counts
 from trainer.models.task_model import TaskModel
 from trainer.run import feeding
 from trainer.run.assembly import Restored
+from trainer.tasks.base import Task, Window
 
 Arrays = dict[str, np.ndarray]
-Tensors = Mapping[str, tf.Tensor]
-Reduce = Callable[[Tensors, Tensors], dict[str, tf.Tensor]]
+NOTHING_KEPT = Row({}, "", 0)  # of a task whose features say all that its scores need
+
+
+class Numbered(NamedTuple):
+    """A window, the number of its example in the stream, and its row's id."""
+
+    number: int
+    row_id: int
+    window: Window
 
 
 class BatchRunner:
@@ -28,32 +36,40 @@ class BatchRunner:
     Args:
       model: the task's.
       strategy: the run's; with several workers each runs all of the batches on its own devices.
-      spec: the task's features; its example-level ones are returned with the outputs.
-      reduce: turns a batch and the model's outputs into what is handed back, [rows, K, ...]; None leaves them as they are.
+      task: says what of the outputs is handed back.
+      labelled: whether the batches have labels: in evaluation, not in prediction.
     """
 
-    def __init__(self, model: TaskModel, strategy: tf.distribute.Strategy, spec: FeatureSpec, reduce: Reduce | None = None):
-        self._strategy = strategy
+    def __init__(self, model: TaskModel, strategy: tf.distribute.Strategy, task: Task, labelled: bool):
+        self._strategy, self._task = strategy, task
         self._is_alone = strategy.num_replicas_in_sync == 1 or isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        self._labels = [name for name, feature in spec.items() if feature.per == "example"]
-        call = (lambda batch: reduce(batch, model.outputs_for(batch))) if reduce else model.outputs_for
+        self._features = [name for name, feature in task.features().items() if feature.per == "example"]
+
+        def call(batch):
+            batch = batch if labelled else task.completed(dict(batch))
+            return task.results(batch, model.outputs_for(batch), labelled)
+
         self._call = tf.function(call, reduce_retracing=True)
 
-    def run(self, batches: Iterable[dict[str, tf.Tensor]]) -> Iterator[tuple[Arrays, Arrays]]:
-        """Yields (outputs, labels) of each batch's real examples: float32 [n, ...]; int32 or float32 [n], row_id among them."""
+    def run(self, batches: Iterable[dict[str, tf.Tensor]]) -> Iterator[tuple[int, list[Window]]]:
+        """Yields (row_id, the row's windows in order) of each row, in order."""
+        return grouped(window for together in self._together(batches) for window in self._run_together(together))
+
+    def _together(self, batches: Iterable[dict[str, tf.Tensor]]) -> Iterator[list[dict[str, tf.Tensor]]]:
+        """Yields as many batches as there are replicas, the last ones empty where there are too few."""
         replicas = 1 if self._is_alone else self._strategy.num_replicas_in_sync
         waiting: list[dict[str, tf.Tensor]] = []
         for batch in batches:
             waiting.append(batch)
             if len(waiting) == replicas:
-                yield from self._run_together(waiting)
+                yield waiting
                 waiting = []
         if waiting:
             empty = {name: tf.zeros_like(value) for name, value in waiting[0].items()}
             empty["row_id"] += ABSENT
-            yield from self._run_together(waiting + [empty] * (replicas - len(waiting)))
+            yield waiting + [empty] * (replicas - len(waiting))
 
-    def _run_together(self, batches: list[dict[str, tf.Tensor]]) -> Iterator[tuple[Arrays, Arrays]]:
+    def _run_together(self, batches: list[dict[str, tf.Tensor]]) -> Iterator[Numbered]:
         if len(batches) == 1:
             results = [self._call(batches[0])]
         else:
@@ -64,23 +80,86 @@ class BatchRunner:
             local = {name: self._strategy.experimental_local_results(value) for name, value in outputs.items()}
             results = [{name: value[i] for name, value in local.items()} for i in range(len(batches))]
         for batch, outputs in zip(batches, results, strict=True):
-            is_real = batch["row_id"].numpy() != ABSENT
-            labels = {name: batch[name].numpy()[is_real] for name in self._labels}
-            yield {name: value.numpy()[is_real] for name, value in outputs.items()}, labels
+            yield from self._windows(batch, {name: value.numpy() for name, value in outputs.items()})
+
+    def _windows(self, batch: Mapping[str, tf.Tensor], outputs: Arrays) -> Iterator[Numbered]:
+        """Yields a batch's real examples, in no order."""
+        row_ids, numbers = batch["row_id"].numpy(), batch["example_number"].numpy()
+        of_tokens = {name: self._token_spans(batch, self._task.token_outputs[name]) for name in outputs if self._is_token(name)}
+        labels = {name: batch[name].numpy() for name in self._features}
+        for place in zip(*np.nonzero(row_ids != ABSENT), strict=True):
+            found = {}
+            for name, value in outputs.items():
+                if name in of_tokens:
+                    row, start, end = (edges[place] for edges in of_tokens[name])
+                    found[name] = value[row, start:end]
+                else:
+                    found[name] = value[place]
+            features = {name: value[place].item() for name, value in labels.items()}
+            yield Numbered(int(numbers[place]), int(row_ids[place]), Window(found, features))
+
+    def _is_token(self, name: str) -> bool:
+        return name in self._task.token_outputs
+
+    def _token_spans(self, batch: Mapping[str, tf.Tensor], sequence: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns where each example's tokens are: the row, the first and the one after the last, int [rows, K] each."""
+        start, segments = (batch[in_sequence(sequence, name)].numpy() for name in ("cls_positions", "segment_ids"))
+        slots = np.arange(1, start.shape[1] + 1)
+        length = (segments[:, None] == slots[None, :, None]).sum(axis=-1)
+        row = np.broadcast_to(np.arange(len(start))[:, None], start.shape)
+        places = f"{sequence}_places"
+        if places in batch:  # not the first sequence: its examples lie elsewhere than their own values
+            at = batch[places].numpy()
+            row, start, length = (values.reshape(-1)[at] for values in (row, start, length))
+        return row, start, start + length
 
 
-def collect(results: Iterable[tuple[Arrays, Arrays]]) -> tuple[Arrays, Arrays]:
-    """Returns all outputs and labels in the order of their rows."""
-    results = list(results)
-    outputs, labels = ({n: np.concatenate([r[i][n] for r in results]) for n in results[0][i]} for i in (0, 1))
-    order = np.argsort(labels["row_id"], kind="stable")
-    return {n: value[order] for n, value in outputs.items()}, {n: value[order] for n, value in labels.items()}
+def grouped(windows: Iterable[Numbered]) -> Iterator[tuple[int, list[Window]]]:
+    """Yields (row_id, its windows in order), rows in order; few windows wait, whatever the number of rows.
+
+    Args:
+      windows: numbered from 0 without a gap, about in order; a row's windows follow each other.
+    """
+    waiting: dict[int, Numbered] = {}
+    following, row_id = 0, ABSENT
+    together: list[Window] = []
+    for numbered in windows:
+        waiting[numbered.number] = numbered
+        while following in waiting:
+            found = waiting.pop(following)
+            following += 1
+            if together and found.row_id != row_id:
+                yield row_id, together
+                together = []
+            row_id = found.row_id
+            together.append(found.window)
+    if waiting:
+        raise RuntimeError(f"example {following} is missing among the outputs")
+    if together:
+        yield row_id, together
 
 
-def evaluate(runner: BatchRunner, batches: Iterable[dict[str, tf.Tensor]], task: Any) -> dict[str, Any]:
-    """Returns the task's scores over the batches."""
-    outputs, labels = collect(runner.run(batches))
-    return task.score(outputs, labels)
+def evaluate(
+    runner: BatchRunner, batches: Iterable[dict[str, tf.Tensor]], task: Task, kept: KeptRows | None = None
+) -> dict[str, Any]:
+    """Returns the task's scores over the batches.
+
+    Args:
+      runner: of labelled batches.
+      batches: of a split, in order.
+      task: scores.
+      kept: what the records keep of the split's rows; None where the task needs nothing of them.
+    """
+    return task.score(_with_rows(runner.run(batches), kept))
+
+
+def _with_rows(windows: Iterable[tuple[int, list[Window]]], kept: KeptRows | None) -> Iterator[tuple[Row, Sequence[Window]]]:
+    rows = iter(kept) if kept else iter(())
+    for row_id, found in windows:
+        if kept is None:
+            yield NOTHING_KEPT, found
+            continue
+        yield next(row for number, row in rows if number == row_id), found
 
 
 class Predictor:
@@ -97,31 +176,43 @@ class Predictor:
         self.predicted = self.refused = 0
         self._experiment, self._task = restored.experiment, restored.assembled.task
         strategy = tf.distribute.get_strategy()
-        self._runner = BatchRunner(restored.assembled.model, strategy, self._task.features(), self._task.predicted)
+        self._runner = BatchRunner(restored.assembled.model, strategy, self._task, labelled=False)
 
     def predict(self, rows: Sequence[Row | Rejected]) -> list[dict[str, Any]]:
         """Returns a JSON-able prediction for each row, in order; a row that cannot be used has its reason under "error"."""
-        lines: dict[int, dict[str, Any]] = {}
-        records, spec, longest = [], self._task.features(), 0
-        for number, row in enumerate(rows):
+        lines: list[dict[str, Any]] = []
+        usable: list[tuple[Row, list[Example]]] = []
+        for row in rows:
             if isinstance(row, Rejected):
-                lines[number] = {"error": row.reason, "file": row.path, "line": row.line}
+                lines.append({"error": row.reason, "file": row.path, "line": row.line})
                 continue
             try:
                 examples = self._task.examples(row, labelled=False)
+                if not examples:
+                    raise RowError("the row gives no example")
             except RowError as error:
-                lines[number] = {"error": str(error), "file": row.path, "line": row.line}
-                continue
-            records += [encode_example({**example, "row_id": number}, spec) for example in examples]
-            longest = max([longest, *(len(example["input_ids"]) for example in examples)])
-        self.refused += len(lines)
-        self.predicted += len(rows) - len(lines)
-        if records:
-            stored = serialized_examples(lambda: records)
-            batches = feeding.prediction_batches(stored, self._experiment, self._task, longest)
-            outputs, labels = collect(self._runner.run(batches))
-            for number, prediction in zip(labels["row_id"].tolist(), self._task.decode(outputs), strict=True):
-                row = rows[number]
-                assert isinstance(row, Row)
-                lines[number] = {**{column: row.values[column] for column in self._task.fields.text_columns}, **prediction}
-        return [line for _, line in sorted(lines.items())]
+                lines.append({"error": str(error), "file": row.path, "line": row.line})
+            else:
+                usable.append((row, examples))
+                lines.append({column: row.values[column] for column in self._task.input_columns if column in row.values})
+        self.predicted += len(usable)
+        self.refused += len(rows) - len(usable)
+        predictions = self.predict_examples(usable)
+        return [line if "error" in line else {**line, **next(predictions)} for line in lines]
+
+    def predict_examples(self, rows: Sequence[tuple[Row, Sequence[Example]]]) -> Iterator[dict[str, Any]]:
+        """Yields the prediction of each row, given with its examples."""
+        return (self._task.decode(row, windows) for row, windows in self.windows_of(rows))
+
+    def windows_of(self, rows: Sequence[tuple[Row, Sequence[Example]]]) -> Iterator[tuple[Row, list[Window]]]:
+        """Yields each row, given with its examples, with what became of these."""
+        spec = self._task.features()
+        examples = [{**example, "row_id": number} for number, (_, found) in enumerate(rows) for example in found]
+        if not examples:
+            return
+        records = [encode_example(example, spec) for example in examples]
+        longest = max(max(token_counts(example, spec).values()) for example in examples)
+        stored = serialized_examples(lambda: records)
+        batches = feeding.prediction_batches(stored, self._experiment, self._task, longest)
+        for row_id, windows in self._runner.run(batches):
+            yield rows[row_id][0], windows

@@ -14,6 +14,8 @@ from trainer.tasks import task_module
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 RENAMED = {
     # Key of an earlier version → its name today
+    "data.text_columns": "task.text_columns",
+    "data.label_column": "task.label_column",
     "data.max_rejected_rate": "data.max_rejected_fraction",
     "train.warmup_rate": "train.warmup_ratio",
     "train.accumulation_steps": "train.gradient_accumulation_steps",
@@ -108,14 +110,13 @@ class DataConfig:
     """Rows that choose the best checkpoint: a source as for data.train, or a share of the training rows, as 10%."""
     test: str | None = None
     """Rows for the final score: a source as for data.train, or a share of the training rows, as 10%."""
-    text_columns: tuple[str, ...] = ("text",)
-    """The column of the text, or two columns for pairs."""
-    label_column: str = "label"
-    """The column of the label."""
-    format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "txt", "documents", "tfrecord"] = "auto"
-    """The files' format; auto goes by their ending. documents: text with blank lines between; tfrecord: Google's for BERT."""
+    holdout_column: str | None = None
+    """Where a share is held out: rows with one value of this column, as a document, stay together; null: with one text."""
+    format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "conll", "txt", "documents", "tfrecord"] = "auto"
+    """The files' format; auto goes by their ending. conll: a word and its tags on each line; documents: text with blank lines
+    between; tfrecord: Google's for BERT. json may be nested as SQuAD's."""
     column_names: tuple[str, ...] = ()
-    """The columns of csv and tsv files that have no header line."""
+    """The columns of csv and tsv files that have no header line, and of CoNLL files (_: not read)."""
     delimiter: str | None = None
     """Between the columns of csv and tsv files; null: a comma in csv, a tab in tsv."""
     quoting: Literal["auto", "standard", "none"] = "auto"
@@ -144,7 +145,6 @@ class DataConfig:
         check(sum(shares) < 1, "test", f"data.validation and data.test together hold out {sum(shares):.0%} of data.train")
         check(not is_share(self.train), "train", f"training rows are a source, not a share, got {self.train!r}")
         check(not any(shares) or self.train is not None, "train", "needed: data.validation or data.test is a share of it")
-        check(1 <= len(self.text_columns) <= 2, "text_columns", f"one or two columns, got {len(self.text_columns)}")
         is_one = self.delimiter is None or len(self.delimiter) == 1
         check(is_one, "delimiter", f"one character, got {self.delimiter!r}")
         check(self.encoding == "auto" or _is_encoding(self.encoding), "encoding", f"Python knows no encoding {self.encoding!r}")

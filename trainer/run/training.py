@@ -37,7 +37,7 @@ def score_named(scores: Mapping[str, Any], name: str) -> float | None:
     flat = {key: value for key, value in _flat(scores).items() if value is None or isinstance(value, float)}
     if name in flat and not name.endswith(("loss", "perplexity", "error")):
         return flat[name]
-    known = [key for key in flat if not key.startswith("per_class.")]
+    known = [key for key in flat if not key.startswith("per_")]
     what = "lower values of it are better" if name in flat else "no such score"
     raise UserError(f"train.best_score: {name!r}: {what}; this task has {', '.join(known)}{suggestion(name, known)}")
 
@@ -197,7 +197,7 @@ class TrainingRhythm(keras.callbacks.Callback):
         optimizer = assembly.inner_optimizer(self.model.optimizer)
         optimizer.swap_averages(self.model.trainable_variables)
         batches = feeding.evaluation_batches(run.experiment, run.manifest, "validation", task, self._one_shape)
-        scores = inference.evaluate(self._runner, batches, task)
+        scores = inference.evaluate(self._runner, batches, task, run.manifest.kept("validation"))
         if self._log:
             numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
             chooses = score_named(scores, self._best_name)
@@ -216,6 +216,7 @@ class TrainingRhythm(keras.callbacks.Callback):
         elif self._best is None or score > self._best:
             self._best, self._stale = score, 0
             state = {"score": score, "score_name": self._best_name}
+            state |= {"tuned": scores["tuned"]} if "tuned" in scores else {}
             self._run.store.save_best(self._step, self._run.assembled.variables(), state)
             return
         self._stale += 1

@@ -15,11 +15,13 @@ import tensorflow as tf
 from trainer import files
 from trainer.errors import UserError
 from trainer.serving import reload
-from trainer.serving.signatures import TEXT_INPUTS, ServingModule
+from trainer.serving.signatures import ServingModule
 from trainer.serving.warmup import write_warmup
 
 log = logging.getLogger(__name__)
 LABELS_FILE = "labels.txt"
+Reply = Mapping[str, list]  # {output: a value, or lists of values, for each row}
+PADDING = {"U": "", "i": -1, "f": 0.0}  # of replies whose rows have different lengths, by the kind of a value
 Requests = Mapping[str, Mapping[str, dict]]  # {signature: {input: {"dtype", "values"}}}
 IsTie = Callable[[str, Mapping[str, np.ndarray], float], bool]  # (output, a row of the reply, tolerance)
 RELOAD_SECONDS = 600
@@ -37,7 +39,7 @@ def write_export(
     module: ServingModule,
     labels: Sequence[str] | None,
     requests: Requests,
-    expected: Mapping[str, list],
+    expected: Mapping[str, Reply],
     tolerance: float,
     is_tie: IsTie,
     library: Path | None = None,
@@ -50,7 +52,7 @@ def write_export(
       module: what to save.
       labels: lines of the labels asset, or None.
       requests: the same rows for each signature, see `requests_for`; the first signature's are the warm-up.
-      expected: the model's own reply for these rows, through the Hugging Face tokenizer.
+      expected: for each signature what the model itself gives for these rows, through the Hugging Face tokenizer.
       tolerance: how far numbers may differ.
       is_tie: whether a row's numbers are so close that another string is right as well, see `Task.is_tie`.
       library: compiled operations that the module needs, stored in the export as reload.OPERATIONS_FILE.
@@ -72,7 +74,7 @@ def write_export(
                 files.copy(str(library), kept)
             write_warmup(partial, "bert", tensors_of(requests["serving_default"]))
         for signature, reply in reload_and_call(partial, requests).items():
-            problem = difference(reply, expected, tolerance, is_tie)
+            problem = difference(reply, expected[signature], tolerance, is_tie)
             if problem:
                 raise UserError(
                     f"the export is refused: signature {signature}, reloaded in a clean process, differs from the model: "
@@ -123,25 +125,24 @@ def _walk(folder: str) -> list[str]:
 
 
 def requests_for(
-    texts: Sequence[Sequence[str]], ids: Mapping[str, Sequence[Sequence[int]]], takes_strings: bool = True
+    texts: Mapping[str, Sequence[str]], ids: Mapping[str, Sequence[Sequence[int]]], takes_strings: bool = True
 ) -> Requests:
     """Returns the requests of the comparison for each signature, as `reload.py` reads them.
 
     Args:
-      texts: for each text input its texts, equally many.
+      texts: {name of a text input: its texts}, equally many.
       ids: the same rows as int32 [rows, length] for each of TOKEN_INPUTS.
       takes_strings: False for an export that takes token ids only.
     """
     tokens = {name: {"dtype": "int32", "values": [list(row) for row in rows]} for name, rows in ids.items()}
     if not takes_strings:
         return {"serving_default": tokens, "tokens": tokens}
-    names = TEXT_INPUTS[: len(texts)]
-    strings = {n: {"dtype": "string", "values": list(column)} for n, column in zip(names, texts, strict=True)}
+    strings = {name: {"dtype": "string", "values": list(column)} for name, column in texts.items()}
     examples = []
-    for row in zip(*texts, strict=True):
+    for row in zip(*texts.values(), strict=True):
         feature = {
             name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[text.encode()]))
-            for name, text in zip(names, row, strict=True)
+            for name, text in zip(texts, row, strict=True)
         }
         examples.append(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString().hex())
     return {"serving_default": strings, "examples": {"examples": {"dtype": "bytes", "values": examples}}, "tokens": tokens}
@@ -173,21 +174,65 @@ def reload_and_call(export: str, requests: Requests) -> dict[str, dict]:
         return json.loads(outputs.read_text(encoding="utf8"))
 
 
-def difference(reply: Mapping[str, list], expected: Mapping[str, list], tolerance: float, is_tie: IsTie) -> str | None:
-    """Returns how a reply differs from the model's, or None. All outputs are compared, strings too."""
+def difference(reply: Reply, expected: Reply, tolerance: float, is_tie: IsTie) -> str | None:
+    """Returns how a reply differs from the model's, or None. All outputs are compared, strings too.
+
+    A tensor is as wide as its widest row: where the model's own row is shorter, the rest must be `PADDING`.
+    """
     if set(reply) != set(expected):
         return f"it has the outputs {', '.join(sorted(reply))}, the model {', '.join(sorted(expected))}"
-    for name, values in expected.items():
-        ours, theirs = np.asarray(reply[name]), np.asarray(values)
+    ties: set[int] = set()
+
+    def of_row(row):
+        return {name: np.asarray(found[row]) for name, found in expected.items()}
+
+    # What is no float first: where another string is right as well, the numbers that go with it are other ones, too.
+    for name, values in sorted(expected.items(), key=lambda entry: _kind(entry[1]) == "f"):
+        ours = np.asarray(reply[name])
+        theirs = _padded(values, ours.shape)
         if ours.shape != theirs.shape:
             return f"{name} has shape {list(ours.shape)}, not {list(theirs.shape)}"
-        if theirs.dtype.kind == "U":
+        if theirs.dtype.kind != "f":
             for row in np.flatnonzero((ours != theirs).reshape(len(theirs), -1).any(axis=1)):
-                numbers = {other: np.asarray(found[row]) for other, found in expected.items()}
-                if not is_tie(name, numbers, 2 * tolerance):
+                if row not in ties and not is_tie(name, of_row(row), 2 * tolerance):
                     return f"{name} of row {row} is {reply[name][row]!r}, not {values[row]!r}"
+                ties.add(int(row))
             continue
+        if ties:
+            ours, theirs = (np.delete(rows, sorted(ties), axis=0) for rows in (ours, theirs))
         gap = float(np.max(np.abs(ours - theirs))) if theirs.size else 0.0
         if not gap <= tolerance:
             return f"{name} by up to {gap:.3g}, over {tolerance:g}"
     return None
+
+
+def _kind(values: list) -> str:
+    """Returns the kind of the values in nested lists: one of PADDING's; of empty lists that of a string."""
+    for value in values:
+        found = _kind(value) if isinstance(value, list) else np.asarray(value).dtype.kind
+        if found:
+            return found
+    return ""
+
+
+def _padded(values: list, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns nested lists of different lengths as an array of a shape, or of their own where they do not fit into it."""
+    try:
+        return np.asarray(values)
+    except ValueError:  # rows of different lengths
+        pass
+    padding = PADDING[_kind(values)]
+    array = np.full((len(values), *shape[1:]), padding, dtype=object)
+
+    def fill(target, found):
+        for place, value in enumerate(found):
+            if isinstance(value, list):
+                fill(target[place], value)
+            else:
+                target[place] = value
+
+    try:
+        fill(array, values)
+    except IndexError:
+        return np.empty(0)
+    return array.astype({"U": str, "i": np.int64, "f": np.float64}[_kind(values)])

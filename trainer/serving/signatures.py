@@ -1,17 +1,17 @@
 """What a served model takes: strings, token ids, or serialized tf.Examples; dynamic batch and length."""
 
-import functools
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Protocol
 
 import tensorflow as tf
 
 from trainer.models.kernels.base import EncoderKernels
 from trainer.models.task_model import TaskModel
-from trainer.serving.text_inputs import INPUTS, PIECE_TOKENS, GraphInputs, TextInputs
+from trainer.serving.text_inputs import INPUTS, PIECE_TOKENS, GraphInputs, TextInputs, WindowInputs
+from trainer.serving.windows import Request, RequestWindows
+from trainer.text.in_graph_tokenizer import InGraphTokenizer
 from trainer.text.tokenizer import Tokenizer
 
-TEXT_INPUTS = ("text", "text_pair")  # as Hugging Face's tokenizers name them
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 Tensors = Mapping[str, tf.Tensor]
 
@@ -19,11 +19,27 @@ Tensors = Mapping[str, tf.Tensor]
 class Served(Protocol):
     """What a task says of its serving; see `trainer.tasks.base.Task`."""
 
-    def served(self, model: TaskModel, inputs: Tensors) -> dict[str, tf.Tensor]:
-        """Returns a packed batch's outputs, float32 [rows, K, ...]."""
+    has_windows: ClassVar[bool]
+    token_outputs: ClassVar[Mapping[str, str]]
+    request_features: ClassVar[tuple[str, ...]]
+    tokenizer: Tokenizer
+    max_seq_length: int
 
-    def serving(self, outputs: Tensors) -> dict[str, tf.Tensor]:
-        """Returns a reply from outputs, [batch, ...]."""
+    @property
+    def request_names(self) -> tuple[str, ...]:
+        """The names of a request's strings."""
+
+    def request_windows(self, texts: Sequence[tf.Tensor], tokenize: InGraphTokenizer) -> RequestWindows:
+        """Returns the windows of a request."""
+
+    def completed(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Adds to a packed batch what the model reads besides."""
+
+    def results(self, batch: Tensors, outputs: Tensors, labelled: bool) -> dict[str, tf.Tensor]:
+        """Returns what `reply` needs: float32 [rows, K, ...], or [rows, length, ...]."""
+
+    def reply(self, request: Request) -> dict[str, tf.Tensor]:
+        """Returns a reply, [batch, ...]."""
 
 
 class ServingModule(tf.Module):
@@ -32,11 +48,8 @@ class ServingModule(tf.Module):
     Args:
       model: the task's model, built with kernels for an export.
       kernels: these kernels.
-      task: runs it on packed rows, and turns its outputs into a reply.
-      tokenizer: the run's.
-      texts: 1, or 2 for pairs.
-      max_seq_length: longer inputs are cut to this, as in training.
-      inputs: turns strings into packed ids; None for an export that takes token ids only.
+      task: makes windows, and turns results into a reply.
+      inputs: turns the strings of a task without windows into packed ids; None for an export that takes token ids only.
     """
 
     def __init__(
@@ -44,42 +57,52 @@ class ServingModule(tf.Module):
         model: TaskModel,
         kernels: EncoderKernels,
         task: Served,
-        tokenizer: Tokenizer,
-        texts: int,
-        max_seq_length: int,
         inputs: type[TextInputs] | None = GraphInputs,
     ):
         super().__init__(name="serving")
         self._encode, self.weights = _traced(model, kernels, task)
-        self._serve = task.serving
-        self._inputs_of = inputs(tokenizer, max_seq_length) if inputs else None
-        self._texts, self._max_seq_length = texts, max_seq_length
+        self._task, self._takes_strings = task, inputs is not None
+        has_windows = inputs is not None and task.has_windows
+        self._windows_of = WindowInputs(task.tokenizer, task.request_windows, task.request_features) if has_windows else None
+        self._inputs_of = None if inputs is None or has_windows else inputs(task.tokenizer, task.max_seq_length)
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """Returns {"serving_default": strings, "tokens": ids, "examples": serialized tf.Examples}; or the ids twice."""
-        ids = [tf.TensorSpec([None, None], tf.int32, name) for name in TOKEN_INPUTS]
-        from_tokens = tf.function(self._from_tokens).get_concrete_function(*ids)
-        if self._inputs_of is None:
+        names = (*TOKEN_INPUTS, *self._task.request_features)
+        ids = {name: tf.TensorSpec([None, None], tf.int32, name) for name in names}
+        from_tokens = tf.function(self._from_tokens).get_concrete_function(**ids)
+        if not self._takes_strings:
             return {"serving_default": from_tokens, "tokens": from_tokens}
-        strings = [tf.TensorSpec([None], tf.string, name) for name in TEXT_INPUTS[: self._texts]]
+        strings = {name: tf.TensorSpec([None], tf.string, name) for name in self._task.request_names}
         return {
-            "serving_default": tf.function(self._from_strings).get_concrete_function(*strings),
+            "serving_default": tf.function(self._from_strings).get_concrete_function(**strings),
             "tokens": from_tokens,
             "examples": tf.function(self._from_examples).get_concrete_function(tf.TensorSpec([None], tf.string, "examples")),
         }
 
-    def _from_strings(self, text: tf.Tensor, text_pair: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        """string [batch] (twice for pairs) → the reply."""
-        assert self._inputs_of is not None
-        packed, places = self._inputs_of(text) if text_pair is None else self._inputs_of(text, text_pair)
-        outputs = self._encode_in_pieces(packed)
-        return self._serve({name: tf.gather(value, places) for name, value in outputs.items()})
+    def _from_strings(self, **strings: tf.Tensor) -> dict[str, tf.Tensor]:
+        """string [batch] for each of the task's names → the reply."""
+        texts = tuple(strings[name] for name in self._task.request_names)
+        if self._windows_of is None:
+            assert self._inputs_of is not None
+            packed, places = self._inputs_of(*texts)
+            results = {name: tf.gather(value, places) for name, value in self._encode_in_pieces(packed).items()}
+            return self._task.reply(Request(texts, results))
+        packed, layout, windows = self._windows_of(*texts)
+        ids = windows.features["input_ids"]
+        results = {
+            name: ids.with_flat_values(tf.gather(value, layout.cells(ids)))
+            if name in self._task.token_outputs
+            else tf.gather(value, layout.places)
+            for name, value in self._encode_in_pieces(packed).items()
+        }
+        return self._task.reply(Request(texts, results, windows))
 
     def _encode_in_pieces(self, packed: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Runs the model on so many rows at a time that memory stays bounded, whatever the request's size.
 
         Returns:
-          {output name: [rows · K, ...]}.
+          {name of a result: [rows · K, ...], or [rows · length, ...]}.
         """
         rows, row_length = tf.unstack(tf.shape(packed["input_ids"]))
         at_once = tf.maximum(PIECE_TOKENS // row_length, 1)
@@ -95,24 +118,35 @@ class ServingModule(tf.Module):
         flat = {name: tf.reshape(value, tf.concat([[-1], tf.shape(value)[2:]], 0)) for name, value in joined.items()}
         return {name: tf.ensure_shape(value, [None, *wanted[name].shape[2:]]) for name, value in flat.items()}
 
-    def _from_tokens(self, input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> dict[str, tf.Tensor]:
-        """int32 [batch, length] each, [CLS] first; attention_mask 1 for tokens, 0 for padding → the reply."""
-        input_ids, mask, types = (tensor[:, : self._max_seq_length] for tensor in (input_ids, attention_mask, token_type_ids))
+    def _from_tokens(self, **given: tf.Tensor) -> dict[str, tf.Tensor]:
+        """int32 [batch, length] each, [CLS] first; attention_mask 1 for tokens, 0 for padding → the reply.
+
+        Of a task with windows, whose texts these are not: what the model gives for each of them, [batch, ...], 0 at padding.
+        """
+        given = {name: ids[:, : self._task.max_seq_length] for name, ids in given.items()}
+        input_ids, mask = given["input_ids"], given.pop("attention_mask")
         inputs = {
-            "input_ids": input_ids,
-            "token_type_ids": types,
+            **given,
             "position_ids": tf.broadcast_to(tf.range(tf.shape(input_ids)[1]), tf.shape(input_ids)),
             "segment_ids": mask,
             "cls_positions": tf.zeros([tf.shape(input_ids)[0], 1], tf.int32),
         }
-        outputs = self._encode(inputs)
-        return self._serve({name: value[:, 0] for name, value in outputs.items()})
+        results = self._encode(inputs)
+        if not self._task.has_windows:
+            return self._task.reply(Request((), {name: value[:, 0] for name, value in results.items()}))
+        of_tokens = self._task.token_outputs
+        is_token = tf.cast(mask, tf.float32)
+        return {
+            name: value * tf.reshape(is_token, tf.concat([tf.shape(mask), tf.ones([tf.rank(value) - 2], tf.int32)], 0))
+            if name in of_tokens
+            else value[:, 0]
+            for name, value in results.items()
+        }
 
     def _from_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        """string [batch] of tf.Examples with the features "text" (and "text_pair") → the reply."""
-        wanted = {name: tf.io.FixedLenFeature([], tf.string) for name in TEXT_INPUTS[: self._texts]}
-        parsed = tf.io.parse_example(examples, wanted)
-        return self._from_strings(*[parsed[name] for name in wanted])
+        """string [batch] of tf.Examples with the task's names as features → the reply."""
+        wanted = {name: tf.io.FixedLenFeature([], tf.string) for name in self._task.request_names}
+        return self._from_strings(**tf.io.parse_example(examples, wanted))
 
 
 def _traced(
@@ -122,8 +156,12 @@ def _traced(
 
     (Keras' own export would trace every layer of TFBertModel as well.)
     """
-    served = functools.partial(task.served, model)
-    specs = {name: tf.TensorSpec([None, None], tf.int32, name) for name in INPUTS}
+
+    def served(inputs):
+        batch = task.completed(dict(inputs))
+        return task.results(batch, model.outputs_for(batch), labelled=False)
+
+    specs = {name: tf.TensorSpec([None, None], tf.int32, name) for name in (*INPUTS, *task.request_features)}
     traced = tf.function(served, autograph=False).get_concrete_function(specs)
     read = {id(captured) for captured in traced.captured_inputs}
     return traced, [variable for variable in (*model.weights, *kernels.held_variables()) if id(variable.handle) in read]

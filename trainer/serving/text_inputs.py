@@ -1,12 +1,14 @@
 """Strings to the encoder's inputs inside a graph."""
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import tensorflow as tf
 
-from trainer.data.packing import pack_evenly
-from trainer.features import ROW_ID, TOKENS
+from trainer.data.packing import Layout, pack_evenly
+from trainer.features import ROW_ID, TOKENS, Feature
 from trainer.models.encoder import PACKED_INPUTS
+from trainer.serving.windows import RequestWindows
 from trainer.text.in_graph_tokenizer import InGraphTokenizer
 from trainer.text.tokenizer import Tokenizer
 
@@ -60,8 +62,42 @@ class GraphInputs(tf.Module):
         rows = tf.concat([first, *ended[1:]], axis=1)
         types = tf.concat([tf.zeros_like(first), *[tf.ones_like(part) for part in ended[1:]]], axis=1)
         features = {"input_ids": rows, "token_type_ids": types, "row_id": tf.range(batch)}
-        packed, places = pack_evenly(features, _PACKED, ROW_WIDTH)
-        return {name: packed[name] for name in INPUTS}, places
+        packed, layout = pack_evenly(features, _PACKED, ROW_WIDTH)
+        return {name: packed[name] for name in INPUTS}, layout.places
+
+
+class WindowInputs(tf.Module):
+    """Tokenizes texts, cuts them into a task's windows and packs these, by TensorFlow's operations.
+
+    Args:
+      tokenizer: the run's.
+      windows_of: the task's `request_windows`.
+      features: the token-level features that it gives besides ids.
+
+    Call:
+      texts: string [batch] each.
+
+    Returns:
+      (packed inputs as `GraphInputs` gives them, where the windows lie in them, the windows).
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        windows_of: Callable[[Sequence[tf.Tensor], InGraphTokenizer], RequestWindows],
+        features: Sequence[str],
+    ):
+        super().__init__(name="window_inputs")
+        self._tokenize, self._windows_of = InGraphTokenizer(tokenizer), windows_of
+        self._spec = {**_PACKED, **{name: Feature("int32", "token") for name in features}}
+        self._inputs = (*INPUTS, *features)
+
+    def __call__(self, *texts: tf.Tensor) -> tuple[dict[str, tf.Tensor], Layout, RequestWindows]:
+        windows = self._windows_of(texts, self._tokenize)
+        ids = windows.features["input_ids"]
+        features = {"token_type_ids": tf.zeros_like(ids), **windows.features, "row_id": tf.range(tf.size(windows.row))}
+        packed, layout = pack_evenly(features, self._spec, ROW_WIDTH)
+        return {name: packed[name] for name in self._inputs}, layout, windows
 
 
 def cut_pairs(first: tf.RaggedTensor, second: tf.RaggedTensor, budget: int) -> list[tf.RaggedTensor]:

@@ -1,7 +1,12 @@
 """The task contract: all a task must say, in the order in which data meets it.
 
-A task is one file with a `Config` (a frozen dataclass) and a `Task` that inherits from the one here. Preparation workers
-import it, so TensorFlow is imported inside the methods that build graphs.
+A task is one file with a `Config` (a frozen dataclass) and a `Task` that inherits from the one here, or from `TextTask` where
+it reads one text or a pair. Preparation workers import it, so TensorFlow is imported inside the methods that build graphs.
+docs/adding-a-task.md builds one from scratch.
+
+    row → examples (one, or several windows) → batch → build_model, loss
+        → results, grouped by row → decode → prediction, score
+    request's strings → windows → batch → results → reply         (the same in an export's graph)
 """
 
 from __future__ import annotations
@@ -9,14 +14,15 @@ from __future__ import annotations
 import abc
 import collections
 import dataclasses
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
 from trainer.config import check
+from trainer.data.labels import has_half_a_surrogate_pair
 from trainer.data.sources import Row, RowError
+from trainer.data.table import Proposal, Table, UnrecognizedError
 from trainer.features import TOKENS, Example, FeatureSpec
 from trainer.text.sequences import pair_sequence, single_sequence
 from trainer.text.tokenizer import Tokenizer
@@ -28,7 +34,8 @@ if TYPE_CHECKING:
 
     from trainer.data.pipeline import BatchWork
     from trainer.models.encoder import BertEncoder
-    from trainer.models.task_model import TaskModel
+    from trainer.serving.windows import Request, RequestWindows
+    from trainer.text.in_graph_tokenizer import InGraphTokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,26 +49,23 @@ class TaskConfig:
         check(bool(self.name), "name", "a task's name is needed")
 
 
-@dataclasses.dataclass(frozen=True)
-class TextFields:
-    """How rows become examples, from the `data` section.
+class Window(NamedTuple):
+    """What became of one example of a row.
 
     Attributes:
-      text_columns: one column, or two for pairs.
-      label_column: the column of the label.
-      max_seq_length: tokens an example may have, special tokens included.
+      outputs: {name: float32 [...]}, what `Task.results` gives for it; [tokens, ...] of its own tokens for those that the task
+        lists in `token_outputs`.
+      features: {name: number} of its example-level features, labels among them.
     """
 
-    text_columns: tuple[str, ...]
-    label_column: str
-    max_seq_length: int
+    outputs: Mapping[str, np.ndarray]
+    features: Mapping[str, Any]
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
-Predictions = list[dict[str, Any]]
-Outputs = Mapping[str, np.ndarray]  # {name: float32 [rows, ...]}, one entry a row
+Prediction: TypeAlias = dict[str, Any]  # of one row, JSON-able
 Losses: TypeAlias = "dict[str, tf.Tensor]"
 Measures: TypeAlias = "dict[str, tuple[str, tf.Tensor]]"
+Tensors: TypeAlias = "Mapping[str, tf.Tensor]"
 
 
 def value_in(row: Row, column: str) -> Any:
@@ -71,9 +75,20 @@ def value_in(row: Row, column: str) -> Any:
     return row.values[column]
 
 
-def has_half_a_surrogate_pair(text: str) -> bool:
-    """Returns whether a text holds what is no character and cannot be stored as UTF-8."""
-    return not text.isascii() and _SURROGATE.search(text) is not None
+def text_in(row: Row, column: str) -> str:
+    """Returns the text in a row's column.
+
+    Raises:
+      RowError: the column is missing, or its text is empty or no string.
+    """
+    text = value_in(row, column)
+    if not isinstance(text, str):
+        raise RowError(f"column {column!r} holds a {type(text).__name__} where text belongs")
+    if has_half_a_surrogate_pair(text):
+        raise RowError(f"the text in column {column!r} is not valid Unicode: it holds half of a surrogate pair")
+    if not text.strip():
+        raise RowError(f"the text in column {column!r} is empty")
+    return text
 
 
 def copies_by_value(feature: str, rates: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
@@ -100,23 +115,41 @@ class Task(abc.ABC):
 
     Args:
       config: the task's own Config.
-      fields: how rows become examples.
       tokenizer: gives the ids.
+      max_seq_length: tokens an example may have, special tokens included.
     """
 
     best_score: ClassVar[str]  # the score that chooses the best checkpoint; higher is better
     txt_as: ClassVar[str] = "txt"  # how training text in .txt files is read: see data.sources.SourceFormat
     loads_head: ClassVar[bool] = False  # whether encoder.init_from gives the head its weights too, where it has them
-    has_classes: ClassVar[bool] = False  # the label column holds classes: a share of the rows is held out of each
     is_corpus: ClassVar[bool] = False  # rows are documents: prepared in chunks by size, in shards that outlive a kill
+    has_windows: ClassVar[bool] = False  # a row longer than max_seq_length gives several examples; nothing is cut
+    request_features: ClassVar[tuple[str, ...]] = ()  # token-level ones of `request_windows` that `results` reads, besides ids
+    token_outputs: ClassVar[Mapping[str, str]] = {}  # {a token-level one of the results: the sequence whose tokens it has}
 
-    def __init__(self, config: Any, fields: TextFields, tokenizer: Tokenizer):
-        self.config, self.fields, self.tokenizer = config, fields, tokenizer
+    def __init__(self, config: Any, tokenizer: Tokenizer, max_seq_length: int):
+        self.config, self.tokenizer, self.max_seq_length = config, tokenizer, max_seq_length
 
-    @property
-    def logged(self) -> Sequence[str]:
-        """Of the parts ("<part>_loss") and measures of the loss, those that a log line shows, too."""
-        return ()
+    # What a source holds: before there is a tokenizer
+
+    @classmethod
+    def recognize(cls, table: Table) -> Proposal:
+        """Returns what `init` writes for a file of this task's kind.
+
+        Raises:
+          UnrecognizedError: it is of another kind; the message says what is missing.
+        """
+        raise UnrecognizedError("nothing tells its rows from others")
+
+    @classmethod
+    def text_columns(cls, config: Any) -> tuple[str, ...]:
+        """Returns the columns that say what a row is about: rows of equal ones are held out together, never on two sides."""
+        return ("text",)
+
+    @classmethod
+    def class_column(cls, config: Any) -> str | None:
+        """Returns the column of a row's class, where there are classes: a share of the rows is held out of each."""
+        return None
 
     @classmethod
     def to_learn(cls, config: Any) -> tuple[str, ...]:
@@ -124,17 +157,24 @@ class Task(abc.ABC):
         return ()
 
     @classmethod
-    def learn(cls, config: Any, fields: TextFields, rows: Iterable[Row]) -> Any:
+    def learn(cls, config: Any, rows: Iterable[Row]) -> Any:
         """Returns the config with the fields of `to_learn` (class names) as the training rows tell them."""
         return config
+
+    # Rows become examples
 
     @abc.abstractmethod
     def features(self) -> FeatureSpec:
         """Returns the features of an example."""
 
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        """The columns that prediction reads: what a request holds, in this order."""
+        return self.text_columns(self.config)
+
     @abc.abstractmethod
     def examples(self, row: Row, labelled: bool = True) -> list[Example]:
-        """Turns one row into its examples.
+        """Turns one row into its examples: one, or several windows in order.
 
         Args:
           row: a raw row.
@@ -143,6 +183,13 @@ class Task(abc.ABC):
         Raises:
           RowError: the row cannot be used; the message says why.
         """
+
+    def kept(self, row: Row) -> dict[str, Any] | None:
+        """Returns what `decode` and `score` need of a row, JSON-able; None, the default, where features are enough.
+
+        It is stored beside the records, so that a run which has only records can be validated.
+        """
+        return None
 
     def chunk_examples(
         self, rows: Sequence[Row], chunk: str, counts: collections.Counter
@@ -157,11 +204,17 @@ class Task(abc.ABC):
         for number, row in enumerate(rows):
             try:
                 found = self.examples(row)
+                if not found:
+                    raise RowError("the row gives no example")
             except RowError as error:
                 yield number, error
             else:
                 for example in found:
                     yield number, example
+
+    def untruncated_length(self, row: Row) -> int:
+        """Returns the tokens of a row before it is cut to max_seq_length, special ones included; 0 where nothing is cut."""
+        return 0
 
     def remarks(self, split: Mapping[str, Any]) -> list[str]:
         """Returns what its user should know of a prepared split (its part of the manifest), in addition to its numbers."""
@@ -171,86 +224,126 @@ class Task(abc.ABC):
         """Returns the parts of the config that decide an example, by key: records made from others are stale."""
         return {}
 
+    def for_training(self, value_counts: Mapping[str, Mapping[str, int]]) -> Task:
+        """Returns the task completed by the counts of the training examples' values; by default itself."""
+        return self
+
+    def copies(self, value_counts: Mapping[str, Mapping[str, int]]) -> Any:
+        """Returns the sampling rule for `data.pipeline.training_stream`, or None to take every example once."""
+        return None
+
+    # Batches are learned from
+
+    def batch_work(self) -> BatchWork | None:
+        """Returns what the task does to batches in the input pipeline of training and evaluation; None for nothing."""
+        return None
+
     @abc.abstractmethod
     def build_model(self, encoder: BertEncoder) -> keras.Model:
-        """Returns a functional Keras model from packed inputs to {output name: [batch, ...]}.
-
-        The outputs are [batch, K, ...], one entry an example, unless `evaluated` and `predicted` make them so.
-        """
+        """Returns a functional Keras model from packed inputs to {output name: [rows, K, ...] or [rows, length, ...]}."""
 
     @abc.abstractmethod
-    def loss_weights(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def loss_weights(self, batch: Tensors) -> dict[str, tf.Tensor]:
         """Returns the weights of each part of the loss, by the part's name: float32; weight 0 means: not there.
 
         Each part is averaged by its weights over the whole global batch; the loss is the sum of these averages.
         """
 
     @abc.abstractmethod
-    def loss(self, batch: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> tuple[Losses, Measures]:
+    def loss(self, batch: Tensors, outputs: Tensors) -> tuple[Losses, Measures]:
         """Returns the unreduced losses of each part, float32 of the shape of its weights, and measures for the log.
 
         A measure is {name: (part, unreduced values)}, float32, averaged by the part's weights; {} where there is none.
+        It runs in the replica's context: a loss that compares examples may gather them over the replicas.
         """
 
-    def batch_work(self) -> BatchWork | None:
-        """Returns what the task does to batches in the input pipeline of training and evaluation; None for nothing."""
-        return None
-
-    def prediction_work(self) -> BatchWork | None:
-        """Returns what the task does to batches in the input pipeline of prediction; None for nothing."""
-        return None
-
-    def evaluated(self, batch: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Returns what `score` needs of a batch: float32 [rows, K, ...]; by default the outputs."""
-        return dict(outputs)
-
-    def predicted(self, batch: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Returns what `decode` needs of a batch: float32 [rows, K, ...]; by default the outputs."""
-        return dict(outputs)
-
-    @abc.abstractmethod
-    def decode(self, outputs: Outputs) -> Predictions:
-        """Turns outputs into JSON-able predictions, one a row."""
-
-    @abc.abstractmethod
-    def score(self, outputs: Outputs, labels: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """Returns the final scores.
-
-        Args:
-          outputs: float32 [rows, ...] each.
-          labels: the example-level features of the same rows.
-        """
-
-    def served(self, model: TaskModel, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Returns what `serving` needs of packed texts: float32 [rows, K, ...]; by default the model's outputs.
-
-        Args:
-          model: the task's.
-          inputs: int32 [rows, length] for each of PACKED_INPUTS, [rows, K] cls_positions.
-        """
-        return model.outputs_for({name: inputs[name] for name in model.input_names})
-
-    def texts_to_compare(self, row: Row) -> list[str]:
-        """Returns a row's texts as a request would hold them: an export is checked with some."""
-        return self.texts(row)
-
-    @abc.abstractmethod
-    def serving(self, outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Turns the model's outputs, [batch, ...] without the K axis, into what a served request gets back."""
-
-    def is_tie(self, output: str, reply: Mapping[str, np.ndarray], tolerance: float) -> bool:
-        """Returns whether another string than the reply's is right, too, because its numbers are this close.
-
-        Args:
-          output: the string output.
-          reply: one row of what `serving` returns.
-          tolerance: how close numbers must be.
-        """
-        return False
+    @property
+    def logged(self) -> Sequence[str]:
+        """Of the parts ("<part>_loss") and measures of the loss, those that a log line shows, too."""
+        return ()
 
     def head_flops_per_token(self, bert_config: BertConfig) -> float:
         """Returns the model FLOPs of the head in a training step, per token, where they matter compared with the encoder's."""
         return 0.0
+
+    # Outputs become a prediction a row, and scores
+
+    def completed(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Adds to a packed batch what the model reads besides, in prediction and serving; by default nothing."""
+        return batch
+
+    def results(self, batch: Tensors, outputs: Tensors, labelled: bool) -> dict[str, tf.Tensor]:
+        """Returns what `score` (labelled) or `decode` and `reply` need of a batch; by default the model's outputs.
+
+        Returns:
+          float32 [rows, K, ...], an entry for each example; [rows, length, ...] for those that `token_outputs` lists.
+        """
+        return dict(outputs)
+
+    @abc.abstractmethod
+    def decode(self, row: Row, windows: Sequence[Window]) -> Prediction:
+        """Returns the prediction of one row.
+
+        Args:
+          row: the row; in evaluation what `kept` kept of it.
+          windows: of its examples, in order.
+        """
+
+    @abc.abstractmethod
+    def score(self, rows: Iterable[tuple[Row, Sequence[Window]]]) -> dict[str, Any]:
+        """Returns the final scores, JSON-able.
+
+        Fields of the config that are chosen on these rows, as a threshold, stand under "tuned": the best checkpoint keeps them.
+
+        Args:
+          rows: as `decode` has them, as a stream: keep of each what the scores need.
+        """
+
+    # An export replies to strings
+
+    @property
+    def request_names(self) -> tuple[str, ...]:
+        """The names of a request's strings, one for each of `input_columns`."""
+        return self.input_columns
+
+    def request_windows(self, texts: Sequence[tf.Tensor], tokenize: InGraphTokenizer) -> RequestWindows:
+        """Turns the strings of a request into windows, in the graph, as `examples` does; for tasks with windows.
+
+        Args:
+          texts: string [batch] for each of `request_names`.
+          tokenize: the run's tokenizer.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has windows, but none in the graph")
+
+    @abc.abstractmethod
+    def reply(self, request: Request) -> dict[str, tf.Tensor]:
+        """Returns what a request gets back, in the graph: [batch, ...] each."""
+
+    @abc.abstractmethod
+    def as_reply(self, prediction: Prediction) -> dict[str, Any]:
+        """Returns one row of `reply` for a prediction: an export is held to what `predict` says."""
+
+    def request_examples(self, row: Row) -> list[Example]:
+        """Returns the examples of a request, whatever its texts are: a server cannot refuse one of many."""
+        return self.examples(row, labelled=False)
+
+    def request_of(self, row: Row) -> list[str]:
+        """Returns a row's texts as a request would hold them, one for each of `request_names`: an export is checked with some.
+
+        Raises:
+          RowError: the row cannot be used.
+        """
+        return [text_in(row, column) for column in self.input_columns]
+
+    def is_tie(self, output: str, reply: Mapping[str, np.ndarray], tolerance: float) -> bool:
+        """Returns whether another string or whole number than the reply's is right, too, because its numbers are this close.
+
+        Args:
+          output: the name of the output that differs.
+          reply: one row of what `reply` returns.
+          tolerance: how close numbers must be.
+        """
+        return False
 
     def labels_asset(self) -> Sequence[str] | None:
         """Returns the lines of the export's labels file, if the task has labels."""
@@ -260,21 +353,39 @@ class Task(abc.ABC):
         """Returns the transformers class with such a head, and the head's weights by its names; BertModel for none."""
         return "BertModel", {}
 
-    def for_training(self, value_counts: Mapping[str, Mapping[str, int]]) -> Task:
-        """Returns the task completed by the counts of the training examples' values; by default itself."""
-        return self
 
-    def copies(self, value_counts: Mapping[str, Mapping[str, int]]) -> Any:
-        """Returns the sampling rule for `data.pipeline.training_stream`, or None to take every example once."""
-        return None
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextTaskConfig(TaskConfig):
+    """What the config of every `TextTask` has."""
+
+    text_columns: tuple[str, ...] = ("text",)
+    """The column of the text, or two columns for pairs."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(1 <= len(self.text_columns) <= 2, "text_columns", f"one or two columns, got {len(self.text_columns)}")
+
+
+class TextTask(Task):
+    """A task that reads one text or a pair of texts in one example, cut to max_seq_length."""
+
+    config: TextTaskConfig
+
+    @classmethod
+    def text_columns(cls, config: TextTaskConfig) -> tuple[str, ...]:
+        return config.text_columns
+
+    def texts(self, row: Row) -> list[str]:
+        """Returns the row's texts; raises RowError as `text_in`."""
+        return [text_in(row, column) for column in self.config.text_columns]
 
     def token_features(self) -> FeatureSpec:
         """Returns the features of `example_of_texts`."""
-        return TOKENS if len(self.fields.text_columns) == 2 else {"input_ids": TOKENS["input_ids"]}
+        return TOKENS if len(self.config.text_columns) == 2 else {"input_ids": TOKENS["input_ids"]}
 
     def example_of_texts(self, texts: Sequence[str]) -> dict[str, list[int]]:
         """Returns the token features of a text or a pair."""
-        limit = self.fields.max_seq_length
+        limit = self.max_seq_length
         if len(texts) == 1:
             return {"input_ids": single_sequence(self.tokenizer.encode(texts[0], limit), self.tokenizer, limit)}
         # How a pair is cut depends on how long both texts are: they are tokenized whole.
@@ -283,24 +394,26 @@ class Task(abc.ABC):
         return {"input_ids": input_ids, "token_type_ids": types}
 
     def untruncated_length(self, row: Row) -> int:
-        """Returns the tokens that a row's texts have before they are cut to max_seq_length, [CLS] and [SEP] included."""
         texts = self.texts(row)
         return sum(len(self.tokenizer.encode(text)) for text in texts) + len(texts) + 1
 
-    def texts(self, row: Row) -> list[str]:
-        """Returns the row's texts, in the order of `data.text_columns`.
+    def made_from(self) -> dict[str, Any]:
+        return {"task.text_columns": list(self.config.text_columns)}
 
-        Raises:
-          RowError: a column is missing, or a text is empty or no string.
-        """
-        found = []
-        for column in self.fields.text_columns:
-            text = value_in(row, column)
-            if not isinstance(text, str):
-                raise RowError(f"column {column!r} holds a {type(text).__name__} where text belongs")
-            if has_half_a_surrogate_pair(text):
-                raise RowError(f"the text in column {column!r} is not valid Unicode: it holds half of a surrogate pair")
-            if not text.strip():
-                raise RowError(f"the text in column {column!r} is empty")
-            found.append(text)
-        return found
+    def arrays(
+        self, rows: Iterable[tuple[Row, Sequence[Window]]], output: str, features: Sequence[str]
+    ) -> tuple[np.ndarray, ...]:
+        """Returns an output of all rows, float32 [rows, ...], and each of the features, [rows]."""
+        windows = [window for _, (window,) in rows]
+        columns = ([window.features[name] for window in windows] for name in features)
+        return np.array([window.outputs[output] for window in windows]), *map(np.array, columns)
+
+    @property
+    def request_names(self) -> tuple[str, ...]:
+        return ("text", "text_pair")[: len(self.config.text_columns)]  # as Hugging Face's tokenizers name them
+
+    def request_examples(self, row: Row) -> list[Example]:
+        """Returns the one example of a row's texts, with 0 for a label."""
+        none = {name: 0 for name, feature in self.features().items() if feature.per == "example" and name != "row_id"}
+        texts = [row.values[column] for column in self.config.text_columns]
+        return [{**self.example_of_texts(texts), **none}]

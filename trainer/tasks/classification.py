@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import hashlib
 import json
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from trainer.config import check
+from trainer.data.labels import class_order, label_problem, label_text
 from trainer.data.sources import Row, RowError
+from trainer.data.table import Proposal, Table, listed, quoted
 from trainer.errors import NothingToLearnError, UserError
 from trainer.features import ROW_ID, Example, Feature, FeatureSpec
 from trainer.metrics.classification import classification_scores
@@ -25,16 +27,19 @@ if TYPE_CHECKING:
     import tf_keras as keras
 
     from trainer.models.encoder import BertEncoder
+    from trainer.serving.windows import Request
 
 MAX_CLASSES = 10_000  # more distinct labels mean that the column holds no classes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(base.TaskConfig):
+class Config(base.TextTaskConfig):
     """The `task` section of a classification."""
 
     name: str = "classification"
     """Which task: the name of a file in trainer/tasks."""
+    label_column: str = "label"
+    """The column of the class."""
     class_names: tuple[str, ...] = ()
     """The classes, in the order of their numbers. Empty: learned from data.train (sorted) and saved with the run."""
     balance: Literal["none", "class_weights", "sampling"] = "none"
@@ -71,53 +76,54 @@ class Config(base.TaskConfig):
         check(not unknown, "class_weights", f"{unknown and unknown[0]!r} is not one of task.class_names")
 
 
-# How pandas, NumPy, databases and spreadsheets write a value that is not there
-MISSING = ("", "nan", "NaN", "NAN", "NaT", "<NA>", "null", "NULL", "\\N", "#N/A", "N/A")
-
-
-def label_text(value: Any) -> str | None:
-    """Returns a label as its class name: 1, 1.0 and "1" are the same class, and so are true and True; None for no usable label.
-
-    >>> label_text(True), label_text("True"), label_text(2.0), label_text(float("nan")), label_text(" spam ")
-    ('true', 'true', '2', None, 'spam')
-    """
-    value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, bytes):
-        value = value.decode("utf8", "backslashreplace")  # a binary column of a parquet file
-    if value is None or (isinstance(value, float) and math.isnan(value)) or label_problem(value):
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = str(value).strip()
-    if text in ("True", "TRUE", "False", "FALSE"):
-        return text.lower()
-    return None if text in MISSING else text
-
-
-def label_problem(value: Any) -> str | None:
-    """Returns what keeps a value from being a class at all: it is no single value, or no text that can be stored; or None."""
-    if isinstance(value, (list, dict, np.ndarray)):
-        return "holds a list or an object; a class is one value"
-    if isinstance(value, str) and base.has_half_a_surrogate_pair(value):
-        return "holds half of a surrogate pair, which is no character"
-    return None
-
-
-class Task(base.Task):
+class Task(base.TextTask):
     """See the module."""
 
     config: Config
     best_score = "accuracy"
-    has_classes = True
+
+    @classmethod
+    def recognize(cls, table: Table) -> Proposal:
+        label = table.label_column()
+        texts = table.text_columns(without=[label])
+        names = [name for name in map(label_text, table.values(label)) if name is not None]
+        classes = collections.Counter(names).most_common()
+        rows, counts = len(table.rows), [count for _, count in classes]
+        shown = [f"  {name}: {count:,} ({count / rows:.1%})" for name, count in classes[:8]]
+        shown += [f"  and {len(classes) - 8} more"] if len(classes) > 8 else []
+        unlabelled, is_unequal = rows - len(names), max(counts) > 4 * min(counts)
+        shown += [f"  no label: {unlabelled:,} rows, which are left out"] if unlabelled else []
+        ratio = f"{max(counts) / min(counts):.0f}×"
+        weights = f"class_weights  # the largest class has {ratio} the rows of the smallest"
+        # A split may have twice the share of rows without a label.
+        allowed = f"{min(math.ceil(200 * unlabelled / rows) / 100, 1.0):g}  # {unlabelled} of {rows} rows have no label"
+        return Proposal(
+            certainty=1,
+            summary=[f"text: {', '.join(texts)}", f"label: {label}, {len(classes)} classes", *shown],
+            task={
+                "text_columns": listed(texts),
+                "label_column": quoted(label),
+                "class_names": listed(sorted(dict(classes))) if len(classes) <= 100 else "[]  # learned from data.train",
+                "balance": weights if is_unequal else "none  # or class_weights, sampling",
+            },
+            token_lengths=table.token_lengths(texts),
+            data={"max_rejected_fraction": allowed} if unlabelled > 0.005 * rows else {},
+            train={"best_score": "macro.f1  # accuracy hides the rare classes"} if is_unequal else {},
+            validation=_validation_share(counts),
+        )
+
+    @classmethod
+    def class_column(cls, config: Config) -> str:
+        return config.label_column
 
     @classmethod
     def to_learn(cls, config: Config) -> tuple[str, ...]:
         return () if config.class_names else ("class_names",)
 
     @classmethod
-    def learn(cls, config: Config, fields: base.TextFields, rows: Iterable[Row]) -> Config:
+    def learn(cls, config: Config, rows: Iterable[Row]) -> Config:
         found: set[str] = set()
-        column = fields.label_column
+        column = config.label_column
         without: Row | None = None  # the first row that lacks the column: one JSON object may, all rows must not
         for row in rows:
             if column not in row.values:
@@ -127,11 +133,11 @@ class Task(base.Task):
                 found.add(name)
             if len(found) > MAX_CLASSES:
                 raise UserError(
-                    f"data.label_column: {column!r} has over {MAX_CLASSES:,} different values; is it the label's column?"
+                    f"task.label_column: {column!r} has over {MAX_CLASSES:,} different values; is it the label's column?"
                 )
         if not found and without:
             raise UserError(
-                f"{without.path}:{without.line}: no column {column!r} (data.label_column); "
+                f"{without.path}:{without.line}: no column {column!r} (task.label_column); "
                 f"the columns are {', '.join(map(repr, without.values))}"
             )
         if not found:
@@ -139,9 +145,9 @@ class Task(base.Task):
         if len(found) == 1:
             raise UserError(
                 f"data.train: one class only, {found.pop()!r}; a classifier needs at least two. "
-                f"Is data.label_column={column!r} right?"
+                f"Is task.label_column={column!r} right?"
             )
-        return dataclasses.replace(config, class_names=tuple(sorted(found, key=_class_order)))
+        return dataclasses.replace(config, class_names=tuple(sorted(found, key=class_order)))
 
     def features(self) -> FeatureSpec:
         return {**self.token_features(), "label": Feature("int32", "example"), **ROW_ID}
@@ -153,10 +159,11 @@ class Task(base.Task):
     def made_from(self) -> dict[str, Any]:
         names = self.config.class_names
         digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
-        return {"task.class_names": f"{len(names)} classes, sha256 {digest}"}
+        classes = {"task.label_column": self.config.label_column, "task.class_names": f"{len(names)} classes, sha256 {digest}"}
+        return super().made_from() | classes
 
     def _class_number(self, row: Row) -> int:
-        column = self.fields.label_column
+        column = self.config.label_column
         if column not in row.values:
             raise RowError(f"no label: there is no column {column!r}; the row has {', '.join(map(repr, row.values))}")
         value = row.values[column]
@@ -192,48 +199,45 @@ class Task(base.Task):
         head = DenseHead(len(self.config.class_names), self.config.head_dropout_rate)
         return TaskModel(inputs, {"logits": head(pooled)}, name="classification")
 
-    def loss_weights(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def loss_weights(self, batch: base.Tensors) -> dict[str, tf.Tensor]:
         import tensorflow as tf
 
         by_class = tf.constant([self.config.class_weights.get(name, 1.0) for name in self.config.class_names])
         return {"label": batch["example_weights"] * tf.gather(by_class, batch["label"])}
 
-    def loss(self, batch: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> tuple[base.Losses, base.Measures]:
+    def loss(self, batch: base.Tensors, outputs: base.Tensors) -> tuple[base.Losses, base.Measures]:
         from trainer.models.losses import cross_entropy
 
         smoothing, gamma = self.config.label_smoothing, self.config.focal_gamma
         return {"label": cross_entropy(batch["label"], outputs["logits"], smoothing, gamma)}, {}
 
-    def decode(self, outputs: base.Outputs) -> base.Predictions:
-        probabilities = softmax(outputs["logits"])
+    def decode(self, row: Row, windows: Sequence[base.Window]) -> base.Prediction:
+        (window,) = windows
+        probabilities = softmax(window.outputs["logits"])
         names, threshold = self.config.class_names, self.config.threshold
-        chosen = self._chosen(probabilities)
-        predictions = []
-        for row, best in zip(probabilities, chosen, strict=True):
-            unsure = threshold is not None and len(names) > 2 and row[best] < threshold
-            predictions.append(
-                {
-                    "label": None if unsure else names[best],
-                    "probability": float(row[best]),
-                    "probabilities": {name: float(p) for name, p in zip(names, row, strict=True)},
-                }
-            )
-        return predictions
+        best = int(self._chosen(probabilities))
+        unsure = threshold is not None and len(names) > 2 and probabilities[best] < threshold
+        return {
+            "label": None if unsure else names[best],
+            "probability": float(probabilities[best]),
+            "probabilities": dict(zip(names, probabilities.tolist(), strict=True)),
+        }
 
     def _chosen(self, probabilities: np.ndarray) -> np.ndarray:
+        """Returns the number of the class: float64 [..., classes] → int64 [...]."""
         if len(self.config.class_names) == 2 and self.config.threshold is not None:
-            return (probabilities[:, 1] >= self.config.threshold).astype(np.int64)
-        return probabilities.argmax(axis=1)
+            return (probabilities[..., 1] >= self.config.threshold).astype(np.int64)
+        return probabilities.argmax(axis=-1)
 
-    def score(self, outputs: base.Outputs, labels: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        probabilities = softmax(outputs["logits"])
-        chosen = self._chosen(probabilities)
-        return classification_scores(labels["label"], probabilities, self.config.class_names, chosen)
+    def score(self, rows: Iterable[tuple[Row, Sequence[base.Window]]]) -> dict[str, Any]:
+        logits, labels = self.arrays(rows, "logits", ["label"])
+        probabilities = softmax(logits)
+        return classification_scores(labels, probabilities, self.config.class_names, self._chosen(probabilities))
 
-    def serving(self, outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def reply(self, request: Request) -> dict[str, tf.Tensor]:
         import tensorflow as tf
 
-        probabilities = tf.nn.softmax(outputs["logits"])
+        probabilities = tf.nn.softmax(request.results["logits"])
         if len(self.config.class_names) == 2 and self.config.threshold is not None:
             best = tf.cast(probabilities[:, 1] >= self.config.threshold, tf.int64)
         else:
@@ -243,6 +247,10 @@ class Task(base.Task):
         if len(self.config.class_names) > 2 and self.config.threshold is not None:
             label = tf.where(probability < self.config.threshold, "", label)
         return {"label": label, "probability": probability, "probabilities": probabilities}
+
+    def as_reply(self, prediction: base.Prediction) -> dict[str, Any]:
+        label, probabilities = prediction["label"] or "", list(prediction["probabilities"].values())
+        return {"label": label, "probability": prediction["probability"], "probabilities": probabilities}
 
     def is_tie(self, output: str, reply: Mapping[str, np.ndarray], tolerance: float) -> bool:
         # The label changes between the two most probable classes, and at the threshold.
@@ -275,7 +283,7 @@ class Task(base.Task):
         rates = self._inverse_frequencies(value_counts)
         weights = dict(zip(self.config.class_names, map(float, rates), strict=True))
         derived = dataclasses.replace(self.config, balance="none", class_weights=weights)
-        return Task(derived, self.fields, self.tokenizer)
+        return Task(derived, self.tokenizer, self.max_seq_length)
 
     def _inverse_frequencies(self, value_counts: Mapping[str, Mapping[str, int]]) -> np.ndarray:
         """examples / (classes × examples of the class), scikit-learn's "balanced"; 0 for a class that is not there."""
@@ -284,10 +292,12 @@ class Task(base.Task):
         return np.divide(total / present, counts, out=np.zeros(len(counts)), where=counts > 0)
 
 
-def _class_order(name: str) -> tuple:
-    """Numbers in their order, then names in theirs; a total order, for "1" and "01" are two classes."""
-    is_number = re.fullmatch(r"-?[0-9]{1,4000}", name) is not None
-    return (0, int(name), name) if is_number else (1, 0, name)
+def _validation_share(counts: Sequence[int]) -> str:
+    """Returns the smallest usual share of the rows that holds out rows of two classes at least."""
+    for percent in (10, 20, 30, 40):
+        if sum(min(round(percent / 100 * count), count - 1) >= 1 for count in counts) >= 2:
+            return f"{percent}%"
+    return "null  # too few rows to hold some out"
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

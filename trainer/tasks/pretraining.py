@@ -15,14 +15,13 @@ import numpy as np
 from trainer.config import check
 from trainer.data import google_records
 from trainer.data.sources import Row, RowError
+from trainer.data.table import Proposal, Table, UnrecognizedError
 from trainer.errors import UserError
 from trainer.features import ID_TYPE, ROW_ID, TOKENS, Example, Feature, FeatureSpec
 from trainer.tasks import base
 from trainer.text.masks import MaskableTokens, MaskingRecipe, StaticMasker
 from trainer.text.segments import Segment, SentenceObjective, SequenceRecipe, TokenizedDocument, TokenSequence, sequences_of
 from trainer.text.sentences import sentence_splitter
-from trainer.text.sequences import single_sequence
-from trainer.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -31,14 +30,14 @@ if TYPE_CHECKING:
 
     from trainer.data.pipeline import BatchWork
     from trainer.models.encoder import BertEncoder
-    from trainer.models.task_model import TaskModel
+    from trainer.serving.windows import Request
 
 MASKS_PREDICTED = 32  # [MASK] tokens of a text to be filled, at most
 CONTINUES = 1 << 24  # added to a token's id while sequences are made: it belongs to the word of the token before it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(base.TaskConfig):
+class Config(base.TextTaskConfig):
     """The `task` section of pre-training."""
 
     name: str = "pretraining"
@@ -94,6 +93,7 @@ class Config(base.TaskConfig):
             check(getattr(self, field) >= 1, field, f"must be 1 or more, got {getattr(self, field)}")
         exponent = self.sampling_exponent
         check(0 <= exponent <= 1, "sampling_exponent", f"must be in [0, 1], got {exponent}")
+        check(len(self.text_columns) == 1, "text_columns", f"pre-training reads one column, got {', '.join(self.text_columns)}")
         check(self.max_predictions >= 0, "max_predictions", f"must be 0 or more, got {self.max_predictions}")
 
     @property
@@ -107,17 +107,24 @@ class Config(base.TaskConfig):
         return MaskingRecipe(self.masking, **{name: getattr(self, name) for name in names})
 
 
-class Task(base.Task):
+class Task(base.TextTask):
     """See the module."""
 
     config: Config
     best_score = "masked_lm_accuracy"
     txt_as, is_corpus, loads_head = "documents", True, True
 
-    def __init__(self, config: Config, fields: base.TextFields, tokenizer: Tokenizer):
-        if len(fields.text_columns) != 1:
-            raise UserError(f"data.text_columns: pre-training reads one column, got {', '.join(fields.text_columns)}")
-        super().__init__(config, fields, tokenizer)
+    @classmethod
+    def recognize(cls, table: Table) -> Proposal:
+        if table.columns != ["text"]:
+            raise UnrecognizedError(f"plain text has one column, text; the columns are {', '.join(map(repr, table.columns))}")
+        return Proposal(
+            certainty=1,
+            summary=["text without labels: masked tokens are learned from it"],
+            task={"sentence_objective": "none  # or nsp, sop: for documents with a sentence a line"},
+            token_lengths=table.token_lengths(["text"]),
+            validation="null  # a file of other text",
+        )
 
     @property
     def logged(self) -> Sequence[str]:
@@ -129,7 +136,7 @@ class Task(base.Task):
         return ("languages",) if config.sampling_exponent != 1 and not config.languages else ()
 
     @classmethod
-    def learn(cls, config: Config, fields: base.TextFields, rows: Iterable[Row]) -> Config:
+    def learn(cls, config: Config, rows: Iterable[Row]) -> Config:
         paths = sorted({row.path for row in rows})
         if len(paths) < 2:
             raise UserError(
@@ -171,7 +178,8 @@ class Task(base.Task):
         deciding += ["keep_long_segments", "dupe_factor", "sequence_seed", "segmented_words", "static_masks"]
         if self.config.static_masks:
             deciding += [field.name for field in dataclasses.fields(MaskingRecipe) if field.name != "unit"] + ["masking"]
-        return {f"task.{key}": getattr(self.config, key) for key in deciding} | {"task.languages": list(self.config.languages)}
+        decided = {f"task.{key}": getattr(self.config, key) for key in deciding}
+        return super().made_from() | decided | {"task.languages": list(self.config.languages)}
 
     def chunk_examples(
         self, rows: Sequence[Row], chunk: str, counts: collections.Counter
@@ -179,7 +187,7 @@ class Task(base.Task):
         config = self.config
         recipe = SequenceRecipe(
             config.sentence_objective,
-            self.fields.max_seq_length,
+            self.max_seq_length,
             config.short_seq_prob,
             config.random_next_prob,
             config.keep_long_segments,
@@ -253,23 +261,25 @@ class Task(base.Task):
             raise RowError("Google's records hold their masks: set task.static_masks=true")
         if self.config.segmented_words or self.config.languages:
             raise RowError("Google's records tell neither words nor languages: leave task.segmented_words and _exponent out")
-        example = google_records.example_of(row, self.fields.max_seq_length, self.tokenizer.vocabulary_size)
+        example = google_records.example_of(row, self.max_seq_length, self.tokenizer.vocabulary_size)
         if not self.config.has_pairs:
             example = {name: example[name] for name in ("input_ids", "masked_lm_targets")}
         return example
 
     def examples(self, row: Row, labelled: bool = True) -> list[Example]:
         """Returns the text as it is, with its [MASK] tokens: for prediction."""
-        (text,) = self.texts(row)
-        limit = self.fields.max_seq_length
-        ids = single_sequence(self.tokenizer.encode(text, limit), self.tokenizer, limit)
-        masks = ids.count(self.tokenizer.mask_id)
+        self.texts(row)
+        (example,) = self.request_examples(row)
+        masks = example["input_ids"].count(self.tokenizer.mask_id)
         if not 0 < masks <= MASKS_PREDICTED:
             what = "no [MASK]" if not masks else f"{masks} [MASK] tokens, over the {MASKS_PREDICTED} that can be"
-            raise RowError(f"the text has {what} to fill in its first {self.fields.max_seq_length} tokens")
-        other = {name: bytes(len(ids)) if feature.per == "token" else 0 for name, feature in self.features().items()}
-        other.pop("row_id")
-        return [{**other, "input_ids": ids}]
+            raise RowError(f"the text has {what} to fill in its first {self.max_seq_length} tokens")
+        return [example]
+
+    def request_examples(self, row: Row) -> list[Example]:
+        (example,) = super().request_examples(row)
+        of_tokens = [name for name, feature in self.features().items() if feature.per == "token"]
+        return [{**{name: bytes(len(example["input_ids"])) for name in of_tokens}, **example}]
 
     def batch_work(self) -> BatchWork:
         from trainer.data.masked_batches import drawn_masks, masked_work, stored_masks
@@ -282,10 +292,14 @@ class Task(base.Task):
         masker = Masker(recipe, self.tokenizer, self.config.sequence_seed)
         return masked_work(drawn_masks(masker), self.features(), recipe.most_predictions)
 
-    def prediction_work(self) -> BatchWork:
-        from trainer.data.masked_batches import masked_work, written_masks
+    def completed(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Adds the places of the [MASK] tokens that stand in the texts."""
+        import tensorflow as tf
 
-        return masked_work(written_masks(self.tokenizer.mask_id), self.features(), _most_each(MASKS_PREDICTED))
+        from trainer.data.masked_batches import with_masked_positions
+
+        is_mask = tf.cast(batch["input_ids"] == self.tokenizer.mask_id, tf.int32)
+        return with_masked_positions({**batch, "original_ids": batch["input_ids"], "is_masked": is_mask})
 
     def copies(self, value_counts: Mapping[str, Mapping[str, int]]) -> Any:
         if not self.config.languages:
@@ -317,11 +331,11 @@ class Task(base.Task):
         masked, first = tf.split(hidden, sizes, axis=1, num=2)
         return TaskModel(inputs, heads(masked, Pooler(encoder)(first)), name="pretraining")
 
-    def loss_weights(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def loss_weights(self, batch: base.Tensors) -> dict[str, tf.Tensor]:
         pairs = {"sentence": batch["example_weights"]} if self.config.has_pairs else {}
         return {"masked_lm": batch["masked_lm_weights"], **pairs}
 
-    def loss(self, batch: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> tuple[base.Losses, base.Measures]:
+    def loss(self, batch: base.Tensors, outputs: base.Tensors) -> tuple[base.Losses, base.Measures]:
         import tensorflow as tf
 
         from trainer.models.losses import cross_entropy, vocabulary_cross_entropy
@@ -339,14 +353,17 @@ class Task(base.Task):
         hidden = bert_config.hidden_size
         return 6.0 * self.config.masked_lm_prob * hidden * (hidden + bert_config.vocab_size)
 
-    def evaluated(self, batch: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def results(self, batch: base.Tensors, outputs: base.Tensors, labelled: bool) -> dict[str, tf.Tensor]:
+        return (self._sums if labelled else self._most_probable)(batch, outputs)
+
+    def _sums(self, batch: base.Tensors, outputs: base.Tensors) -> dict[str, tf.Tensor]:
         """Sums over each example's masked tokens: logits of a vocabulary are too many to be handed back."""
         import tensorflow as tf
 
         from trainer.models.losses import vocabulary_cross_entropy
 
         losses, correct = vocabulary_cross_entropy(batch["masked_lm_ids"], outputs["masked_lm_logits"])
-        slots, example = tf.shape(batch["row_id"])[1], _examples_of_masks(batch)
+        slots, example = tf.shape(batch["cls_positions"])[1], _examples_of_masks(batch)
         member = tf.one_hot(example, slots, axis=1) * batch["masked_lm_weights"][:, None]  # [rows, K, P]
 
         def by_example(values):
@@ -356,24 +373,14 @@ class Task(base.Task):
         sums["masked_tokens"] = tf.reduce_sum(member, -1)
         return sums | ({"sentence_logits": outputs["sentence_logits"]} if self.config.has_pairs else {})
 
-    def score(self, outputs: base.Outputs, labels: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        tokens = max(float(outputs["masked_tokens"].sum(dtype=np.float64)), 1.0)
-        loss = float(outputs["masked_lm_loss"].sum(dtype=np.float64)) / tokens
-        accuracy = float(outputs["masked_lm_correct"].sum(dtype=np.float64)) / tokens
-        scores = {"masked_lm_accuracy": accuracy, "masked_lm_loss": loss, "perplexity": float(np.exp(min(loss, 700.0)))}
-        if self.config.has_pairs:
-            guess = outputs["sentence_logits"].argmax(-1)
-            scores["sentence_accuracy"] = float((guess == labels["sentence_label"]).mean())
-        return scores | {"masked_tokens": int(tokens), "examples": len(outputs["masked_tokens"])}
-
-    def predicted(self, batch: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def _most_probable(self, batch: base.Tensors, outputs: base.Tensors) -> dict[str, tf.Tensor]:
         """The most probable tokens of each example's masks: "token_ids", "probabilities", [rows, K, MASKS_PREDICTED, n]."""
         import tensorflow as tf
 
         logits = outputs["masked_lm_logits"][..., : self.tokenizer.vocabulary_size]  # embeddings may have rows to spare
         probabilities, ids = tf.math.top_k(tf.nn.softmax(logits), self.config.predicted_tokens)
         example = _examples_of_masks(batch)  # [rows, P]
-        rows, slots = tf.unstack(tf.shape(batch["row_id"]))
+        rows, slots = tf.unstack(tf.shape(batch["cls_positions"]))
         member = tf.one_hot(example, slots, axis=1, dtype=tf.int32)  # [rows, K, P]
         turns = tf.transpose(tf.cumsum(member, axis=2, exclusive=True), [0, 2, 1])  # [rows, P, K]
         turn = tf.gather(turns, tf.maximum(example, 0), batch_dims=2)  # -1: padding
@@ -388,41 +395,54 @@ class Task(base.Task):
 
         return {"token_ids": spread(ids), "probabilities": spread(probabilities)}
 
-    def decode(self, outputs: base.Outputs) -> base.Predictions:
+    def decode(self, row: Row, windows: Sequence[base.Window]) -> base.Prediction:
+        (window,) = windows
         token_of = self.tokenizer.backend.id_to_token
-        predictions = []
-        for ids, probabilities in zip(outputs["token_ids"], outputs["probabilities"], strict=True):
-            masks = [
-                [{"token": token_of(int(i)), "probability": float(p)} for i, p in zip(row, shares, strict=True)]
-                for row, shares in zip(ids, probabilities, strict=True)
-                if shares[0] > 0  # no mask: its probabilities are 0
-            ]
-            predictions.append({"masks": masks})
-        return predictions
+        masks = [
+            [{"token": token_of(int(i)), "probability": float(p)} for i, p in zip(ids, shares, strict=True)]
+            for ids, shares in zip(window.outputs["token_ids"], window.outputs["probabilities"], strict=True)
+            if shares[0] > 0  # no mask: its probabilities are 0
+        ]
+        return {"masks": masks}
 
-    def texts_to_compare(self, row: Row) -> list[str]:
+    def score(self, rows: Iterable[tuple[Row, Sequence[base.Window]]]) -> dict[str, Any]:
+        sums, right = collections.Counter[str](), 0
+        for _, windows in rows:
+            for window in windows:
+                outputs = window.outputs
+                sums.update({name: float(outputs[name]) for name in ("masked_tokens", "masked_lm_loss", "masked_lm_correct")})
+                sums["examples"] += 1
+                if self.config.has_pairs:
+                    right += int(outputs["sentence_logits"].argmax() == window.features["sentence_label"])
+        tokens = max(sums["masked_tokens"], 1.0)
+        loss, accuracy = sums["masked_lm_loss"] / tokens, sums["masked_lm_correct"] / tokens
+        scores = {"masked_lm_accuracy": accuracy, "masked_lm_loss": loss, "perplexity": float(np.exp(min(loss, 700.0)))}
+        if self.config.has_pairs:
+            scores["sentence_accuracy"] = right / sums["examples"]
+        return scores | {"masked_tokens": int(tokens), "examples": int(sums["examples"])}
+
+    def request_of(self, row: Row) -> list[str]:
         """The first words of a document, one of them masked."""
         (text,) = self.texts(row)
         words = text.split()[:20]
         words[len(words) // 2] = "[MASK]"
         return [" ".join(words)]
 
-    def served(self, model: TaskModel, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        import tensorflow as tf
-
-        from trainer.data.masked_batches import with_masked_positions
-
-        is_mask = tf.cast(inputs["input_ids"] == self.tokenizer.mask_id, tf.int32)
-        marked = {"original_ids": inputs["input_ids"], "is_masked": is_mask, "row_id": inputs["cls_positions"]}
-        batch = with_masked_positions({**inputs, **marked})
-        return self.predicted(batch, super().served(model, batch))
-
-    def serving(self, outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def reply(self, request: Request) -> dict[str, tf.Tensor]:
         """For each of MASKS_PREDICTED masks the most probable tokens; "" with probability 0 where a text has fewer masks."""
         import tensorflow as tf
 
-        tokens = tf.gather(tf.constant(self.tokenizer.tokens()), tf.cast(outputs["token_ids"], tf.int32))
-        return {"tokens": tf.where(outputs["probabilities"] > 0, tokens, ""), "probabilities": outputs["probabilities"]}
+        probabilities = request.results["probabilities"]
+        tokens = tf.gather(tf.constant(self.tokenizer.tokens()), tf.cast(request.results["token_ids"], tf.int32))
+        return {"tokens": tf.where(probabilities > 0, tokens, ""), "probabilities": probabilities}
+
+    def as_reply(self, prediction: base.Prediction) -> dict[str, Any]:
+        none = [{"token": "", "probability": 0.0}] * self.config.predicted_tokens
+        masks = [*prediction["masks"], *[none] * (MASKS_PREDICTED - len(prediction["masks"]))]
+        return {
+            "tokens": [[token["token"] for token in mask] for mask in masks],
+            "probabilities": [[token["probability"] for token in mask] for mask in masks],
+        }
 
     def is_tie(self, output: str, reply: Mapping[str, np.ndarray], tolerance: float) -> bool:
         # Neighbours in the order of a mask's tokens change places; so do the last one and the first that is left out.

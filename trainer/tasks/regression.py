@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from trainer.config import check
 from trainer.data.sources import Row, RowError
+from trainer.data.table import LABEL_NAMES, Proposal, Table, UnrecognizedError, listed
 from trainer.errors import NothingToLearnError
 from trainer.features import ROW_ID, Example, Feature, FeatureSpec
 from trainer.metrics.regression import regression_scores
@@ -22,16 +23,19 @@ if TYPE_CHECKING:
     import tf_keras as keras
 
     from trainer.models.encoder import BertEncoder
+    from trainer.serving.windows import Request
+
+TARGET_NAMES = ("score", "rating", "similarity", "value", "stars", "price")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(base.TaskConfig):
+class Config(base.TextTaskConfig):
     """The `task` section of a regression."""
 
     name: str = "regression"
     """Which task: the name of a file in trainer/tasks."""
-    target_columns: tuple[str, ...] = ()
-    """The columns of the numbers to predict. Empty: data.label_column."""
+    target_columns: tuple[str, ...] = ("label",)
+    """The columns of the numbers to predict."""
     means: tuple[float, ...] = ()
     """The mean of each target. Empty: learned from data.train and saved with the run."""
     scales: tuple[float, ...] = ()
@@ -46,28 +50,44 @@ class Config(base.TaskConfig):
     def __post_init__(self):
         super().__post_init__()
         twice = sorted({name for name in self.target_columns if self.target_columns.count(name) > 1})
+        check(len(self.target_columns) > 0, "target_columns", "one column or more")
         check(not twice, "target_columns", f"{twice and twice[0]!r} is listed twice")
         check(0 <= self.head_dropout_rate < 1, "head_dropout_rate", f"must be in [0, 1), got {self.head_dropout_rate}")
         check(all(scale > 0 for scale in self.scales), "scales", f"must be over 0, got {list(self.scales)}")
 
 
-class Task(base.Task):
+class Task(base.TextTask):
     """See the module."""
 
     config: Config
     best_score = "pearson"
 
-    @property
-    def _columns(self) -> tuple[str, ...]:
-        return self.config.target_columns or (self.fields.label_column,)
+    @classmethod
+    def recognize(cls, table: Table) -> Proposal:
+        def is_target(column):
+            numbers = [number for value in table.values(column) if (number := _number_of(value)) is not None]
+            return len(numbers) > 0.95 * len(table.rows) and any(not number.is_integer() for number in numbers)
+
+        found = [column for column in table.columns if is_target(column)]
+        if not found:
+            raise UnrecognizedError("no column holds numbers with a fraction; name one in task.target_columns")
+        named = [column for column in found if column.lower() in (*LABEL_NAMES, *TARGET_NAMES)]
+        targets = named or found
+        texts = table.text_columns(without=targets)
+        return Proposal(
+            certainty=2 if named else 0,
+            summary=[f"text: {', '.join(texts)}", f"numbers: {', '.join(targets)}"],
+            task={"text_columns": listed(texts), "target_columns": listed(targets)},
+            token_lengths=table.token_lengths(texts),
+        )
 
     @classmethod
     def to_learn(cls, config: Config) -> tuple[str, ...]:
         return tuple(field for field in ("means", "scales") if not getattr(config, field))
 
     @classmethod
-    def learn(cls, config: Config, fields: base.TextFields, rows: Iterable[Row]) -> Config:
-        columns = config.target_columns or (fields.label_column,)
+    def learn(cls, config: Config, rows: Iterable[Row]) -> Config:
+        columns = config.target_columns
         # Welford 1962: one pass, and exact for any number of rows
         count, means, squares = 0, np.zeros(len(columns)), np.zeros(len(columns))
         problem = ""
@@ -89,16 +109,16 @@ class Task(base.Task):
         return dataclasses.replace(config, **learned)
 
     def features(self) -> FeatureSpec:
-        targets = {f"target_{number}": Feature("float32", "example") for number in range(len(self._columns))}
+        targets = {f"target_{number}": Feature("float32", "example") for number in range(len(self.config.target_columns))}
         return {**self.token_features(), **targets, **ROW_ID}
 
     def examples(self, row: Row, labelled: bool = True) -> list[Example]:
-        numbers = [_number_in(row, column) if labelled else 0.0 for column in self._columns]
+        numbers = [_number_in(row, column) if labelled else 0.0 for column in self.config.target_columns]
         targets = {f"target_{number}": value for number, value in enumerate(numbers)}
         return [{**self.example_of_texts(self.texts(row)), **targets}]
 
     def made_from(self) -> dict[str, Any]:
-        return {"task.target_columns": list(self._columns)}
+        return super().made_from() | {"task.target_columns": list(self.config.target_columns)}
 
     def build_model(self, encoder: BertEncoder) -> keras.Model:
         from trainer.models.encoder import packed_inputs, pooled_texts
@@ -110,51 +130,56 @@ class Task(base.Task):
         # Encoder
         pooled = pooled_texts(encoder, inputs, self.config.pooling)
         # Head: float32 [rows, K, targets], in units of `scales`
-        head = DenseHead(len(self._columns), self.config.head_dropout_rate)
+        head = DenseHead(len(self.config.target_columns), self.config.head_dropout_rate)
         return TaskModel(inputs, {"scaled": head(pooled)}, name="regression")
 
-    def loss_weights(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def loss_weights(self, batch: base.Tensors) -> dict[str, tf.Tensor]:
         return {"target": batch["example_weights"]}
 
-    def loss(self, batch: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> tuple[base.Losses, base.Measures]:
+    def loss(self, batch: base.Tensors, outputs: base.Tensors) -> tuple[base.Losses, base.Measures]:
         import tensorflow as tf
 
-        targets = tf.stack([batch[f"target_{number}"] for number in range(len(self._columns))], axis=-1)
+        targets = tf.stack([batch[f"target_{number}"] for number in range(len(self.config.target_columns))], axis=-1)
         errors = outputs["scaled"] - (targets - tf.constant(self.config.means)) / tf.constant(self.config.scales)
         size = tf.abs(errors)
         # Huber 1964, with its corner at 1
         losses = tf.square(errors) if self.config.loss == "squared" else tf.where(size < 1, tf.square(errors) / 2, size - 0.5)
         return {"target": tf.reduce_mean(losses, axis=-1)}, {}
 
-    def decode(self, outputs: base.Outputs) -> base.Predictions:
-        values = self._values(outputs)
-        if len(self._columns) == 1:
-            return [{"value": float(value)} for (value,) in values]
-        return [{"values": dict(zip(self._columns, map(float, row), strict=True))} for row in values]
+    def decode(self, row: Row, windows: Sequence[base.Window]) -> base.Prediction:
+        (window,) = windows
+        values = self._values(window.outputs["scaled"]).tolist()
+        return (
+            {"value": values[0]} if len(values) == 1 else {"values": dict(zip(self.config.target_columns, values, strict=True))}
+        )
 
-    def _values(self, outputs: base.Outputs) -> np.ndarray:
-        """Returns the outputs in the targets' own units: float64 [rows, targets]."""
-        return outputs["scaled"].astype(np.float64) * self.config.scales + self.config.means
+    def _values(self, scaled: np.ndarray) -> np.ndarray:
+        """Returns outputs in the targets' own units: float64 [..., targets]."""
+        return scaled.astype(np.float64) * self.config.scales + self.config.means
 
-    def score(self, outputs: base.Outputs, labels: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        values = self._values(outputs)
-        each = {
-            column: regression_scores(labels[f"target_{number}"], values[:, number])
-            for number, column in enumerate(self._columns)
-        }
+    def score(self, rows: Iterable[tuple[Row, Sequence[base.Window]]]) -> dict[str, Any]:
+        columns = self.config.target_columns
+        scaled, *targets = self.arrays(rows, "scaled", [f"target_{number}" for number in range(len(columns))])
+        values = self._values(scaled)
+        each = {column: regression_scores(targets[number], values[:, number]) for number, column in enumerate(columns)}
         if len(each) == 1:
-            return {"examples": len(values), **each[self._columns[0]]}
-        means = {name: mean_of_known([scores[name] for scores in each.values()]) for name in each[self._columns[0]]}
+            return {"examples": len(values), **each[columns[0]]}
+        means = {name: mean_of_known([scores[name] for scores in each.values()]) for name in each[columns[0]]}
         return {"examples": len(values), **means, "per_target": each}
 
-    def serving(self, outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def reply(self, request: Request) -> dict[str, tf.Tensor]:
         import tensorflow as tf
 
-        values = outputs["scaled"] * tf.constant(self.config.scales) + tf.constant(self.config.means)
-        return {"value": values[:, 0]} if len(self._columns) == 1 else {"values": values}
+        values = request.results["scaled"] * tf.constant(self.config.scales) + tf.constant(self.config.means)
+        return {"value": values[:, 0]} if len(self.config.target_columns) == 1 else {"values": values}
+
+    def as_reply(self, prediction: base.Prediction) -> dict[str, Any]:
+        if "value" in prediction:
+            return {"value": prediction["value"]}
+        return {"values": list(prediction["values"].values())}
 
     def labels_asset(self) -> tuple[str, ...]:
-        return self._columns
+        return self.config.target_columns
 
     def hugging_face_head(self, model: keras.Model) -> tuple[str, dict[str, np.ndarray]]:
         if self.config.pooling != "pooler":
@@ -173,10 +198,16 @@ def _number_in(row: Row, column: str) -> float:
       RowError: the column is missing, or holds no finite number.
     """
     value = base.value_in(row, column)
+    number = _number_of(value)
+    if number is None:
+        raise RowError(f"column {column!r} holds {str(value)[:40]!r} where a number belongs")
+    return number
+
+
+def _number_of(value: Any) -> float | None:
+    """Returns a value as a finite number; None where it is none."""
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise RowError(f"column {column!r} holds {str(value)[:40]!r} where a number belongs")
-    return number
+        return None
+    return number if math.isfinite(number) else None

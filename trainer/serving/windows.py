@@ -1,0 +1,48 @@
+"""A request in the graph: its strings, the windows made of them, and what the model gives for these."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class RequestWindows(NamedTuple):
+    """The windows of a request's rows.
+
+    Attributes:
+      features: {"input_ids", "token_type_ids"}: int32 [windows, (tokens)].
+      row: int32 [windows], the row of the request that each is of, ascending.
+      about: {name: tensor}: what `Task.reply` needs besides, as where a token stands in its text.
+    """
+
+    features: Mapping[str, tf.RaggedTensor]
+    row: tf.Tensor
+    about: Mapping[str, tf.Tensor | tf.RaggedTensor] = {}
+
+
+def padded(values: tf.Tensor, row: tf.Tensor, rows: tf.Tensor, empty: str | int | float) -> tf.Tensor:
+    """Returns values as a table, as wide as the row with the most has them: [rows, most].
+
+    Args:
+      values: [n], row by row.
+      row: int [n], the row of each, ascending.
+      rows: int64 [], how many there are.
+      empty: fills the rest.
+    """
+    ragged = tf.RaggedTensor.from_value_rowids(values, tf.cast(row, tf.int64), nrows=tf.cast(rows, tf.int64), validate=False)
+    return ragged.to_tensor(default_value=tf.constant(empty, values.dtype))
+
+
+class Request(NamedTuple):
+    """What `Task.reply` replies to.
+
+    Attributes:
+      texts: string [batch], one for each of `Task.request_names`.
+      results: float32, what `Task.results` gives: [batch, ...] each; of a task with windows [windows, ...], and
+        [windows, (tokens), ...], ragged, for its token-level ones.
+      windows: of a task that has some.
+    """
+
+    texts: tuple[tf.Tensor, ...]
+    results: Mapping[str, tf.Tensor | tf.RaggedTensor]
+    windows: RequestWindows | None = None
