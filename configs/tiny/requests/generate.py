@@ -1,0 +1,85 @@
+"""Writes the tiny samples of tagging, question answering and multi-label: sentences from templates, made up here.
+
+    python configs/tiny/requests/generate.py configs/tiny/requests
+
+They show that a task runs, in seconds; they are too regular to say how well it does.
+"""
+
+import json
+import random
+import sys
+from pathlib import Path
+
+CITIES = [
+    "Rome", "Oslo", "Lima", "Cairo", "Kyoto", "Dakar", "Quito", "Riga", "Porto", "Bern", "Tunis", "Hanoi", "Sucre", "Accra",
+    "Malmo", "Turin", "New York", "San Marino", "Cape Town", "Buenos Aires", "Hong Kong", "Santa Fe",
+]  # fmt: skip
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "next week", "tomorrow", "on the first of May"]
+AIRLINES = ["Blue Air", "Nordwind", "Condor", "Pacific Wings", "Star Line"]
+NAMES = ["Ada", "Grace", "Alan", "Emmy", "Niels", "Lise", "Srinivasa", "Sofia", "Carl", "Hypatia"]
+FIELDS = ["mathematics", "physics", "chemistry", "astronomy", "engineering", "botany"]
+REQUESTS = [
+    "book a flight from {from_city} to {to_city} {day}",
+    "is there a seat to {to_city} {day} with {airline} ?",
+    "I need to be in {to_city} {day} .",
+    "show me {airline} flights leaving {from_city}",
+    "what does {airline} charge to {to_city} ?",
+    "cancel my ticket from {from_city} , please",
+]
+WISHES = {
+    "price": ["it must be cheap", "I can not spend much", "what does it cost?"],
+    "time": ["I am in a hurry", "it has to be early in the morning", "how long does it take?"],
+    "comfort": ["I want a window seat", "with a hot meal, please", "there must be room for my legs"],
+}
+SIZES = {"train": 240, "validation": 60}
+
+
+def main(folder: str) -> None:
+    """Writes <split>.conll, <split>.json and <split>.jsonl."""
+    draw = random.Random(7)
+    for split, size in SIZES.items():
+        Path(folder, f"{split}.conll").write_text("\n".join(_tagged(draw) for _ in range(size)), encoding="utf8")
+        paragraphs = [_paragraph(draw, f"{split}-{number}") for number in range(size // 3)]
+        nested = {"version": "1.1", "data": [{"title": "people", "paragraphs": paragraphs}]}
+        Path(folder, f"{split}.json").write_text(json.dumps(nested, indent=1) + "\n", encoding="utf8")
+        rows = (json.dumps(_wish(draw)) for _ in range(size))
+        Path(folder, f"{split}.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf8")
+
+
+def _tagged(draw: random.Random) -> str:
+    """Returns a request, a word and its tag a line."""
+    from_city, to_city = draw.sample(CITIES, 2)
+    slots = {"from_city": from_city, "to_city": to_city, "day": draw.choice(DAYS), "airline": draw.choice(AIRLINES)}
+    lines = []
+    for word in draw.choice(REQUESTS).split():
+        if word.startswith("{"):
+            name = word[1:-1]
+            lines += [f"{part} {'I' if place else 'B'}-{name}" for place, part in enumerate(slots[name].split())]
+        else:
+            lines.append(f"{word} O")
+    return "\n".join(lines) + "\n"
+
+
+def _paragraph(draw: random.Random, number: str) -> dict:
+    """Returns a paragraph on two people with three questions, as SQuAD nests them."""
+    (one, other), (first, second) = draw.sample(NAMES, 2), draw.sample(CITIES, 2)
+    field, year = draw.choice(FIELDS), str(draw.randrange(1700, 1950))
+    context = f"{one} was born in {year} in {first}, where she studied {field}. Her friend {other} came from {second}."
+    asked = {f"Where was {one} born?": first, f"What did {one} study?": field, f"Where did {other} come from?": second}
+    qas = [
+        {"id": f"{number}-{place}", "question": question, "answers": [{"text": answer, "answer_start": context.index(answer)}]}
+        for place, (question, answer) in enumerate(asked.items())
+    ]
+    return {"context": context, "qas": qas}
+
+
+def _wish(draw: random.Random) -> dict:
+    """Returns a sentence with none to three labels."""
+    labels = sorted(draw.sample(list(WISHES), draw.choice([0, 1, 1, 2, 3])))
+    parts = [f"a flight to {draw.choice(CITIES)}, please", *(draw.choice(WISHES[label]) for label in labels)]
+    draw.shuffle(parts)
+    return {"text": "; ".join(parts), "labels": labels}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])

@@ -1,0 +1,43 @@
+"""`words` in the graph: which tokens begin a word."""
+
+import tensorflow as tf
+
+from trainer.text.character_tables import PUNCTUATION, kind_table
+from trainer.text.in_graph_tokenizer import look_up
+from trainer.text.words import IDEOGRAPHS
+
+
+def graph_word_starts(
+    points: tf.RaggedTensor, starts: tf.RaggedTensor, ends: tf.RaggedTensor, continues: tf.RaggedTensor, rule: str
+) -> tf.RaggedTensor:
+    """Returns what `words.word_starts` says of each row's tokens: bool [rows, (tokens)].
+
+    Args:
+      points: int32 [rows, (code points)] of the texts.
+      starts, ends: int32 [rows, (tokens)], where each token is in them.
+      continues: bool [rows, (tokens)], whether it is a later piece of a word to the tokenizer.
+      rule: one of words.RULES.
+    """
+    row = tf.cast(starts.value_rowids(), tf.int32)
+    is_first = tf.concat([tf.ones([tf.minimum(tf.size(row), 1)], tf.bool), row[1:] != row[:-1]], 0)
+    basic = ~continues.flat_values | is_first
+    if rule == "punctuation":
+        return starts.with_flat_values(basic)
+    first = tf.gather(points.flat_values, tf.gather(tf.cast(points.row_starts(), tf.int32), row) + starts.flat_values)
+    alone = tf.reduce_any(tf.stack([(first >= low) & (first <= high) for low, high in IDEOGRAPHS]), axis=0)
+    after_gap = is_first | (starts.flat_values > _before(ends.flat_values))
+    opens = after_gap | alone | _before(alone)
+    if rule == "whitespace":
+        return starts.with_flat_values(basic & opens)
+    plain = tf.cast(~basic | (look_up(kind_table(), first) != PUNCTUATION), tf.int32)
+    chunk = tf.cumsum(tf.cast(opens, tf.int32)) - 1
+    before = tf.cumsum(plain)
+    outside = tf.gather(tf.boolean_mask(before - plain, opens), chunk)  # plain tokens before the chunk
+    total = tf.gather(tf.math.segment_sum(plain, chunk), chunk)
+    inner = (before - outside > 0) & (total - (before - plain - outside) > 0)
+    return starts.with_flat_values(basic & (opens | ~inner | ~_before(inner)))
+
+
+def _before(values: tf.Tensor) -> tf.Tensor:
+    """Returns each token's left neighbour's value; of the first one none: 0, false."""
+    return tf.concat([tf.zeros_like(values[:1]), values[:-1]], 0)
