@@ -1,5 +1,7 @@
 """Losses for each element, unreduced: the training step weighs and sums them over the whole global batch."""
 
+from collections.abc import Mapping
+
 import tensorflow as tf
 
 from trainer.runtime.fusion import compiled
@@ -30,6 +32,24 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, label_smoothing: float =
         # 1 - p underflows to 0 near certainty, where its power has no gradient for gamma < 1: keep it off zero.
         loss *= tf.pow(tf.maximum(1.0 - tf.exp(log_true), 1e-7), focal_gamma)
     return loss * known
+
+
+def place_cross_entropy(places: tf.Tensor, logits: tf.Tensor, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Cross entropy over the tokens of each packed example, as of an answer's first token.
+
+    Args:
+      places: int32 [rows, K], the true token of each example, counted from its first.
+      logits: float32 [rows, length].
+      batch: packed; its segment_ids and cls_positions tell the examples' tokens.
+
+    Returns:
+      float32 [rows, K].
+    """
+    slots = tf.range(1, tf.shape(places)[1] + 1)
+    is_own = batch["segment_ids"][:, None] == slots[None, :, None]  # [rows, K, length]
+    totals = tf.reduce_logsumexp(tf.where(is_own, logits[:, None], -1e9), axis=-1)
+    at = tf.minimum(batch["cls_positions"] + places, tf.shape(logits)[1] - 1)
+    return totals - tf.gather(logits, at, batch_dims=1)
 
 
 def vocabulary_cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
