@@ -95,6 +95,18 @@ COMMANDS = {
         "write a SavedModel that takes strings, checked in a clean process, and Hugging Face files",
         {"workdir": WORKDIR, "set": SET},
     ),
+    "glue": Command(
+        "train and score GLUE's tasks over several seeds, in one table",
+        {
+            "workdir": WORKDIR,
+            "data": "A folder with GLUE's folders, as CoLA/train.tsv and CoLA/dev.tsv; or tfds.",
+            "encoder": "The encoder to start from, a Hub id or folder.",
+            "tasks": "Some of the tasks, as CoLA,MRPC (default: all that are there).",
+            "seeds": "Runs of each task, with seeds from 1 on.",
+            "config": "The config of every run: a YAML file, or a recipe (default: glue).",
+            "set": SET,
+        },
+    ),
     "benchmark": Command(
         "measure how fast a config trains here, and what limits it",
         {
@@ -110,8 +122,8 @@ COMMANDS = {
     ),
 }
 SWITCHES = ("input_only", "synthetic", "profile", "lowercase", "recipes", "markdown")
-LEAST = {"steps": 1, "size": 200, "unused": 0, "min_frequency": 1}  # flag → its lowest value
-PATHS = ("config", "workdir", "input", "output", "from", "encoder", "extend", "google_records")
+LEAST = {"steps": 1, "seeds": 1, "size": 200, "unused": 0, "min_frequency": 1}  # flag → its lowest value
+PATHS = ("config", "workdir", "data", "input", "output", "from", "encoder", "extend", "google_records")
 OUT_OF_MEMORY = (
     "out of memory. To use less: a smaller train.batch_size, or more train.gradient_accumulation_steps with the same "
     "batch_size (the same gradient, in parts); train.recompute_activations=true; a smaller data.max_seq_length; "
@@ -129,6 +141,9 @@ class Options:
     set: tuple[str, ...] = ()
     tpu: str | None = None
     split: str = "validation"
+    data: str | None = None
+    tasks: str | None = None
+    seeds: int = 3
     task: str | None = None
     input: str | None = None
     output: str | None = None
