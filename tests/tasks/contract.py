@@ -18,6 +18,7 @@ from trainer.data.sources import Row
 from trainer.features import ROW_ID, check_example, in_sequence, token_counts
 from trainer.models.encoder import BertEncoder
 from trainer.models.kernels.inference import ExportKernels
+from trainer.models.kernels.native import NativeKernels
 from trainer.models.kernels.native_inference import NativeExportKernels
 from trainer.models.optimizers import AdamW
 from trainer.preparation import learning
@@ -32,6 +33,14 @@ from trainer.serving.text_inputs import GraphInputs
 from trainer.tasks import task_module
 
 LENGTH, SLOTS = 32, 4
+SLOW_IN_VARIANTS = (
+    "test_two_seeded_runs_are_identical_with_dropout",
+    "test_one_replica_equals_two",
+    "test_native_kernels_give_the_same",
+    "test_overfits_its_rows",
+    "test_savedmodel_equals_keras",
+    "test_the_whole_story_on_the_command_line",
+)
 
 
 class TaskContract:
@@ -42,12 +51,14 @@ class TaskContract:
       config: keyword arguments of its Config; dropout of its head off.
       rows: at least four rows, each of one example.
       long_row: of a task with windows, a row of several.
+      is_variant: of another class of the same task; what does not depend on a config is slow then, see `SLOW_IN_VARIANTS`.
     """
 
     name: str
     config: dict
     rows: list[dict]
     long_row: dict | None = None
+    is_variant = False
 
     @pytest.fixture
     def task(self, tokenizer):
@@ -135,6 +146,12 @@ class TaskContract:
                 for window, other in zip(ours, theirs, strict=True):
                     assert window.features == other.features
                     assert all(np.allclose(window.outputs[n], value, atol=1e-5) for n, value in other.outputs.items()), layout
+
+    def test_native_kernels_give_the_same(self, task, native):
+        expected, found = (self.windows(task, self.build(task, kernels=kernels)) for kernels in (None, NativeKernels()))
+        for (_, ours), (_, theirs) in zip(found, expected, strict=True):
+            for window, other in zip(ours, theirs, strict=True):
+                assert all(np.allclose(window.outputs[name], value, atol=1e-5) for name, value in other.outputs.items())
 
     def test_overfits_its_rows(self, task):
         model = self.build(task)

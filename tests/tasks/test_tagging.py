@@ -37,6 +37,7 @@ class TestEntities(TaskContract):
 
 
 class TestCrfOnTexts(TaskContract):
+    is_variant = True
     name = "tagging"
     config = {**LEARNED, "entity_types": ("LOC", "PER"), "crf": True, "tag_scheme": "BIOES"}
     rows = [
@@ -50,20 +51,13 @@ class TestCrfOnTexts(TaskContract):
     ]
     long_row = {"text": "Ann Lee saw the city of Rome. " * 12, "spans": [[30 * n, 30 * n + 7, "PER"] for n in range(12)]}
 
-    @pytest.mark.slow  # dropout does not depend on what this class adds
-    def test_two_seeded_runs_are_identical_with_dropout(self, task):
-        super().test_two_seeded_runs_are_identical_with_dropout(task)
-
 
 class TestPartsOfSpeech(TaskContract):
+    is_variant = True
     name = "tagging"
     config = {**LEARNED, "entity_types": ("ADP", "NOUN", "VERB"), "tag_scheme": "plain"}
     rows = [row_of("dogs run", "NOUN VERB"), row_of("in", "ADP"), row_of("cats sleep in houses", "NOUN VERB ADP NOUN")] * 2
     long_row = row_of("dogs run in houses " * 15, "NOUN VERB ADP NOUN " * 15)
-
-    @pytest.mark.slow  # dropout does not depend on what this class adds
-    def test_two_seeded_runs_are_identical_with_dropout(self, task):
-        super().test_two_seeded_runs_are_identical_with_dropout(task)
 
 
 def task_of(tokenizer, length=LENGTH, **config):
