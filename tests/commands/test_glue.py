@@ -64,6 +64,8 @@ def test_a_table_over_seeds_that_goes_on_where_it_stopped(cli, tmp_path, data, h
     assert all(line.split("\t")[1] in "01" for line in submission[1:])
     done = len(here)
     assert cli("glue", *flags, "--seeds=2")[0] == 0 and len(here) == done, "nothing is left to do"
+    status, _, error = cli("glue", *flags, "--seeds=1", "--tasks=CoLA", "--set=train.seed=9")
+    assert status == 1 and "CoLA/seed-1 was run with other keys: train.seed=9; choose another --workdir" in error
 
 
 def test_a_run_that_stops_stops_all(cli, tmp_path, data, monkeypatch):

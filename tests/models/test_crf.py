@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.models.crf import Transitions, best_tags, chain_of, crf_losses
+from trainer.models.crf import Transitions, best_tags, chain_of, crf_losses, tag_probabilities
 
 TAGS, LENGTH = 3, 9
 # Two rows: examples of 3 and 2 words with pieces between; one of 4 words; words are where a 1 stands
@@ -49,6 +49,17 @@ def test_viterbi_finds_the_best_of_all_paths(numbers):
         best = max(paths, key=lambda path: path_score(logits[row, places], transitions, path))
         assert found[row, places].tolist() == list(best)
     assert not found[STARTS == 0].any()
+
+
+def test_probabilities_are_those_of_all_paths(numbers):
+    logits, transitions, _ = numbers
+    found = tf.function(tag_probabilities)(logits, transitions, chain_of(STARTS, SEGMENTS)).numpy()
+    for row, places in EXAMPLES:
+        paths = list(itertools.product(range(TAGS), repeat=len(places)))
+        shares = np.exp([path_score(logits[row, places], transitions, path) for path in paths])
+        shares /= shares.sum()
+        expected = [[shares[[path[i] == tag for path in paths]].sum() for tag in range(TAGS)] for i in range(len(places))]
+        assert np.allclose(found[row, places], expected, atol=1e-5)
 
 
 def test_gradients_reach_the_transitions(numbers):

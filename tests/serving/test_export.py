@@ -126,8 +126,9 @@ def test_difference():
         return difference(reply, expected, 1e-4, lambda name, row, tolerance: is_tie)
 
     assert compare({"p": [0.5], "label": ["a"]}, {"p": [0.50001], "label": ["a"]}) is None
-    assert compare({"p": [0.5]}, {"p": [0.6]}) == "p by up to 0.1, over 0.0001"
-    assert compare({"p": [float("nan")]}, {"p": [0.6]}) == "p by up to nan, over 0.0001"
+    assert compare({"p": [0.5]}, {"p": [0.6]}) == "p of row 0 by up to 0.1, over 0.0001"
+    assert compare({"p": [float("nan")]}, {"p": [0.6]}) == "p of row 0 by up to nan, over 0.0001"
+    assert compare({"p": [250000.01]}, {"p": [250000.0]}) is None, "of a large number the same share"
     assert compare({}, {"p": [0.6]}) == "it has the outputs , the model p"
     assert compare({"p": [0.6], "q": [1.0]}, {"p": [0.6]}) == "it has the outputs p, q, the model p"
     assert compare({"p": [0.6, 0.6]}, {"p": [0.6]}) == "p has shape [2], not [1]"

@@ -33,6 +33,7 @@ from trainer.serving.text_inputs import GraphInputs
 from trainer.tasks import task_module
 
 LENGTH, SLOTS = 32, 4
+ODD_VALUES = (None, 7, [], {}, "", " \n", "\ud83d", "\u200b", "a word " * 1500)  # in every column of a row
 SLOW_IN_VARIANTS = (
     "test_two_seeded_runs_are_identical_with_dropout",
     "test_one_replica_equals_two",
@@ -97,9 +98,9 @@ class TaskContract:
         model.prepare_training(task, seed=1)
         return model
 
-    def windows(self, task, model, labelled=True, **layout):
+    def windows(self, task, model, labelled=True, strategy=None, **layout):
         """Returns [(row, its windows)], rows in evaluation as the records keep them."""
-        runner = BatchRunner(model, tf.distribute.get_strategy(), task, labelled)
+        runner = BatchRunner(model, strategy or tf.distribute.get_strategy(), task, labelled)
         found = runner.run(self.batches(task, labelled=labelled, **layout))
         rows = self.all_rows
         kept = [row._replace(values=task.kept(row) or {}) for row in rows] if labelled else rows
@@ -140,18 +141,17 @@ class TaskContract:
         model = self.build(task)
         expected = self.windows(task, model, slots=1)
         for layout in ({"slots": SLOTS}, {"slots": 1, "length": 2 * LENGTH}, {"slots": SLOTS, "size": 3}):
-            found = self.windows(task, model, **layout)
-            assert [row for row, _ in found] == [row for row, _ in expected]
-            for (_, ours), (_, theirs) in zip(found, expected, strict=True):
-                for window, other in zip(ours, theirs, strict=True):
-                    assert window.features == other.features
-                    assert all(np.allclose(window.outputs[n], value, atol=1e-5) for n, value in other.outputs.items()), layout
+            self.check_windows(self.windows(task, model, **layout), expected)
 
-    def test_native_kernels_give_the_same(self, task, native):
-        expected, found = (self.windows(task, self.build(task, kernels=kernels)) for kernels in (None, NativeKernels()))
+    def check_windows(self, found, expected):
+        assert [row for row, _ in found] == [row for row, _ in expected]
         for (_, ours), (_, theirs) in zip(found, expected, strict=True):
             for window, other in zip(ours, theirs, strict=True):
+                assert window.features == other.features and window.outputs.keys() == other.outputs.keys()
                 assert all(np.allclose(window.outputs[name], value, atol=1e-5) for name, value in other.outputs.items())
+
+    def test_native_kernels_give_the_same(self, task, native):
+        self.check_windows(self.windows(task, self.build(task, kernels=NativeKernels())), self.windows(task, self.build(task)))
 
     def test_overfits_its_rows(self, task):
         model = self.build(task)
@@ -200,6 +200,9 @@ class TaskContract:
         tf.function(lambda v: strategy.run(results[1].train_step, (v,)))(values)
         gaps = [np.abs(a - b).max() for a, b in zip(*[model.get_weights() for model in results], strict=True)]
         assert max(gaps) < 1e-5, max(gaps)
+        results[1].set_weights(results[0].get_weights())
+        found, expected = self.windows(task, results[1], strategy=strategy, size=2), self.windows(task, results[0], slots=1)
+        self.check_windows(found, expected)
 
     def test_one_json_prediction_a_row_in_order(self, task):
         model = self.build(task)
@@ -267,14 +270,22 @@ class TaskContract:
         assert score_named(scores, task.best_score) == best["score"] and scores["step"] == best["step"]
         saved = experiment.load_workdir(str(tmp_path / "run"))
         assert dataclasses.asdict(learning.learned(saved).task) == dataclasses.asdict(saved.task)
+        alone = [f"task.name={self.name}", f"encoder.init_from={tiny_encoder}", f"data.records_dir={tmp_path}/run/records"]
+        stated = learning.learned(experiment.load(None, alone)).task
+        for field in type(task).to_learn(type(saved.task)(name=self.name)):
+            assert getattr(stated, field) == getattr(saved.task, field), "a run that has only records learns from them"
         # One line a row, in order, whatever the rows are
         odd = tmp_path / "odd.jsonl"
-        odd.write_text("".join(f"{line}\n" for row in self.all_rows for line in (json.dumps(row.values), "{}", "no JSON")))
+        between = ["{}", "no JSON", *(json.dumps(dict.fromkeys(self.rows[0], value)) for value in ODD_VALUES)]
+        written = [line for row in self.all_rows for line in (json.dumps(row.values), between[row.line % len(between)])]
+        written += between
+        odd.write_text("".join(f"{line}\n" for line in written))
         assert run_cli("predict", f"--workdir={tmp_path}/run", f"--input={odd}", f"--output={tmp_path}/out.jsonl") == 0
         lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-        assert len(lines) == 3 * len(self.all_rows) and all("error" in line for line in [*lines[1::3], *lines[2::3]])
-        run = trainer.load(str(tmp_path / "run"))
-        assert_close(run.predict([row.values for row in self.all_rows]), lines[::3])
+        assert len(lines) == len(written) and {"error" in line for line in lines} == {True, False}
+        assert all(line["line"] == number for number, line in enumerate(lines, start=1) if "error" in line)
+        run, count = trainer.load(str(tmp_path / "run")), 2 * len(self.all_rows)
+        assert_close(run.predict([row.values for row in self.all_rows]), lines[:count:2])
         # The export says what the program says
         reply = reload_and_call(run.export(), self.request(task))["serving_default"]
         replies = [task.as_reply(prediction) for prediction in run.predict([row.values for row in self.requests(task)])]

@@ -87,6 +87,12 @@ def test_a_column_for_each_label(tokenizer):
     assert Task.learn(Config(label_columns=("a", "b")), []).class_names == ("a", "b")
 
 
+def test_numbers_that_are_names_are_not_places(tokenizer):
+    task = Task(Config(class_names=("10", "20", "30")), tokenizer, 16)
+    with pytest.raises(RowError, match="label '0' is not one of 10, 20, 30"):
+        task.examples(Row({"text": "x", "labels": [0]}, "f", 1))
+
+
 def test_labels_are_learned(monkeypatch):
     rows = [Row({"labels": value}, "f", number) for number, value in enumerate(["10,9", ["x"], None, "9"], 1)]
     assert Task.learn(Config(), rows).class_names == ("9", "10", "x")
@@ -138,7 +144,9 @@ def test_thresholds_decide_in_prediction_and_reply(tokenizer):
 @pytest.mark.parametrize("tuned", ["per_label", "global", "none"])
 def test_thresholds_are_tuned(tokenizer, tuned):
     task = task_of(tokenizer, tune_thresholds=tuned)
-    scores = task.score(iter(scored(LOGITS, [[1, 0, 0], [0, 1, 0]])))
+    rows = scored(LOGITS, [[1, 0, 0], [0, 1, 0]])
+    assert "tuned" not in task.score(iter(rows)), "an evaluation scores what predict predicts"
+    scores = task.score(iter(rows), tune=True)
     if tuned == "none":
         assert "tuned" not in scores and scores["micro"]["f1"] == pytest.approx(2 / 3)
         return

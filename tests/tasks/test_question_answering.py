@@ -1,5 +1,6 @@
 """Question answering: the contract, answers to the character, windows, no answer, and what cannot be used."""
 
+import collections
 import json
 
 import numpy as np
@@ -155,7 +156,8 @@ def test_the_threshold_is_tuned_and_kept(tokenizer):
     task = task_of(tokenizer, metric="squad_v2.0")
     rows = [Row({**ROWS[0], "answers": []}, "f", 1), Row({**ROWS[0], "answers": ["Tim Cook"]}, "f", 2)]
     scored = [(rows[0], outputs_of(task, rows[0], None, None)), (rows[1], outputs_of(task, rows[1], 0, 1))]
-    scores = task.score(iter(scored))
+    assert "tuned" not in task.score(iter(scored))
+    scores = task.score(iter(scored), tune=True)
     assert scores["f1"] == scores["exact_match"] == scores["HasAns_f1"] == scores["NoAns_f1"] == 1.0
     threshold = scores["tuned"]["no_answer_threshold"]
     tuned = task_of(tokenizer, metric="squad_v2.0", no_answer_threshold=threshold)
@@ -178,6 +180,32 @@ def test_a_run_keeps_the_tuned_threshold(cli, tmp_path, tiny_encoder):
     assert cli("evaluate", f"--workdir={tmp_path}/run", override)[0] == 0
     changed = json.loads((tmp_path / "run/evaluation/validation.json").read_text())
     assert changed["NoAns_f1"] == 0.0, "what the command line says counts"
+
+
+def test_answers_that_stand_elsewhere_are_counted(tokenizer):
+    task, counts = task_of(tokenizer), collections.Counter()
+    rows = [Row({**ROWS[0], "answers": [{"text": "Apple", "start": start}]}, "f", 1) for start in (15, 3)]
+    assert [number for number, _ in task.chunk_examples(rows, "x", counts)] == [0, 1] and counts == {"answers_moved": 1}
+    (remark,) = task.remarks({"special_cases": counts})
+    assert remark == "1 answers do not stand where they say; the nearest place was taken" and task.remarks({}) == []
+
+
+def test_an_id_is_what_json_can_hold(tokenizer):
+    row = Row({**ROWS[0], "id": b"\x01"}, "f", 1)
+    task = task_of(tokenizer)
+    assert task.decode(row, outputs_of(task, row, 0, 1))["id"] == "b'\\x01'"
+
+
+def test_a_score_is_checked_before_training_also_where_rows_have_windows(cli, tmp_path, tiny_encoder):
+    (tmp_path / "x.jsonl").write_text(
+        "".join(json.dumps(row_of("What is in France?", LONG, "Paris")) + "\n" for _ in range(30))
+    )
+    keys = ["task.name=question_answering", f"encoder.init_from={tiny_encoder}", "train.steps=1", "data.max_seq_length=32"]
+    keys += [f"data.train={tmp_path}/x.jsonl", f"data.validation={tmp_path}/x.jsonl", "runtime.static_rows=2"]
+    flags = [f"--set={key}" for key in keys]
+    assert cli("train", f"--workdir={tmp_path}/run", *flags, "--set=train.best_score=exact_match")[0] == 0
+    status, _, error = cli("train", f"--workdir={tmp_path}/other", *flags, "--set=train.best_score=exact")
+    assert status == 1 and "'exact': no such score" in error
 
 
 @pytest.mark.parametrize("field", ["max_question_tokens", "window_stride_tokens", "max_answer_tokens", "best_answers"])

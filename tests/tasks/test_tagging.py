@@ -1,5 +1,6 @@
 """Tagging: the contract, words and windows, schemes, learning, and what cannot be used."""
 
+import collections
 import json
 
 import numpy as np
@@ -170,6 +171,21 @@ def test_sequences_that_no_scheme_allows_are_repaired(tokenizer):
     task = task_of(tokenizer)
     tags = [task.config.tag_names.index(tag) for tag in ("O", "I-PER", "I-LOC", "I-LOC")]
     assert task.decode(row, outputs_of(task, row, tags))["tags"] == ["O", "B-PER", "B-LOC", "I-LOC"]
+
+
+def test_tags_that_no_scheme_allows_are_counted(tokenizer):
+    task, counts = task_of(tokenizer), collections.Counter()
+    rows = tagged(("Ann saw Bo", "I-PER O B-PER"), ("in Rome", "O B-LOC"))
+    assert [number for number, _ in task.chunk_examples(rows, "x", counts)] == [0, 1] and counts == {"tags_out_of_scheme": 1}
+    (remark,) = task.remarks({"special_cases": counts})
+    assert remark == "1 tags are not what IOB2 allows at their place; they are read as conlleval reads them"
+
+
+def test_a_text_counts_where_the_words_are_null(tokenizer):
+    row = Row({"text": "Fly to Rome", "tokens": None}, "f", 1)
+    task = task_of(tokenizer)
+    assert sum(task.examples(row, labelled=False)[0]["word_starts"]) == 3
+    assert task._words_of(Row({"tokens": np.array([b"Rome"])}, "f", 1)).texts() == ["Rome"], "as TensorFlow datasets have them"
 
 
 def test_scores_count_entities(tokenizer):

@@ -49,7 +49,9 @@ def export_hugging_face(restored: assembly.Restored, workdir: str) -> str:
     """Writes the Hugging Face files of a run; returns their folder."""
     folder, task = files.join(workdir, "huggingface"), restored.assembled.task
     head = task.hugging_face_head(restored.assembled.model)
-    write_hugging_face(folder, restored.assembled.encoder, restored.tokenizer, *head, task.labels_asset() or ())
+    write_hugging_face(
+        folder, restored.assembled.encoder, restored.tokenizer, *head, task.labels_asset() or (), task.problem_type
+    )
     return folder
 
 

@@ -3,6 +3,7 @@
 Source of tasks and scores: Wang et al. 2018, "GLUE" (arXiv:1804.07461), table 1.
 """
 
+import collections
 import dataclasses
 import json
 import logging
@@ -87,7 +88,8 @@ def run(options: Options) -> int:
       The exit status: of a run that was stopped or failed, else 0.
     """
     workdir, data = options.required("workdir"), options.required("data")
-    found: dict[str, dict[str, list[float]]] = {}
+    stored = files.join(workdir, SCORES_FILE)
+    found: dict[str, dict[str, list[float]]] = files.read_json(stored) if files.exists(stored) else {}
     for name in _wanted(options.tasks):
         task = TASKS[name]
         missing = None if data == "tfds" else _missing(name, data)
@@ -102,12 +104,12 @@ def run(options: Options) -> int:
                 log.warning("%s with seed %d ended with status %d; the same command goes on from there", name, seed, status)
                 return status
             for number, domain in enumerate(task.dev):
-                stored = files.read_json(files.join(folder, "evaluation", f"{domain}.json"))
+                of_run = files.read_json(files.join(folder, "evaluation", f"{domain}.json"))
                 for score, shown in task.official_scores(data == "tfds").items():
                     title = f"{shown} ({MATCHED[number]})" if len(task.dev) > 1 else shown
-                    scores.setdefault(title, []).append(_at(stored, score))
+                    scores.setdefault(title, []).append(_at(of_run, score))
         found[name] = scores
-        files.write_json(files.join(workdir, SCORES_FILE), found)
+        files.write_json(stored, found)
         files.write_text(files.join(workdir, TABLE_FILE), table(found))
         if data != "tfds":
             _write_submission(name, data, workdir, scores)
@@ -133,10 +135,11 @@ def _missing(name: str, data: str) -> str | None:
 
 def _trained_and_scored(name: str, data: str, folder: str, seed: int, options: Options) -> int:
     """Trains one run to its end and scores it on each dev file, each in a process of its own; returns the exit status."""
-    task = TASKS[name]
+    task, keys = TASKS[name], _keys(name, data, seed, options)
+    _check_same_keys(folder, [*keys, options.config or CONFIG])
     if not files.exists(files.join(folder, "evaluation", f"{task.dev[0]}.json")):
         arguments = ["train", f"--config={options.config or CONFIG}", f"--workdir={folder}"]
-        status = _call([*arguments, *(f"--set={key}" for key in _keys(name, data, seed, options))])
+        status = _call([*arguments, *(f"--set={key}" for key in keys)])
         if status:
             return status
     for domain in task.dev:
@@ -149,6 +152,17 @@ def _trained_and_scored(name: str, data: str, folder: str, seed: int, options: O
             return status
         files.rename(files.join(folder, "evaluation", "test.json"), path)
     return 0
+
+
+def _check_same_keys(folder: str, keys: list[str]) -> None:
+    """Raises UserError where a finished or half-finished run was made with other keys."""
+    path = files.join(folder, "glue-keys.json")
+    if files.exists(path) and files.read_json(path) != keys:
+        changed = sorted(set(keys) ^ set(files.read_json(path)))
+        raise UserError(
+            f"{folder} was run with other keys: {', '.join(changed)}; choose another --workdir, or remove that folder"
+        )
+    files.write_json(path, keys)
 
 
 def _keys(name: str, data: str, seed: int, options: Options) -> list[str]:
@@ -211,16 +225,19 @@ def _write_submission(name: str, data: str, workdir: str, scores: Mapping[str, S
     for number, split in enumerate(task.test):
         source = files.join(data, name, f"{split}.tsv")
         target = files.join(workdir, "submission", f"{name}{('-m', '-mm')[number] if len(task.test) > 1 else ''}.tsv")
-        if not files.exists(source) or files.exists(target):
+        predictions = files.join(workdir, name, f"{split}-seed-{best}.jsonl")
+        if not files.exists(source) or (files.exists(target) and files.exists(predictions)):
             continue
-        predictions = files.join(workdir, name, f"{split}.jsonl")
         arguments = ["predict", f"--workdir={files.join(workdir, name, f'seed-{best}')}", f"--input={source}"]
         # A test file has a header, also where the training file has none.
         if _call([*arguments, f"--output={predictions}", "--set=data.column_names=[]"]):
             raise UserError(f"{source} could not be predicted; the messages above say why")
-        lines = ["index\tprediction"]
-        for index, line in enumerate(files.read_text(predictions).splitlines()):
-            prediction = json.loads(line)
-            lines.append(f"{index}\t{prediction.get('label', prediction.get('value'))}")
+        rows = [json.loads(line) for line in files.read_text(predictions).splitlines()]
+        values = [row.get("label", row.get("value")) for row in rows]
+        usual = collections.Counter(value for value in values if value is not None).most_common(1)[0][0]
+        refused = values.count(None)
+        if refused:  # the leaderboard wants a line for each row
+            log.warning("%s: %d row(s) could not be predicted and got %r, the most frequent prediction", source, refused, usual)
+        lines = ["index\tprediction", *(f"{index}\t{usual if v is None else v}" for index, v in enumerate(values))]
         files.write_text(target, "\n".join(lines) + "\n")
         log.info("for the leaderboard: %s", target)

@@ -4,6 +4,7 @@ import statistics
 
 from trainer import files
 from trainer.cli import Options
+from trainer.data.sources import RowError
 from trainer.data.table import Proposal, Table, UnrecognizedError, quoted, read_table
 from trainer.errors import UserError
 from trainer.tasks import task_module, task_names
@@ -43,7 +44,7 @@ def choose(table: Table, wanted: str | None = None) -> tuple[str, Proposal, list
     for name in [wanted] if wanted else task_names():
         try:
             found[name] = task_module(name).Task.recognize(table)
-        except UnrecognizedError as reason:
+        except (UnrecognizedError, UserError, RowError) as reason:
             reasons[name] = str(reason)
     if not found:
         told = "".join(f"\n  {name}: {reason}" for name, reason in reasons.items())

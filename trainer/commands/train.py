@@ -29,6 +29,7 @@ from trainer.text.graph_limits import problem_with
 from trainer.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
+EXAMPLES_CHECKED = 64  # before the training, to see that train.best_score is a score
 
 
 def run(options: Options) -> int:
@@ -208,13 +209,16 @@ def _check_validated(resolved: Experiment, manifest: Manifest) -> None:
 
 
 def _check_best_score(run: RunState, runner: inference.BatchRunner) -> None:
-    """Raises UserError where train.best_score names no score: before the training, by scoring one batch."""
-    name = run.experiment.train.best_score
-    if name is not None:
-        task = run.assembled.task
-        batches = feeding.evaluation_batches(run.experiment, run.manifest, "validation", task)
-        kept = run.manifest.kept("validation")
-        training.score_named(inference.evaluate(runner, batches.take(1), task, kept), name)
+    """Raises UserError where train.best_score names no score: before the training, by scoring a few rows."""
+    name, task = run.experiment.train.best_score, run.assembled.task
+    if name is None:
+        return
+    batches = feeding.evaluation_batches(run.experiment, run.manifest, "validation", task, most=EXAMPLES_CHECKED)
+    rows = list(inference.with_rows(runner.run(batches), run.manifest.kept("validation")))
+    is_cut = run.manifest.splits["validation"]["examples"] > EXAMPLES_CHECKED
+    rows = rows[:-1] if is_cut else rows  # windows of the last one may be missing
+    if rows:
+        training.score_named(task.score(iter(rows)), name)
 
 
 def _records(resolved: Experiment, workdir: str, tokenizer: Tokenizer, placement: distribution.Placement) -> Manifest:

@@ -23,7 +23,7 @@ class Holdout:
 
     Attributes:
       fractions: {split: fraction of the distinct texts}, in order.
-      chosen: {split: hashes of its texts}; None without classes, where a hash below the fraction decides, without a first pass.
+      chosen: {split: hashes of its texts}; None for a corpus, where a hash below the fraction decides, without a first pass.
       columns: that are hashed: of the text, or another by which rows stay together.
     """
 
@@ -33,7 +33,13 @@ class Holdout:
 
     @classmethod
     def of(
-        cls, rows: Iterable[Row | Rejected], fractions: Mapping[str, float], columns: Sequence[str], label: str | None
+        cls,
+        rows: Iterable[Row | Rejected],
+        fractions: Mapping[str, float],
+        columns: Sequence[str],
+        label: str | None,
+        key: str = "task.text_columns",
+        is_corpus: bool = False,
     ) -> Holdout:
         """Chooses the rows to hold out.
 
@@ -41,22 +47,25 @@ class Holdout:
           rows: all rows of data.train.
           fractions: {split: fraction}.
           columns: hashed.
-          label: the column of the class; None chooses by the hash only, where there are no classes.
+          label: the column of the class, of each of which a fraction is held out; None where there are no classes.
+          key: the config key that names the columns, for messages.
+          is_corpus: the rows are too many to be looked at first.
 
         Raises:
           UserError: a split would hold no row at all.
         """
         columns = tuple(columns)
-        if label is None:
+        if is_corpus:
             return cls(fractions, None, columns)
-        strata = _texts_by_class(rows, columns, label)
+        strata = _texts_by_class(rows, columns, label, key)
         texts = sum(map(len, strata.values()))
         chosen: dict[str, set[bytes]] = {split: set() for split in fractions}
         for stratum in strata.values():
             ordered = iter(sorted(stratum))
             left = len(stratum) - 1  # every class keeps a text to train on
             for split, fraction in fractions.items():
-                count = min(round(fraction * len(stratum)), left)
+                # Without classes one text at least is held out: of a class there may be too few.
+                count = min(max(round(fraction * len(stratum)), label is None), left)
                 left -= count
                 chosen[split].update(itertools.islice(ordered, count))
         for split, keys in chosen.items():
@@ -87,8 +96,10 @@ class Holdout:
         return "train"
 
 
-def _texts_by_class(rows: Iterable[Row | Rejected], columns: Sequence[str], label: str) -> dict[str, set[bytes]]:
-    """Returns {class: hashes of its texts}; of equal texts the first row's class counts.
+def _texts_by_class(
+    rows: Iterable[Row | Rejected], columns: Sequence[str], label: str | None, column_key: str
+) -> dict[str, set[bytes]]:
+    """Returns {class: hashes of its texts}; of equal texts the first row's class counts, and without a label there is one.
 
     Raises:
       UserError: not one row has these columns.
@@ -102,12 +113,12 @@ def _texts_by_class(rows: Iterable[Row | Rejected], columns: Sequence[str], labe
         first, key = first or row, _hash(row, columns)
         if key is not None and key not in seen:
             seen.add(key)
-            strata.setdefault(str(row.values.get(label)), set()).add(key)
+            strata.setdefault("" if label is None else str(row.values.get(label)), set()).add(key)
     missing = [column for column in columns if first and not seen and column not in first.values]
     if first and missing:
         names = ", ".join(map(repr, first.values))
         raise UserError(
-            f"{first.path}:{first.line}: no column {missing[0]!r} (task.text_columns); the columns are {names}"
+            f"{first.path}:{first.line}: no column {missing[0]!r} ({column_key}); the columns are {names}"
             f"{suggestion(missing[0], first.values)}"
         )
     return strata

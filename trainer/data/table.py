@@ -99,6 +99,12 @@ class Table:
             "If the file has no header line, add one"
         )
 
+    def has_named_label(self, without: Sequence[str] = ()) -> bool:
+        """Returns whether a column with a label's name holds classes; `without`: columns that are something else."""
+        named = [column for column in self.columns if column.lower() in LABEL_NAMES and column not in without]
+        limit = max(MAX_LABEL_SHARE * len(self.rows), 2)
+        return any(2 <= len({label_text(value) for value in self.values(column)} - {None}) <= limit for column in named)
+
     def text_columns(self, without: Sequence[str] = ()) -> tuple[str, ...]:
         """Returns the column with a text's name, two that end in 1 and 2 (or a and b), else the longest.
 

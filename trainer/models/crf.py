@@ -96,6 +96,12 @@ def crf_losses(logits: tf.Tensor, tags: tf.Tensor, transitions: tf.Tensor, chain
 
 def _log_totals(emitted: tf.Tensor, transitions: tf.Tensor, chain: Chain) -> tf.Tensor:
     """Returns at each word the log of the summed scores of all tags up to it, as if it were the last one: [rows, words]."""
+    scores = _forward_scores(emitted, transitions, chain)
+    return tf.transpose(tf.reduce_logsumexp(scores + transitions[emitted.shape[-1] + 1], axis=-1))
+
+
+def _forward_scores(emitted: tf.Tensor, transitions: tf.Tensor, chain: Chain) -> tf.Tensor:
+    """Returns the log of the summed scores of the paths that end with each tag: [words, rows, tags]."""
     count = emitted.shape[-1]
 
     def step(scores, word):
@@ -105,8 +111,30 @@ def _log_totals(emitted: tf.Tensor, transitions: tf.Tensor, chain: Chain) -> tf.
         return tf.where(is_word[:, None], found, scores)
 
     words = [_time_major(values) for values in (emitted, chain.is_first, chain.is_word)]
-    scores = tf.scan(step, words, initializer=tf.zeros_like(emitted[:, 0]))
-    return tf.transpose(tf.reduce_logsumexp(scores + transitions[count + 1], axis=-1))
+    return tf.scan(step, words, initializer=tf.zeros_like(emitted[:, 0]))
+
+
+def _backward_scores(emitted: tf.Tensor, transitions: tf.Tensor, chain: Chain) -> tf.Tensor:
+    """Returns the log of the summed scores of the paths that go on from each tag: [words, rows, tags]."""
+    count = emitted.shape[-1]
+
+    def step(scores, word):
+        following, is_last = word
+        onward = tf.reduce_logsumexp(transitions[None, :count] + (following + scores)[:, None], axis=2)
+        return tf.where(is_last[:, None], transitions[count + 1], onward)
+
+    following = tf.pad(emitted[:, 1:], [[0, 0], [0, 1], [0, 0]])
+    words = [_time_major(values) for values in (following, chain.is_last)]
+    return tf.scan(step, words, initializer=tf.zeros_like(emitted[:, 0]), reverse=True)
+
+
+def tag_probabilities(logits: tf.Tensor, transitions: tf.Tensor, chain: Chain) -> tf.Tensor:
+    """Returns each word's probability of each tag, over all paths (forward-backward): float32 [rows, length, tags]."""
+    emitted = tf.gather(logits, chain.places, batch_dims=1)
+    before = _forward_scores(emitted, transitions, chain)  # [words, rows, tags], the word's own emission included
+    after = _backward_scores(emitted, transitions, chain)
+    probabilities = tf.transpose(tf.nn.softmax(before + after), [1, 0, 2])
+    return _at_places(probabilities, chain, tf.shape(logits))
 
 
 def best_tags(logits: tf.Tensor, transitions: tf.Tensor, chain: Chain) -> tf.Tensor:
@@ -135,10 +163,14 @@ def best_tags(logits: tf.Tensor, transitions: tf.Tensor, chain: Chain) -> tf.Ten
     following = tf.concat([came_from[1:], tf.zeros_like(came_from[:1])], axis=0)
     steps = (at_end, _time_major(chain.is_last), following)
     found = tf.scan(backward, steps, initializer=tf.zeros_like(at_end[0]), reverse=True)
-    rows, length = tf.unstack(tf.shape(logits)[:2])
-    row = tf.broadcast_to(tf.range(rows)[:, None], tf.shape(chain.places))
+    return _at_places(tf.transpose(found), chain, tf.shape(logits)[:2])
+
+
+def _at_places(values: tf.Tensor, chain: Chain, shape: tf.Tensor) -> tf.Tensor:
+    """Returns words' values where their first tokens are, 0 elsewhere: [rows, words, ...] → [rows, length, ...]."""
+    row = tf.broadcast_to(tf.range(shape[0])[:, None], tf.shape(chain.places))
     cells = tf.boolean_mask(tf.stack([row, chain.places], axis=-1), chain.is_word)
-    return tf.scatter_nd(cells, tf.boolean_mask(tf.transpose(found), chain.is_word), [rows, length])
+    return tf.ensure_shape(tf.scatter_nd(cells, tf.boolean_mask(values, chain.is_word), shape), [None, None, *values.shape[2:]])
 
 
 def _time_major(values: tf.Tensor) -> tf.Tensor:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 from trainer.config import FieldError
 from trainer.data.sources import Rejected, Row
@@ -63,7 +64,7 @@ class _Usable:
         return f". {self._refused} of {self._count} rows cannot be read; the first, {first.path}:{first.line}: {first.reason}"
 
 
-def _stated_by_records(data: DataConfig, fields: Iterable[str]) -> dict[str, tuple]:
+def _stated_by_records(data: DataConfig, fields: Iterable[str]) -> dict[str, Any]:
     stored = manifest_alone(data).task
     for field in fields:
         if not stored.get(field):
@@ -71,4 +72,4 @@ def _stated_by_records(data: DataConfig, fields: Iterable[str]) -> dict[str, tup
                 f"data.records_dir: the records in {data.records_dir} do not state task.{field}, and no rows are named to "
                 "learn it from; run prepare with this config where the rows are"
             )
-    return {field: tuple(stored[field]) for field in fields}
+    return {field: tuple(value) if isinstance(value := stored[field], list) else value for field in fields}

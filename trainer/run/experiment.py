@@ -80,7 +80,8 @@ class Experiment:
         rows = read_rows(str(self.data.train), "data.train", self.data.source_format(task_class.txt_as))
         columns = (by,) if by else task_class.text_columns(self.task)
         label = None if by else task_class.class_column(self.task)
-        return Holdout.of(rows, self.data.shares(), columns, label)
+        key = "data.holdout_column" if by else "task.text_columns"
+        return Holdout.of(rows, self.data.shares(), columns, label, key, task_class.is_corpus)
 
     def with_tuned(self, tuned: Mapping[str, Any]) -> "Experiment":
         """Returns the experiment with the fields of its task that a validation chose, but for those that the config gives."""

@@ -144,11 +144,17 @@ def likely_rows(split: dict, batch: int, row_length: int, max_examples_per_row: 
 
 
 def evaluation_batches(
-    experiment: Experiment, manifest: Manifest, split: str, task: Task, one_shape: bool = False
+    experiment: Experiment, manifest: Manifest, split: str, task: Task, one_shape: bool = False, most: int = -1
 ) -> tf.data.Dataset:
-    """Returns a split's examples in order, packed, each once; `one_shape`: all batches have the same shape, for XLA."""
+    """Returns a split's examples in order, packed, each once.
+
+    Args:
+      experiment, manifest, split, task: the run, and which of its examples.
+      one_shape: all batches have the same shape, for XLA.
+      most: examples; -1: all.
+    """
     length = row_length(experiment, manifest, split)
-    records = read_records(manifest.paths(split))
+    records = read_records(manifest.paths(split)).take(most)
     rows = None
     if one_shape:
         size, most = _inference_batch_size(experiment, length), experiment.data.max_examples_per_row

@@ -140,7 +140,11 @@ def grouped(windows: Iterable[Numbered]) -> Iterator[tuple[int, list[Window]]]:
 
 
 def evaluate(
-    runner: BatchRunner, batches: Iterable[dict[str, tf.Tensor]], task: Task, kept: KeptRows | None = None
+    runner: BatchRunner,
+    batches: Iterable[dict[str, tf.Tensor]],
+    task: Task,
+    kept: KeptRows | None = None,
+    tune: bool = False,
 ) -> dict[str, Any]:
     """Returns the task's scores over the batches.
 
@@ -149,11 +153,13 @@ def evaluate(
       batches: of a split, in order.
       task: scores.
       kept: what the records keep of the split's rows; None where the task needs nothing of them.
+      tune: whether the rows may choose fields of the config.
     """
-    return task.score(_with_rows(runner.run(batches), kept))
+    return task.score(with_rows(runner.run(batches), kept), tune)
 
 
-def _with_rows(windows: Iterable[tuple[int, list[Window]]], kept: KeptRows | None) -> Iterator[tuple[Row, Sequence[Window]]]:
+def with_rows(windows: Iterable[tuple[int, list[Window]]], kept: KeptRows | None) -> Iterator[tuple[Row, Sequence[Window]]]:
+    """Yields each row as the records keep it, with its windows."""
     rows = iter(kept) if kept else iter(())
     for row_id, found in windows:
         if kept is None:

@@ -197,7 +197,7 @@ class TrainingRhythm(keras.callbacks.Callback):
         optimizer = assembly.inner_optimizer(self.model.optimizer)
         optimizer.swap_averages(self.model.trainable_variables)
         batches = feeding.evaluation_batches(run.experiment, run.manifest, "validation", task, self._one_shape)
-        scores = inference.evaluate(self._runner, batches, task, run.manifest.kept("validation"))
+        scores = inference.evaluate(self._runner, batches, task, run.manifest.kept("validation"), tune=True)
         if self._log:
             numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
             chooses = score_named(scores, self._best_name)

@@ -19,6 +19,7 @@ def write_hugging_face(
     architecture: str,
     head: Mapping[str, np.ndarray],
     class_names: Sequence[str],
+    problem_type: str | None = None,
 ) -> None:
     """Writes config, tokenizer and weights.
 
@@ -31,15 +32,16 @@ def write_hugging_face(
       tokenizer: the run's.
       architecture: the transformers class that the weights are of, "BertForSequenceClassification"; "BertModel" without a head.
       head: the head's weights by PyTorch's names, as {"classifier.weight": [classes, hidden], ...}.
-      class_names: of a classifier's head.
+      class_names: of a classifier's head; others have two unnamed ones, as transformers' question answering.
+      problem_type: of a classifier: how transformers reads its logits.
     """
     import safetensors.numpy
 
     config = type(encoder.bert_config).from_dict(encoder.bert_config.to_dict())
     config.architectures = [architecture]
-    if head and class_names:
-        config.id2label = dict(enumerate(class_names))
-        config.label2id = {name: number for number, name in enumerate(class_names)}
+    names = list(class_names) if head and class_names else ["LABEL_0", "LABEL_1"]  # not those of the encoder's own past
+    config.id2label, config.label2id = dict(enumerate(names)), {name: number for number, name in enumerate(names)}
+    config.problem_type = problem_type
     prefix = "bert." if head else ""
     weights = {prefix + pytorch_name(variable_key(v.name)): pytorch_array(v) for v in encoder.model.weights}
     with tempfile.TemporaryDirectory() as local:

@@ -125,6 +125,7 @@ class Task(abc.ABC):
     is_corpus: ClassVar[bool] = False  # rows are documents: prepared in chunks by size, in shards that outlive a kill
     has_windows: ClassVar[bool] = False  # a row longer than max_seq_length gives several examples; nothing is cut
     request_features: ClassVar[tuple[str, ...]] = ()  # token-level ones of `request_windows` that `results` reads, besides ids
+    problem_type: ClassVar[str | None] = None  # how transformers reads the logits of a classifier's head
     token_outputs: ClassVar[Mapping[str, str]] = {}  # {a token-level one of the results: the sequence whose tokens it has}
 
     def __init__(self, config: Any, tokenizer: Tokenizer, max_seq_length: int):
@@ -290,13 +291,13 @@ class Task(abc.ABC):
         """
 
     @abc.abstractmethod
-    def score(self, rows: Iterable[tuple[Row, Sequence[Window]]]) -> dict[str, Any]:
+    def score(self, rows: Iterable[tuple[Row, Sequence[Window]]], tune: bool = False) -> dict[str, Any]:
         """Returns the final scores, JSON-able.
-
-        Fields of the config that are chosen on these rows, as a threshold, stand under "tuned": the best checkpoint keeps them.
 
         Args:
           rows: as `decode` has them, as a stream: keep of each what the scores need.
+          tune: the rows may choose fields of the config that it leaves open, as a threshold: they stand under "tuned", and the
+            best checkpoint keeps them. True in the validations of a training only.
         """
 
     # An export replies to strings

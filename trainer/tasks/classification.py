@@ -81,6 +81,7 @@ class Task(base.TextTask):
 
     config: Config
     best_score = "accuracy"
+    problem_type = "single_label_classification"
 
     @classmethod
     def recognize(cls, table: Table) -> Proposal:
@@ -229,7 +230,7 @@ class Task(base.TextTask):
             return (probabilities[..., 1] >= self.config.threshold).astype(np.int64)
         return probabilities.argmax(axis=-1)
 
-    def score(self, rows: Iterable[tuple[Row, Sequence[base.Window]]]) -> dict[str, Any]:
+    def score(self, rows: Iterable[tuple[Row, Sequence[base.Window]]], tune: bool = False) -> dict[str, Any]:
         logits, labels = self.arrays(rows, "logits", ["label"])
         probabilities = softmax(logits)
         return classification_scores(labels, probabilities, self.config.class_names, self._chosen(probabilities))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from trainer.models.encoder import BertEncoder
     from trainer.serving.windows import Request
 
-MAX_LABELS = 2_000  # each is a number of every example
+MAX_LABELS = 500  # each is a number of every example
 YES, NO = ("1", "true"), ("0", "false")  # how `label_text` tells what stands in a column of one label
 
 
@@ -85,12 +85,15 @@ class Task(base.TextTask):
 
     config: Config
     best_score = "micro.f1"
+    problem_type = "multi_label_classification"
 
     @classmethod
     def recognize(cls, table: Table) -> Proposal:
         columns = [column for column in table.columns if table.holds(column, list)]
         lists = [column for column in columns if all(isinstance(v, str | int) for v in _first_values(table.values(column)))]
         flags = [column for column in table.columns if {label_text(value) for value in table.values(column)} <= {*YES, *NO}]
+        if len(lists) > 1 and all(len(a or []) == len(b or []) for a, b in zip(*map(table.values, lists[:2]), strict=True)):
+            raise UnrecognizedError(f"columns {lists[0]!r} and {lists[1]!r} have equally long lists, as words and tags have")
         if lists and "tokens" not in table.columns:
             how = {"labels_column": quoted(lists[0])}
         elif len(flags) >= 3:
@@ -104,7 +107,7 @@ class Task(base.TextTask):
             counts.update(_labels_in(Row(values, table.source, number), config))
         shown = [f"  {name}: {count:,} ({count / len(table.rows):.1%})" for name, count in counts.most_common(8)]
         return Proposal(
-            certainty=3 if lists else 2,
+            certainty=3 if lists else 0 if table.has_named_label(without=flags) else 2,
             summary=[f"text: {', '.join(texts)}", f"labels: {', '.join(lists[:1] or flags)}, {len(counts)} different", *shown],
             task={"text_columns": listed(texts), **how, "tune_thresholds": "global  # or per_label, none"},
             token_lengths=table.token_lengths(texts),
@@ -150,12 +153,16 @@ class Task(base.TextTask):
 
     def _number_of(self, label: str) -> int:
         number = self._numbers.get(label)
-        if number is None and label.isdecimal() and int(label) < len(self._numbers):
+        if number is None and self._are_names and label.isdecimal() and int(label) < len(self._numbers):
             return int(label)  # a file of numbers, whose names the config gives
         if number is None:
             known = ", ".join(self.config.class_names[:8])
             raise RowError(f"label {label!r} is not one of {known}{' ...' if len(self._numbers) > 8 else ''}")
         return number
+
+    @functools.cached_property
+    def _are_names(self) -> bool:
+        return not any(name.lstrip("-").isdecimal() for name in self.config.class_names)
 
     @functools.cached_property
     def _numbers(self) -> dict[str, int]:
@@ -216,10 +223,10 @@ class Task(base.TextTask):
         thresholds = np.array(self.config.thresholds or (0.5,), np.float32)
         return np.broadcast_to(thresholds, [len(self.config.class_names)])
 
-    def score(self, rows: Iterable[tuple[Row, Sequence[base.Window]]]) -> dict[str, Any]:
+    def score(self, rows: Iterable[tuple[Row, Sequence[base.Window]]], tune: bool = False) -> dict[str, Any]:
         logits, *labels = self.arrays(rows, "logits", self._label_features)
         true, probabilities = np.stack(labels, axis=1), sigmoid(logits)
-        if self.config.thresholds or self.config.tune_thresholds == "none":
+        if not tune or self.config.thresholds or self.config.tune_thresholds == "none":
             return multi_label_scores(true, probabilities, self.config.class_names, self._thresholds)
         thresholds = best_thresholds(true, probabilities, self.config.tune_thresholds == "per_label")
         scores = multi_label_scores(true, probabilities, self.config.class_names, thresholds)

@@ -405,7 +405,7 @@ class Task(base.TextTask):
         ]
         return {"masks": masks}
 
-    def score(self, rows: Iterable[tuple[Row, Sequence[base.Window]]]) -> dict[str, Any]:
+    def score(self, rows: Iterable[tuple[Row, Sequence[base.Window]]], tune: bool = False) -> dict[str, Any]:
         sums, right = collections.Counter[str](), 0
         for _, windows in rows:
             for window in windows:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -49,7 +50,7 @@ class Config(base.TaskConfig):
     max_question_tokens: int = 64
     """Tokens of a question; a longer one is cut."""
     window_stride_tokens: int = 128
-    """How far apart two windows of a long context begin."""
+    """How far apart two windows of a long context begin; half of a window at most."""
     max_answer_tokens: int = 30
     """Tokens of an answer, at most."""
     best_answers: int = 20
@@ -152,6 +153,24 @@ class Task(base.Task):
             raise RowError(f"the text in column {self.config.context_column!r} has no token")
         return self._windows_of(question, context, self._true_span(row, context) if labelled else None)
 
+    def chunk_examples(
+        self, rows: Sequence[Row], chunk: str, counts: collections.Counter
+    ) -> Iterator[tuple[int, Example | RowError]]:
+        seen = -1
+        for number, example in super().chunk_examples(rows, chunk, counts):
+            if number != seen and not isinstance(example, RowError):
+                counts["answers_moved"] += self._is_moved(rows[number])
+            seen = number
+            yield number, example
+
+    def _is_moved(self, row: Row) -> bool:
+        answers = squad.answers_in(row.values[self.config.answers_column])
+        return bool(answers) and self._placed(answers, row.values[self.config.context_column]).is_moved
+
+    def remarks(self, split: Mapping[str, Any]) -> list[str]:
+        count = split.get("special_cases", {}).get("answers_moved", 0)
+        return [f"{count:,} answers do not stand where they say; the nearest place was taken"] if count else []
+
     def request_examples(self, row: Row) -> list[Example]:
         question, context = (row.values[column] for column in self.input_columns)
         return self._windows_of(question, context, None)
@@ -161,15 +180,18 @@ class Task(base.Task):
         answers = squad.answers_in(base.value_in(row, self.config.answers_column))
         if not answers and not self.config.may_lack_answers:
             raise RowError("the question has no answer; task.metric=squad_v2.0 is for such questions")
-        problem = None
+        return self._placed(answers, context)[:2] if answers else None
+
+    def _placed(self, answers: Sequence[dict[str, Any]], context: str) -> squad.Placed:
+        """Returns where the first answer stands that the context holds; raises the first one's RowError where none does."""
+        problem: RowError | None = None
         for answer in answers:
             try:
-                return squad.placed_answer(context, answer)[:2]
+                return squad.placed_answer(context, answer)
             except RowError as error:
                 problem = problem or error
-        if problem:
-            raise problem
-        return None
+        assert problem is not None
+        raise problem
 
     def _windows_of(self, question: str, context: str, answer: tuple[int, int] | None) -> list[Example]:
         asked, tokens = self._question_ids(question), self._tokens_of(context)
@@ -205,7 +227,7 @@ class Task(base.Task):
     def _cut(self, asked: int, length: int) -> list[TokenWindow]:
         """Returns the windows over a context of so many tokens, beside a question of so many."""
         size = self.max_seq_length - 3 - asked
-        return token_windows(length, size, min(self.config.window_stride_tokens, size))
+        return token_windows(length, size, min(self.config.window_stride_tokens, max(size // 2, 1)))
 
     def _tokens_of(self, context: str) -> Tokens:
         return self._tokenized(context)
@@ -263,7 +285,7 @@ class Task(base.Task):
         ]
         runner_up = [answer["probability"] for answer in answers[1:2]] or [0.0]
         best = answers[0] if answers else {"text": "", "start": -1, "end": -1, "probability": 0.0}
-        prediction: base.Prediction = {"id": row.values["id"]} if "id" in row.values else {}
+        prediction: base.Prediction = _identity(row)
         margin = {"margin": best["probability"] - runner_up[0] if answers else 1.0}
         if not self.config.may_lack_answers:
             return {**prediction, "answer": best["text"], **_without_text(best), **margin, "answers": answers[:5]}
@@ -306,7 +328,7 @@ class Task(base.Task):
         found = [(float(scores[i, j]), int(first[i]), int(last[j])) for i, j in places if usable[i, j]]
         return [(score, start + cut.start, end + cut.start) for score, start, end in found]
 
-    def score(self, rows: Iterable[tuple[Row, Sequence[base.Window]]]) -> dict[str, Any]:
+    def score(self, rows: Iterable[tuple[Row, Sequence[base.Window]]], tune: bool = False) -> dict[str, Any]:
         found = AnswerScores(self.config.metric)
         for row, windows in rows:
             spans, no_answer = self._best_spans(row, windows)
@@ -317,8 +339,8 @@ class Task(base.Task):
         if not self.config.may_lack_answers:
             return found.scores()
         threshold = self.config.no_answer_threshold
-        if threshold is not None:
-            return found.scores(threshold)
+        if threshold is not None or not tune:
+            return found.scores(threshold or 0.0)
         threshold = float(found.scores()["best_f1_thresh"])
         return {**found.scores(threshold), "tuned": {"no_answer_threshold": threshold}}
 
@@ -329,10 +351,13 @@ class Task(base.Task):
         from trainer.text.in_graph_windows import graph_windows
 
         question, context = texts
+        same = tf.debugging.assert_equal(tf.size(question), tf.size(context), "as many questions as contexts are needed")
+        with tf.control_dependencies([same]):
+            question = tf.identity(question)
         asked = tokenize(question)[:, : self._most_question_tokens]
         ids, starts, ends = tokenize.with_offsets(context)
         size = self.max_seq_length - 3 - tf.cast(asked.row_lengths(), tf.int32)
-        stride = tf.minimum(self.config.window_stride_tokens, size)
+        stride = tf.minimum(self.config.window_stride_tokens, tf.maximum(size // 2, 1))
         windows = graph_windows(tf.cast(ids.row_lengths(), tf.int32), size, stride)
         cls_id, sep_id = (tf.fill([tf.size(windows.row), 1], i) for i in (self.tokenizer.cls_id, self.tokenizer.sep_id))
         before = tf.concat([cls_id, tf.gather(asked, windows.row), sep_id], axis=1)
@@ -398,10 +423,11 @@ class Task(base.Task):
         is_answer = is_span[:, 0]
         others = {}
         if self.config.may_lack_answers:
-            says_none = no_answer - tf.where(is_answer, scores[:, 0], IMPOSSIBLE) > (self.config.no_answer_threshold or 0.0)
+            over = no_answer - tf.where(is_answer, scores[:, 0], IMPOSSIBLE)
+            says_none = over > (self.config.no_answer_threshold or 0.0)
             probability = tf.where(says_none, shares[:, -1], probability)
             is_answer &= ~says_none
-            others = {"no_answer_probability": shares[:, -1]}
+            others = {"no_answer_probability": shares[:, -1], "no_answer_score": over}
         start, end = (tf.where(is_answer, place, -1) for place in (start, end))
         return {
             "answer": _substrings(request.texts[1], start, end),
@@ -413,17 +439,28 @@ class Task(base.Task):
         }
 
     def as_reply(self, prediction: base.Prediction) -> dict[str, Any]:
-        names = ("answer", "start", "end", "probability", "margin", "no_answer_probability")
+        names = ("answer", "start", "end", "probability", "margin", "no_answer_probability", "no_answer_score")
         return {name: prediction[name] for name in names if name in prediction}
 
     def is_tie(self, output: str, reply: Mapping[str, np.ndarray], tolerance: float) -> bool:
-        # Two spans of nearly the same score; or a question that may or may not have an answer.
-        is_near = "no_answer_probability" in reply and abs(reply["no_answer_probability"] - reply["probability"]) <= tolerance
-        return bool(float(reply["margin"]) <= tolerance or is_near)
+        # Two spans of nearly the same score; or a question that may or may not have an answer: scores are logits, of about 10.
+        is_near = False
+        if "no_answer_score" in reply:
+            over = float(reply["no_answer_score"]) - (self.config.no_answer_threshold or 0.0)
+            is_near = abs(over) <= 10 * tolerance
+        return "margin" in reply and bool(float(reply["margin"]) <= tolerance or is_near)
 
     def hugging_face_head(self, model: keras.Model) -> tuple[str, dict[str, np.ndarray]]:
         kernel, bias = (weight.numpy() for weight in model.get_layer("head").weights)
         return "BertForQuestionAnswering", {"qa_outputs.weight": np.ascontiguousarray(kernel.T), "qa_outputs.bias": bias}
+
+
+def _identity(row: Row) -> dict[str, Any]:
+    """Returns a question's id, where it has one, as JSON can hold it."""
+    identity = row.values.get("id")
+    if identity is None:
+        return {}
+    return {"id": identity if isinstance(identity, str | int) and not isinstance(identity, bool) else str(identity)}
 
 
 def _without_text(answer: dict[str, Any]) -> dict[str, Any]:

@@ -61,6 +61,7 @@ class Task(base.TextTask):
 
     config: Config
     best_score = "pearson"
+    problem_type = "regression"
 
     @classmethod
     def recognize(cls, table: Table) -> Proposal:
@@ -75,7 +76,7 @@ class Task(base.TextTask):
         targets = named or found
         texts = table.text_columns(without=targets)
         return Proposal(
-            certainty=2 if named else 0,
+            certainty=2 if named and not table.has_named_label(without=targets) else 0,
             summary=[f"text: {', '.join(texts)}", f"numbers: {', '.join(targets)}"],
             task={"text_columns": listed(texts), "target_columns": listed(targets)},
             token_lengths=table.token_lengths(texts),
@@ -157,7 +158,7 @@ class Task(base.TextTask):
         """Returns outputs in the targets' own units: float64 [..., targets]."""
         return scaled.astype(np.float64) * self.config.scales + self.config.means
 
-    def score(self, rows: Iterable[tuple[Row, Sequence[base.Window]]]) -> dict[str, Any]:
+    def score(self, rows: Iterable[tuple[Row, Sequence[base.Window]]], tune: bool = False) -> dict[str, Any]:
         columns = self.config.target_columns
         scaled, *targets = self.arrays(rows, "scaled", [f"target_{number}" for number in range(len(columns))])
         values = self._values(scaled)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from trainer.serving.windows import Request, RequestWindows
     from trainer.text.in_graph_tokenizer import InGraphTokenizer
 
+log = logging.getLogger(__name__)
 # A file's scheme → the one that is learned: with a letter for each place that the file's own tells apart
 LEARNED_SCHEME = {"IOB1": "IOB2", "IOB2": "IOB2", "BIOES": "BIOES", "BILOU": "BIOES", "BMES": "BIOES", "plain": "plain"}
 LETTERS = {"IOB2": "BI", "BIOES": "BIES"}
@@ -152,7 +155,7 @@ class Task(base.Task):
     def learn(cls, config: Config, rows: Iterable[Row]) -> Config:
         tags: set[str] = set()
         types: set[str] = set()
-        sentences: list[list[str]] = []
+        marked: collections.Counter[str] = collections.Counter()  # words with a mark: they tell how text was cut
         problems: list[str] = []
 
         def tagged() -> Iterator[list[str]]:
@@ -162,7 +165,7 @@ class Task(base.Task):
                     if found is None:
                         types.update(name for _, _, name in _spans_in(row, config.spans_column))
                         continue
-                    sentences.append(_listed(row, config.tokens_column))
+                    marked.update(word for word in _listed(row, config.tokens_column) if not word.isalnum())
                 except RowError as error:
                     problems.append(f"; the first of them, {row.path}:{row.line}: {error}")
                     continue
@@ -180,7 +183,7 @@ class Task(base.Task):
             scheme = "IOB2"
         scheme = config.tag_scheme if config.tag_scheme != "auto" else scheme
         types |= {span.type for tag in tags for span in tag_schemes.spans_of([tag], scheme)}
-        rule = words.learned_rule(sentences) if sentences else "punctuation"
+        rule = words.learned_rule(marked) if tags else "punctuation"
         found: dict[str, Any] = {"tag_scheme": scheme, "entity_types": tuple(sorted(types)), "word_splitting": rule}
         return dataclasses.replace(config, **{field: found[field] for field in cls.to_learn(config)})
 
@@ -194,6 +197,22 @@ class Task(base.Task):
             raise RowError("the text has no word")
         return self._windows_of(found, self._true_tags(row, found) if labelled else None)
 
+    def chunk_examples(
+        self, rows: Sequence[Row], chunk: str, counts: collections.Counter
+    ) -> Iterator[tuple[int, Example | RowError]]:
+        seen: set[int] = set()
+        for number, example in super().chunk_examples(rows, chunk, counts):
+            if number not in seen and not isinstance(example, RowError) and self.config.tags_column in rows[number].values:
+                seen.add(number)
+                tags = _listed(rows[number], self.config.tags_column)
+                counts["tags_out_of_scheme"] += len(tag_schemes.invalid_positions(tags, self.config.tag_scheme))
+            yield number, example
+
+    def remarks(self, split: Mapping[str, Any]) -> list[str]:
+        count = split.get("special_cases", {}).get("tags_out_of_scheme", 0)
+        how = "they are read as conlleval reads them"
+        return [f"{count:,} tags are not what {self.config.tag_scheme} allows at their place; {how}"] if count else []
+
     def request_examples(self, row: Row) -> list[Example]:
         return self._windows_of(self._words_of_text(row.values[self.config.text_column]), None)
 
@@ -201,7 +220,7 @@ class Task(base.Task):
         return [self._words_of(row).text]
 
     def _words_of(self, row: Row) -> Words:
-        if self.config.tokens_column in row.values:
+        if self._has_tokens(row):
             return self._words_of_tokens(_listed(row, self.config.tokens_column))
         if self.config.text_column not in row.values:
             raise RowError(
@@ -209,6 +228,12 @@ class Task(base.Task):
                 f"{', '.join(map(repr, row.values)) or 'nothing'}"
             )
         return self._words_of_text(base.text_in(row, self.config.text_column))
+
+    def _has_tokens(self, row: Row) -> bool:
+        """Whether the words are given: tables have both columns in every row, one of them empty."""
+        columns = self.config.tokens_column, self.config.text_column
+        tokens, text = (row.values.get(column) for column in columns)
+        return columns[0] in row.values and (isinstance(tokens, list | np.ndarray) or not isinstance(text, str))
 
     def _words_of_tokens(self, tokens: Sequence[str]) -> Words:
         spans, ids, starts, place = [], [], [], 0
@@ -337,26 +362,23 @@ class Task(base.Task):
         """For each token its tag's number, the tag's probability, and how far it lies before the second most probable."""
         import tensorflow as tf
 
-        from trainer.models.crf import best_tags, chain_of
+        from trainer.models.crf import best_tags, chain_of, tag_probabilities
 
-        probabilities = tf.nn.softmax(outputs["logits"])
-        tag = tf.argmax(probabilities, axis=-1, output_type=tf.int32)
         if self.config.crf:
-            tag = best_tags(outputs["logits"], outputs["transitions"], chain_of(batch["word_starts"], batch["segment_ids"]))
+            of_words = outputs["logits"], outputs["transitions"], chain_of(batch["word_starts"], batch["segment_ids"])
+            probabilities, tag = tag_probabilities(*of_words), best_tags(*of_words)
+        else:
+            probabilities = tf.nn.softmax(outputs["logits"])
+            tag = tf.argmax(probabilities, axis=-1, output_type=tf.int32)
         chosen = tf.gather(probabilities, tag, batch_dims=2)
         others = tf.where(tf.one_hot(tag, probabilities.shape[-1], on_value=True, off_value=False), 0.0, probabilities)
-        return {
-            "tag": tf.cast(tag, tf.float32),
-            "probability": chosen,
-            "margin": chosen - tf.reduce_max(others, axis=-1),
-            "word_starts": tf.cast(batch["word_starts"], tf.float32),
-        }
+        is_word = tf.cast(batch["word_starts"], tf.float32)  # elsewhere nothing was learned
+        margin = chosen - tf.reduce_max(others, axis=-1)
+        of_tokens = {"tag": tf.cast(tag, tf.float32), "probability": chosen, "margin": margin}
+        return {**{name: value * is_word for name, value in of_tokens.items()}, "word_starts": is_word}
 
     def decode(self, row: Row, windows: Sequence[base.Window]) -> base.Prediction:
-        if self.config.tokens_column in row.values:
-            found = self._words_of(row)
-        else:
-            found = self._words_of_text(row.values[self.config.text_column])
+        found = self._words_of(row) if self._has_tokens(row) else self._words_of_text(row.values[self.config.text_column])
         tags, probability, margin = (_joined(windows, name) for name in ("tag", "probability", "margin"))
         spans = self._predicted_spans(tags)
         entities = [
@@ -382,7 +404,7 @@ class Task(base.Task):
         names = self.config.tag_names
         return tag_schemes.spans_of([names[int(tag)] for tag in tags], self.config.learned_scheme)
 
-    def score(self, rows: Iterable[tuple[Row, Sequence[base.Window]]]) -> dict[str, Any]:
+    def score(self, rows: Iterable[tuple[Row, Sequence[base.Window]]], tune: bool = False) -> dict[str, Any]:
         counts, strict, sentences = EntityCounts(), EntityCounts(), 0
         scheme = self.config.learned_scheme
         names = self.config.tag_names
@@ -476,12 +498,16 @@ class Task(base.Task):
         return {**found, "margin": prediction["margin"]}
 
     def is_tie(self, output: str, reply: Mapping[str, np.ndarray], tolerance: float) -> bool:
-        return float(reply["margin"]) <= tolerance
+        margin = np.asarray(reply["margin"])
+        is_word = np.asarray(reply["word_starts"]) > 0 if "word_starts" in reply else np.ones_like(margin, bool)
+        return bool(margin[is_word].min(initial=1.0) <= tolerance)
 
     def labels_asset(self) -> tuple[str, ...]:
         return self.config.tag_names
 
     def hugging_face_head(self, model: keras.Model) -> tuple[str, dict[str, np.ndarray]]:
+        if self.config.crf:
+            log.warning("transformers has no CRF: the tags of huggingface/ are the most probable ones, each by itself")
         kernel, bias = (weight.numpy() for weight in model.get_layer("head").weights)
         head = {"classifier.weight": np.ascontiguousarray(kernel.T), "classifier.bias": bias}
         return "BertForTokenClassification", head
@@ -495,6 +521,8 @@ def _listed(row: Row, column: str) -> list[str]:
     """
     value = base.value_in(row, column)
     value = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(value, list):  # TensorFlow datasets have bytes
+        value = [entry.decode("utf8", "replace") if isinstance(entry, bytes) else entry for entry in value]
     if not isinstance(value, list) or not all(isinstance(entry, str) and entry for entry in value):
         raise RowError(f"column {column!r} holds {str(value)[:60]!r} where a list of words belongs")
     if not value:
