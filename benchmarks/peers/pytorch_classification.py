@@ -18,6 +18,7 @@ import time
 
 import numpy as np
 import torch
+from pytorch_common import length_grouped_batches, parameter_groups
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import BertForSequenceClassification, BertTokenizerFast, get_scheduler
 
@@ -29,19 +30,6 @@ def read_rows(path, text_column, label_column):
         options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tab else {}
         rows = list(csv.DictReader(file, **options))
     return [row[text_column] for row in rows], [row[label_column] for row in rows]
-
-
-def length_grouped_batches(lengths, batch_size, generator):
-    """Yields lists of row numbers: shuffled, then sorted by length within 50 batches, as HF's Trainer does."""
-    order = list(range(len(lengths)))
-    generator.shuffle(order)
-    pool = 50 * batch_size
-    batches = []
-    for start in range(0, len(order), pool):
-        group = sorted(order[start : start + pool], key=lambda row: lengths[row])
-        batches += [group[i : i + batch_size] for i in range(0, len(group), batch_size)]
-    generator.shuffle(batches)
-    return batches
 
 
 def evaluate(model, tokenizer, encoded, labels):
@@ -57,16 +45,6 @@ def evaluate(model, tokenizer, encoded, labels):
             correct += int((predicted == np.array([labels[row] for row in rows])).sum())
     model.train()
     return correct / len(labels)
-
-
-def parameter_groups(model, weight_decay):
-    """Returns AdamW's two groups: weight decay on matrices only, as google-research/bert's optimization.py."""
-    exempt = ("bias", "LayerNorm.weight")
-    named = list(model.named_parameters())
-    return [
-        {"params": [p for n, p in named if not n.endswith(exempt)], "weight_decay": weight_decay},
-        {"params": [p for n, p in named if n.endswith(exempt)], "weight_decay": 0.0},
-    ]
 
 
 def main():

@@ -8,7 +8,7 @@ import random
 
 import protocol
 import torch
-from pytorch_classification import length_grouped_batches, parameter_groups
+from pytorch_common import length_grouped_batches, parameter_groups
 from transformers import BertForMaskedLM, BertForSequenceClassification, get_linear_schedule_with_warmup
 
 
