@@ -34,12 +34,14 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Marks as slow what a second class of the same task need not show again."""
-    from tests.tasks.contract import SLOW_IN_VARIANTS
+    """Marks as slow what a second class of the same task, or a second task of the same kind, need not show again."""
+    from tests.tasks.contract import SLOW_IN_VARIANTS, SLOW_UNLESS_TYPICAL, TaskContract
 
     for item in items:
-        if getattr(item.cls, "is_variant", False) and item.originalname in SLOW_IN_VARIANTS:
-            item.add_marker(pytest.mark.slow)
+        if item.cls is not None and issubclass(item.cls, TaskContract):
+            slow = [*(SLOW_IN_VARIANTS if item.cls.is_variant else ()), *(() if item.cls.is_typical else SLOW_UNLESS_TYPICAL)]
+            if item.originalname in slow:
+                item.add_marker(pytest.mark.slow)
 
 
 def minilm_folder() -> Path:

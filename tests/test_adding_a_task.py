@@ -46,7 +46,9 @@ trainer.tasks.__path__.pop()
 
 
 class TestOrdinal(page_test.TestOrdinal):
-    """The page's test of the contract."""
+    """The page's test of the contract; most of it is slow here, as of a variant of another task."""
+
+    is_variant = True
 
 
 test_what_is_no_rating_is_rejected = page_test.test_what_is_no_rating_is_rejected

@@ -420,7 +420,7 @@ def test_a_kill_between_validation_and_checkpoint_changes_no_decision(cli, confi
     The encoder that the run began with is gone by then: a run has its own tokenizer and sizes.
     """
     scores = iter([0.3, 0.5, 0.5, 0.6])  # at steps 4 and 8, then again at 8, and at 12
-    monkeypatch.setattr("trainer.run.training.inference.evaluate", lambda *_: {"accuracy": next(scores)})
+    monkeypatch.setattr("trainer.run.training.inference.evaluate", lambda *_, **__: {"accuracy": next(scores)})
     shutil.copytree(tiny_encoder, tmp_path / "encoder")
     sets = ("train.validate_every_steps=4", "train.early_stopping_patience=1", f"encoder.init_from={tmp_path}/encoder")
     command = ["train", f"--workdir={tmp_path}/run"]

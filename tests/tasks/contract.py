@@ -34,12 +34,11 @@ from trainer.tasks import task_module
 
 LENGTH, SLOTS = 32, 4
 ODD_VALUES = (None, 7, [], {}, "", " \n", "\ud83d", "\u200b", "a word " * 1500)  # in every column of a row
+SLOW_UNLESS_TYPICAL = ("test_two_seeded_runs_are_identical_with_dropout",)
 SLOW_IN_VARIANTS = (
-    "test_two_seeded_runs_are_identical_with_dropout",
     "test_one_replica_equals_two",
     "test_native_kernels_give_the_same",
     "test_overfits_its_rows",
-    "test_savedmodel_equals_keras",
     "test_the_whole_story_on_the_command_line",
 )
 
@@ -53,13 +52,14 @@ class TaskContract:
       rows: at least four rows, each of one example.
       long_row: of a task with windows, a row of several.
       is_variant: of another class of the same task; what does not depend on a config is slow then, see `SLOW_IN_VARIANTS`.
+      is_typical: of its kind of task; what depends on the kind only is slow elsewhere, see `SLOW_UNLESS_TYPICAL`.
     """
 
     name: str
     config: dict
     rows: list[dict]
     long_row: dict | None = None
-    is_variant = False
+    is_variant = is_typical = False
 
     @pytest.fixture
     def task(self, tokenizer):
@@ -232,10 +232,10 @@ class TaskContract:
         """Returns (the module of an export, an equal Keras model)."""
         return ServingModule(self.build(task, kernels=kernels), kernels, task, inputs), self.build(task)
 
-    def test_savedmodel_equals_keras(self, task, tmp_path):
+    def test_the_graph_for_strings_equals_keras(self, task):
+        """Saved and loaded it is in the whole story."""
         module, model = self.serving_module(task, ExportKernels(), GraphInputs)
-        tf.saved_model.save(module, str(tmp_path), signatures=module.signatures())
-        self.check_reply(tf.saved_model.load(str(tmp_path)).signatures["serving_default"], task, model)
+        self.check_reply(module.signatures()["serving_default"], task, model)
 
     def test_native_serving_equals_keras(self, task, native_inference):
         module, model = self.serving_module(task, NativeExportKernels(), NativeInputs)

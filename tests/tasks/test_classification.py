@@ -21,6 +21,7 @@ SENTENCES = [
 
 
 class TestSingleText(TaskContract):
+    is_typical = True
     name = "classification"
     config = {"class_names": ("bad", "good"), "head_dropout_rate": 0.0}
     rows = [{"text": text, "label": label} for text, label in SENTENCES]

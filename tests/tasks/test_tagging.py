@@ -31,6 +31,7 @@ def row_of(words, tags):
 
 
 class TestEntities(TaskContract):
+    is_typical = True
     name = "tagging"
     config = {**LEARNED, "entity_types": ("LOC", "ORG", "PER")}
     rows = [row_of(*sentence) for sentence in SENTENCES]
