@@ -21,7 +21,8 @@ from typing import Any
 import report
 
 WIKIGOLD_TEST = (  # the documents that data.holdout_column=document holds out
-    2, 6, 17, 18, 23, 29, 34, 47, 50, 52, 55, 56, 66, 71, 72, 90, 99, 101, 110, 115, 119, 127, 131, 133, 135, 137, 139, 143, 144,
+    2, 6, 17, 18, 23, 29, 34, 47, 50, 52, 55, 56, 66, 71, 72, 90, 99, 101, 110, 115, 119, 127, 131, 133, 135, 137, 139, 143,
+    144,
 )  # fmt: skip
 
 
