@@ -198,7 +198,9 @@ def difference(reply: Reply, expected: Reply, tolerance: float, is_tie: IsTie) -
                     return f"{name} of row {row} is {reply[name][row]!r}, not {values[row]!r}"
                 ties.add(int(row))
             continue
-        gaps = np.abs(ours - theirs) / np.maximum(1.0, np.abs(theirs))
+        # A row's logits are rounded as its largest one is.
+        largest = np.abs(theirs).max(axis=tuple(range(1, theirs.ndim)), keepdims=True, initial=1.0)
+        gaps = np.abs(ours - theirs) / largest
         wrong = ~(gaps <= tolerance)  # so that NaN is wrong, too
         for row in np.flatnonzero(wrong.reshape(len(theirs), -1).any(axis=1)):
             if row in ties or is_tie(name, of_row(row), 2 * tolerance):
