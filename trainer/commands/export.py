@@ -18,6 +18,7 @@ from trainer.serving.export import TOLERANCE, next_version, requests_for, write_
 from trainer.serving.hugging_face import write_hugging_face
 from trainer.serving.reload import OPERATIONS_FILE
 from trainer.serving.signatures import ServingModule
+from trainer.tasks.base import Task, Window
 from trainer.text.graph_limits import problem_with
 
 log = logging.getLogger(__name__)
@@ -85,8 +86,9 @@ def export_saved_model(restored: assembly.Restored, workdir: str) -> str:
     examples = [task.request_examples(row) for row in rows]
     ids = _padded([example for found in examples for example in found], task.request_features)
     requests = requests_for(texts, ids, takes_strings=inputs is not None)
-    replies = _reply_of_predictions(restored, rows, examples)
-    of_ids = _results_of_windows(restored, rows, examples) if task.has_windows else replies
+    of_rows = list(Predictor(restored).windows_of(list(zip(rows, examples, strict=True))))
+    replies = _reply_of_predictions(task, of_rows)
+    of_ids = _results_of_windows(of_rows) if task.has_windows else replies
     folder = write_export(
         exports,
         next_version(exports),
@@ -141,19 +143,13 @@ def _rows_to_compare(restored: assembly.Restored) -> list[Row]:
     return [Row(dict(zip(task.input_columns, row, strict=True)), "request", number) for number, row in enumerate(texts, 1)]
 
 
-def _reply_of_predictions(
-    restored: assembly.Restored, rows: Sequence[Row], examples: Sequence[list[Example]]
-) -> dict[str, list]:
-    """Returns what `predict` says of the rows, as a reply."""
-    task = restored.assembled.task
-    predictions = Predictor(restored).predict_examples(list(zip(rows, examples, strict=True)))
-    replies = [task.as_reply(prediction) for prediction in predictions]
+def _reply_of_predictions(task: Task, of_rows: Sequence[tuple[Row, list[Window]]]) -> dict[str, list]:
+    """Returns what `predict` says of rows, given with their windows, as a reply."""
+    replies = [task.as_reply(task.decode(row, windows)) for row, windows in of_rows]
     return {name: [reply[name] for reply in replies] for name in replies[0]}
 
 
-def _results_of_windows(restored: assembly.Restored, rows: Sequence[Row], examples: Sequence[list[Example]]) -> dict[str, list]:
+def _results_of_windows(of_rows: Sequence[tuple[Row, list[Window]]]) -> dict[str, list]:
     """Returns the results of the rows' windows, one after the other."""
-    windows = [
-        window for found in Predictor(restored).windows_of(list(zip(rows, examples, strict=True))) for window in found[1]
-    ]
+    windows = [window for _, found in of_rows for window in found]
     return {name: [window.outputs[name].tolist() for window in windows] for name in windows[0].outputs}

@@ -85,25 +85,34 @@ class Table:
         """Returns the column with a label's name, else the one with the fewest values that repeat.
 
         Raises:
-          UnrecognizedError: there is none.
+          UnrecognizedError: no column looks like one.
         """
-        distinct = {column: {label_text(value) for value in self.values(column)} - {None} for column in self.columns}
-        limit = max(MAX_LABEL_SHARE * len(self.rows), 2)
-        few = [column for column in self.columns if 2 <= len(distinct[column]) <= limit]
+        few = self._columns_of_classes
         named = [column for column in few if column.lower() in LABEL_NAMES]
         if named or few:
-            return (named or sorted(few, key=lambda column: len(distinct[column])))[0]
-        counts = ", ".join(f"{column!r} has {len(values)}" for column, values in distinct.items())
+            return (named or sorted(few, key=self._distinct_labels.__getitem__))[0]
+        counts = ", ".join(f"{column!r} has {count}" for column, count in self._distinct_labels.items())
         raise UnrecognizedError(
-            f"no column looks like a label (2 to {limit:.0f} different values in {len(self.rows)} rows): {counts}. "
-            "If the file has no header line, add one"
+            f"no column looks like a label (2 to {self._most_classes:.0f} different values in {len(self.rows)} rows): {counts}"
+            ". If the file has no header line, add one"
         )
 
     def has_named_label(self, without: Sequence[str] = ()) -> bool:
         """Returns whether a column with a label's name holds classes; `without`: columns that are something else."""
-        named = [column for column in self.columns if column.lower() in LABEL_NAMES and column not in without]
-        limit = max(MAX_LABEL_SHARE * len(self.rows), 2)
-        return any(2 <= len({label_text(value) for value in self.values(column)} - {None}) <= limit for column in named)
+        return any(column.lower() in LABEL_NAMES and column not in without for column in self._columns_of_classes)
+
+    @property
+    def _most_classes(self) -> float:
+        return max(MAX_LABEL_SHARE * len(self.rows), 2)
+
+    @functools.cached_property
+    def _distinct_labels(self) -> dict[str, int]:
+        """How many different labels each column would have."""
+        return {column: len({label_text(value) for value in self.values(column)} - {None}) for column in self.columns}
+
+    @property
+    def _columns_of_classes(self) -> list[str]:
+        return [column for column, count in self._distinct_labels.items() if 2 <= count <= self._most_classes]
 
     def text_columns(self, without: Sequence[str] = ()) -> tuple[str, ...]:
         """Returns the column with a text's name, two that end in 1 and 2 (or a and b), else the longest.
@@ -112,7 +121,7 @@ class Table:
           without: columns that are something else.
 
         Raises:
-          UnrecognizedError: there is none.
+          UnrecognizedError: no column looks like one.
         """
         columns = [column for column in self.columns if column not in without]
         textual = [c for c in columns if all(isinstance(value, str | None) for value in self.values(c)[:100])]

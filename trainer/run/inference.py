@@ -85,21 +85,19 @@ class BatchRunner:
     def _windows(self, batch: Mapping[str, tf.Tensor], outputs: Arrays) -> Iterator[Numbered]:
         """Yields a batch's real examples, in no order."""
         row_ids, numbers = batch["row_id"].numpy(), batch["example_number"].numpy()
-        of_tokens = {name: self._token_spans(batch, self._task.token_outputs[name]) for name in outputs if self._is_token(name)}
+        sequence_of = self._task.token_outputs
+        spans = {sequence: self._token_spans(batch, sequence) for sequence in set(sequence_of.values())}
         labels = {name: batch[name].numpy() for name in self._features}
         for place in zip(*np.nonzero(row_ids != ABSENT), strict=True):
             found = {}
             for name, value in outputs.items():
-                if name in of_tokens:
-                    row, start, end = (edges[place] for edges in of_tokens[name])
+                if name in sequence_of:
+                    row, start, end = (edges[place] for edges in spans[sequence_of[name]])
                     found[name] = value[row, start:end]
                 else:
                     found[name] = value[place]
             features = {name: value[place].item() for name, value in labels.items()}
             yield Numbered(int(numbers[place]), int(row_ids[place]), Window(found, features))
-
-    def _is_token(self, name: str) -> bool:
-        return name in self._task.token_outputs
 
     def _token_spans(self, batch: Mapping[str, tf.Tensor], sequence: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns where each example's tokens are: the row, the first and the one after the last, int [rows, K] each."""
@@ -203,12 +201,8 @@ class Predictor:
                 lines.append({column: row.values[column] for column in self._task.input_columns if column in row.values})
         self.predicted += len(usable)
         self.refused += len(rows) - len(usable)
-        predictions = self.predict_examples(usable)
+        predictions = (self._task.decode(row, windows) for row, windows in self.windows_of(usable))
         return [line if "error" in line else {**line, **next(predictions)} for line in lines]
-
-    def predict_examples(self, rows: Sequence[tuple[Row, Sequence[Example]]]) -> Iterator[dict[str, Any]]:
-        """Yields the prediction of each row, given with its examples."""
-        return (self._task.decode(row, windows) for row, windows in self.windows_of(rows))
 
     def windows_of(self, rows: Sequence[tuple[Row, Sequence[Example]]]) -> Iterator[tuple[Row, list[Window]]]:
         """Yields each row, given with its examples, with what became of these."""

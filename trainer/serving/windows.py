@@ -33,6 +33,19 @@ def padded(values: tf.Tensor, row: tf.Tensor, rows: tf.Tensor, empty: str | int 
     return ragged.to_tensor(default_value=tf.constant(empty, values.dtype))
 
 
+def substrings(points: tf.RaggedTensor, row: tf.Tensor, start: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
+    """Returns parts of texts: string [n], "" where end is start.
+
+    Args:
+      points: int32 [rows, (code points)] of the texts.
+      row: int [n], the text of each part.
+      start, end: int32 [n], in code points.
+    """
+    first = tf.gather(tf.cast(points.row_starts(), tf.int32), row)
+    places = tf.ragged.range(first + start, first + end)
+    return tf.strings.unicode_encode(places.with_flat_values(tf.gather(points.flat_values, places.flat_values)), "UTF-8")
+
+
 class Request(NamedTuple):
     """What `Task.reply` replies to.
 

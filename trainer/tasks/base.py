@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from transformers import BertConfig
 
     from trainer.data.pipeline import BatchWork
-    from trainer.models.encoder import BertEncoder
+    from trainer.models.encoder import BertEncoder, Pooling
     from trainer.serving.windows import Request, RequestWindows
     from trainer.text.in_graph_tokenizer import InGraphTokenizer
 
@@ -89,6 +89,34 @@ def text_in(row: Row, column: str) -> str:
     if not text.strip():
         raise RowError(f"the text in column {column!r} is empty")
     return text
+
+
+def check_distinct(names: Sequence[str], field: str) -> None:
+    """Raises FieldError where a name is listed twice."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    check(not twice, field, f"{twice and twice[0]!r} is listed twice")
+
+
+def check_head_dropout(rate: float) -> None:
+    """Raises FieldError where the head's dropout rate cannot be one."""
+    check(0 <= rate < 1, "head_dropout_rate", f"must be in [0, 1), got {rate}")
+
+
+def check_class_weights(weights: Mapping[str, float], balance: str, class_names: Sequence[str]) -> None:
+    """Raises FieldError where weights are given and derived, too, or for a class that is not there."""
+    check(
+        not (weights and balance == "class_weights"),
+        "class_weights",
+        "given by hand, while task.balance=class_weights would derive them; keep one of the two",
+    )
+    unknown = [name for name in weights if class_names and name not in class_names]
+    check(not unknown, "class_weights", f"{unknown and unknown[0]!r} is not one of task.class_names")
+
+
+def head_weights(model: keras.Model, name: str = "classifier") -> dict[str, np.ndarray]:
+    """Returns the weights of a model's dense head as PyTorch lays them out, by the name that transformers gives the head."""
+    kernel, bias = (weight.numpy() for weight in model.get_layer("head").weights)
+    return {f"{name}.weight": np.ascontiguousarray(kernel.T), f"{name}.bias": bias}
 
 
 def copies_by_value(feature: str, rates: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
@@ -210,8 +238,13 @@ class Task(abc.ABC):
             except RowError as error:
                 yield number, error
             else:
+                counts.update(self.special_cases(row))
                 for example in found:
                     yield number, example
+
+    def special_cases(self, row: Row) -> Mapping[str, int]:
+        """Returns how often what the manifest counts by name occurs in a row that gave examples; `remarks` tells of it."""
+        return {}
 
     def untruncated_length(self, row: Row) -> int:
         """Returns the tokens of a row before it is cut to max_seq_length, special ones included; 0 where nothing is cut."""
@@ -393,6 +426,20 @@ class TextTask(Task):
         first, second = map(self.tokenizer.encode, texts)
         input_ids, types = pair_sequence(first, second, self.tokenizer, limit)
         return {"input_ids": input_ids, "token_type_ids": types}
+
+    def pooled_model(self, encoder: BertEncoder, pooling: Pooling, units: int, dropout_rate: float, output: str) -> keras.Model:
+        """Returns the model of one dense head on a vector of each text: {output: float32 [rows, K, units]}."""
+        from trainer.models.encoder import packed_inputs, pooled_texts
+        from trainer.models.heads import DenseHead
+        from trainer.models.task_model import TaskModel
+
+        # Inputs
+        inputs = packed_inputs()
+        # Encoder
+        pooled = pooled_texts(encoder, inputs, pooling)
+        # Head
+        head = DenseHead(units, dropout_rate)
+        return TaskModel(inputs, {output: head(pooled)}, name=self.config.name)
 
     def untruncated_length(self, row: Row) -> int:
         texts = self.texts(row)

@@ -59,21 +59,14 @@ class Config(base.TextTaskConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        twice = sorted({name for name in self.class_names if self.class_names.count(name) > 1})
-        check(not twice, "class_names", f"{twice and twice[0]!r} is listed twice")
+        base.check_distinct(self.class_names, "class_names")
         check(len(self.class_names) != 1, "class_names", "one class only: there is nothing to tell apart")
         check(self.focal_gamma >= 0, "focal_gamma", f"must be 0 or more, got {self.focal_gamma}")
         check(0 <= self.label_smoothing < 1, "label_smoothing", f"must be in [0, 1), got {self.label_smoothing}")
-        check(0 <= self.head_dropout_rate < 1, "head_dropout_rate", f"must be in [0, 1), got {self.head_dropout_rate}")
+        base.check_head_dropout(self.head_dropout_rate)
         in_range = self.threshold is None or 0 < self.threshold < 1
         check(in_range, "threshold", f"must be between 0 and 1, got {self.threshold}")
-        check(
-            not (self.class_weights and self.balance == "class_weights"),
-            "class_weights",
-            "given by hand, while task.balance=class_weights would derive them; keep one of the two",
-        )
-        unknown = [name for name in self.class_weights if self.class_names and name not in self.class_names]
-        check(not unknown, "class_weights", f"{unknown and unknown[0]!r} is not one of task.class_names")
+        base.check_class_weights(self.class_weights, self.balance, self.class_names)
 
 
 class Task(base.TextTask):
@@ -188,17 +181,8 @@ class Task(base.TextTask):
         return {label_text(name) or name: number for number, name in enumerate(self.config.class_names)}
 
     def build_model(self, encoder: BertEncoder) -> keras.Model:
-        from trainer.models.encoder import packed_inputs, pooled_texts
-        from trainer.models.heads import DenseHead
-        from trainer.models.task_model import TaskModel
-
-        # Inputs
-        inputs = packed_inputs()
-        # Encoder
-        pooled = pooled_texts(encoder, inputs, self.config.pooling)
-        # Head
-        head = DenseHead(len(self.config.class_names), self.config.head_dropout_rate)
-        return TaskModel(inputs, {"logits": head(pooled)}, name="classification")
+        config = self.config
+        return self.pooled_model(encoder, config.pooling, len(config.class_names), config.head_dropout_rate, "logits")
 
     def loss_weights(self, batch: base.Tensors) -> dict[str, tf.Tensor]:
         import tensorflow as tf
@@ -268,9 +252,7 @@ class Task(base.TextTask):
     def hugging_face_head(self, model: keras.Model) -> tuple[str, dict[str, np.ndarray]]:
         if self.config.pooling != "pooler":
             return super().hugging_face_head(model)
-        kernel, bias = (weight.numpy() for weight in model.get_layer("head").weights)
-        head = {"classifier.weight": np.ascontiguousarray(kernel.T), "classifier.bias": bias}
-        return "BertForSequenceClassification", head
+        return "BertForSequenceClassification", base.head_weights(model)
 
     def copies(self, value_counts: Mapping[str, Mapping[str, int]]) -> Any:
         if self.config.balance != "sampling":

@@ -60,10 +60,9 @@ class Config(base.TextTaskConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        twice = sorted({name for name in self.class_names if self.class_names.count(name) > 1})
-        check(not twice, "class_names", f"{twice and twice[0]!r} is listed twice")
+        base.check_distinct(self.class_names, "class_names")
         check(bool(self.label_separator), "label_separator", "one character or more")
-        check(0 <= self.head_dropout_rate < 1, "head_dropout_rate", f"must be in [0, 1), got {self.head_dropout_rate}")
+        base.check_head_dropout(self.head_dropout_rate)
         check(
             all(0 <= threshold <= 1 for threshold in self.thresholds),
             "thresholds",
@@ -71,13 +70,7 @@ class Config(base.TextTaskConfig):
         )
         fits = len(self.thresholds) <= 1 or not self.class_names or len(self.thresholds) == len(self.class_names)
         check(fits, "thresholds", f"one, or one for each of the {len(self.class_names)} labels, got {len(self.thresholds)}")
-        check(
-            not (self.class_weights and self.balance == "class_weights"),
-            "class_weights",
-            "given by hand, while task.balance=class_weights would derive them; keep one of the two",
-        )
-        unknown = [name for name in self.class_weights if self.class_names and name not in self.class_names]
-        check(not unknown, "class_weights", f"{unknown and unknown[0]!r} is not one of task.class_names")
+        base.check_class_weights(self.class_weights, self.balance, self.class_names)
 
 
 class Task(base.TextTask):
@@ -184,17 +177,8 @@ class Task(base.TextTask):
         return Task(derived, self.tokenizer, self.max_seq_length)
 
     def build_model(self, encoder: BertEncoder) -> keras.Model:
-        from trainer.models.encoder import packed_inputs, pooled_texts
-        from trainer.models.heads import DenseHead
-        from trainer.models.task_model import TaskModel
-
-        # Inputs
-        inputs = packed_inputs()
-        # Encoder
-        pooled = pooled_texts(encoder, inputs, self.config.pooling)
-        # Head
-        head = DenseHead(len(self.config.class_names), self.config.head_dropout_rate)
-        return TaskModel(inputs, {"logits": head(pooled)}, name="multi_label")
+        config = self.config
+        return self.pooled_model(encoder, config.pooling, len(config.class_names), config.head_dropout_rate, "logits")
 
     def loss_weights(self, batch: base.Tensors) -> dict[str, tf.Tensor]:
         return {"label": batch["example_weights"]}
@@ -256,9 +240,7 @@ class Task(base.TextTask):
     def hugging_face_head(self, model: keras.Model) -> tuple[str, dict[str, np.ndarray]]:
         if self.config.pooling != "pooler":
             return super().hugging_face_head(model)
-        kernel, bias = (weight.numpy() for weight in model.get_layer("head").weights)
-        head = {"classifier.weight": np.ascontiguousarray(kernel.T), "classifier.bias": bias}
-        return "BertForSequenceClassification", head
+        return "BertForSequenceClassification", base.head_weights(model)
 
 
 def _first_values(lists: Sequence[list | None]) -> list[Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -153,19 +152,10 @@ class Task(base.Task):
             raise RowError(f"the text in column {self.config.context_column!r} has no token")
         return self._windows_of(question, context, self._true_span(row, context) if labelled else None)
 
-    def chunk_examples(
-        self, rows: Sequence[Row], chunk: str, counts: collections.Counter
-    ) -> Iterator[tuple[int, Example | RowError]]:
-        seen = -1
-        for number, example in super().chunk_examples(rows, chunk, counts):
-            if number != seen and not isinstance(example, RowError):
-                counts["answers_moved"] += self._is_moved(rows[number])
-            seen = number
-            yield number, example
-
-    def _is_moved(self, row: Row) -> bool:
+    def special_cases(self, row: Row) -> Mapping[str, int]:
         answers = squad.answers_in(row.values[self.config.answers_column])
-        return bool(answers) and self._placed(answers, row.values[self.config.context_column]).is_moved
+        is_moved = bool(answers) and self._placed(answers, row.values[self.config.context_column]).is_moved
+        return {"answers_moved": int(is_moved)}
 
     def remarks(self, split: Mapping[str, Any]) -> list[str]:
         count = split.get("special_cases", {}).get("answers_moved", 0)
@@ -229,16 +219,13 @@ class Task(base.Task):
         size = self.max_seq_length - 3 - asked
         return token_windows(length, size, min(self.config.window_stride_tokens, max(size // 2, 1)))
 
-    def _tokens_of(self, context: str) -> Tokens:
-        return self._tokenized(context)
-
     @functools.cached_property
-    def _tokenized(self) -> Any:
+    def _tokens_of(self) -> Callable[[str], Tokens]:
         # Questions on the same context follow each other.
         return functools.lru_cache(maxsize=64)(lambda text: Tokens(*self.tokenizer.encode_with_offsets(text)))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_tokenized"}
+        return {name: value for name, value in vars(self).items() if name != "_tokens_of"}  # workers make their own
 
     def kept(self, row: Row) -> dict[str, Any]:
         question, context = (row.values[column] for column in self.input_columns)
@@ -379,6 +366,8 @@ class Task(base.Task):
         """The best answer of each row: "" with -1 and -1 for none."""
         import tensorflow as tf
 
+        from trainer.serving.windows import substrings
+
         assert request.windows is not None
         rows, row, about = tf.shape(request.texts[1], tf.int64)[0], request.windows.row, request.windows.about
         logits = {name: request.results[name] for name in self.token_outputs}
@@ -429,8 +418,9 @@ class Task(base.Task):
             is_answer &= ~says_none
             others = {"no_answer_probability": shares[:, -1], "no_answer_score": over}
         start, end = (tf.where(is_answer, place, -1) for place in (start, end))
+        points = tf.strings.unicode_decode(request.texts[1], "UTF-8", errors="replace")
         return {
-            "answer": _substrings(request.texts[1], start, end),
+            "answer": substrings(points, tf.range(tf.size(start)), start, end),
             "start": start,
             "end": end,
             "probability": probability,
@@ -451,8 +441,7 @@ class Task(base.Task):
         return "margin" in reply and bool(float(reply["margin"]) <= tolerance or is_near)
 
     def hugging_face_head(self, model: keras.Model) -> tuple[str, dict[str, np.ndarray]]:
-        kernel, bias = (weight.numpy() for weight in model.get_layer("head").weights)
-        return "BertForQuestionAnswering", {"qa_outputs.weight": np.ascontiguousarray(kernel.T), "qa_outputs.bias": bias}
+        return "BertForQuestionAnswering", base.head_weights(model, "qa_outputs")
 
 
 def _identity(row: Row) -> dict[str, Any]:
@@ -484,13 +473,3 @@ def _by_row(values: tf.Tensor, row: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     empty = IMPOSSIBLE if values.dtype.is_floating else 0
     wide = ragged.to_tensor(default_value=tf.constant(empty, values.dtype), shape=[None, None, values.shape[1]])
     return tf.reshape(wide, [tf.shape(wide)[0], tf.maximum(tf.shape(wide)[1], 1) * values.shape[1]])
-
-
-def _substrings(texts: tf.Tensor, start: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
-    """Returns a part of each text, "" where start is -1: string [batch]; places count code points."""
-    import tensorflow as tf
-
-    points = tf.strings.unicode_decode(texts, "UTF-8", errors="replace")
-    first = tf.cast(points.row_starts(), tf.int32)
-    places = tf.ragged.range(first + start, first + end)
-    return tf.strings.unicode_encode(places.with_flat_values(tf.gather(points.flat_values, places.flat_values)), "UTF-8")

@@ -49,10 +49,9 @@ class Config(base.TextTaskConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        twice = sorted({name for name in self.target_columns if self.target_columns.count(name) > 1})
         check(len(self.target_columns) > 0, "target_columns", "one column or more")
-        check(not twice, "target_columns", f"{twice and twice[0]!r} is listed twice")
-        check(0 <= self.head_dropout_rate < 1, "head_dropout_rate", f"must be in [0, 1), got {self.head_dropout_rate}")
+        base.check_distinct(self.target_columns, "target_columns")
+        base.check_head_dropout(self.head_dropout_rate)
         check(all(scale > 0 for scale in self.scales), "scales", f"must be over 0, got {list(self.scales)}")
 
 
@@ -122,17 +121,8 @@ class Task(base.TextTask):
         return super().made_from() | {"task.target_columns": list(self.config.target_columns)}
 
     def build_model(self, encoder: BertEncoder) -> keras.Model:
-        from trainer.models.encoder import packed_inputs, pooled_texts
-        from trainer.models.heads import DenseHead
-        from trainer.models.task_model import TaskModel
-
-        # Inputs
-        inputs = packed_inputs()
-        # Encoder
-        pooled = pooled_texts(encoder, inputs, self.config.pooling)
-        # Head: float32 [rows, K, targets], in units of `scales`
-        head = DenseHead(len(self.config.target_columns), self.config.head_dropout_rate)
-        return TaskModel(inputs, {"scaled": head(pooled)}, name="regression")
+        config = self.config  # the output is in units of `scales`
+        return self.pooled_model(encoder, config.pooling, len(config.target_columns), config.head_dropout_rate, "scaled")
 
     def loss_weights(self, batch: base.Tensors) -> dict[str, tf.Tensor]:
         return {"target": batch["example_weights"]}
@@ -185,10 +175,10 @@ class Task(base.TextTask):
     def hugging_face_head(self, model: keras.Model) -> tuple[str, dict[str, np.ndarray]]:
         if self.config.pooling != "pooler":
             return super().hugging_face_head(model)
-        kernel, bias = (weight.numpy() for weight in model.get_layer("head").weights)
+        kernel, bias = base.head_weights(model).values()
         # The scale is part of the weights there: its users read the logits as the numbers.
         scales, means = np.array(self.config.scales, np.float32), np.array(self.config.means, np.float32)
-        head = {"classifier.weight": np.ascontiguousarray((kernel * scales).T), "classifier.bias": bias * scales + means}
+        head = {"classifier.weight": kernel * scales[:, None], "classifier.bias": bias * scales + means}
         return "BertForSequenceClassification", head
 
 

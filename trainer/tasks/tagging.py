@@ -66,9 +66,8 @@ class Config(base.TaskConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        twice = sorted({name for name in self.entity_types if self.entity_types.count(name) > 1})
-        check(not twice, "entity_types", f"{twice and twice[0]!r} is listed twice")
-        check(0 <= self.head_dropout_rate < 1, "head_dropout_rate", f"must be in [0, 1), got {self.head_dropout_rate}")
+        base.check_distinct(self.entity_types, "entity_types")
+        base.check_head_dropout(self.head_dropout_rate)
         check(self.window_overlap_tokens >= 0, "window_overlap_tokens", f"must be 0 or more, got {self.window_overlap_tokens}")
 
     @property
@@ -114,6 +113,7 @@ class Task(base.Task):
     has_windows = True
     token_outputs: ClassVar[Mapping[str, str]] = {"tag": "", "probability": "", "margin": "", "word_starts": ""}
     request_features: ClassVar[tuple[str, ...]] = ("word_starts",)
+    _last: tuple[Row, Words] | None = None
 
     @classmethod
     def recognize(cls, table: Table) -> Proposal:
@@ -197,16 +197,11 @@ class Task(base.Task):
             raise RowError("the text has no word")
         return self._windows_of(found, self._true_tags(row, found) if labelled else None)
 
-    def chunk_examples(
-        self, rows: Sequence[Row], chunk: str, counts: collections.Counter
-    ) -> Iterator[tuple[int, Example | RowError]]:
-        seen: set[int] = set()
-        for number, example in super().chunk_examples(rows, chunk, counts):
-            if number not in seen and not isinstance(example, RowError) and self.config.tags_column in rows[number].values:
-                seen.add(number)
-                tags = _listed(rows[number], self.config.tags_column)
-                counts["tags_out_of_scheme"] += len(tag_schemes.invalid_positions(tags, self.config.tag_scheme))
-            yield number, example
+    def special_cases(self, row: Row) -> Mapping[str, int]:
+        if self.config.tags_column not in row.values:
+            return {}
+        tags = _listed(row, self.config.tags_column)
+        return {"tags_out_of_scheme": len(tag_schemes.invalid_positions(tags, self.config.tag_scheme))}
 
     def remarks(self, split: Mapping[str, Any]) -> list[str]:
         count = split.get("special_cases", {}).get("tags_out_of_scheme", 0)
@@ -220,6 +215,11 @@ class Task(base.Task):
         return [self._words_of(row).text]
 
     def _words_of(self, row: Row) -> Words:
+        if self._last is None or self._last[0] is not row:  # a row's examples, and what is kept of it, follow each other
+            self._last = row, self._made_words(row)
+        return self._last[1]
+
+    def _made_words(self, row: Row) -> Words:
         if self._has_tokens(row):
             return self._words_of_tokens(_listed(row, self.config.tokens_column))
         if self.config.text_column not in row.values:
@@ -287,7 +287,7 @@ class Task(base.Task):
         return {tag: number for number, tag in enumerate(self.config.tag_names)}
 
     def _windows_of(self, found: Words, tags: Sequence[int] | None) -> list[Example]:
-        """Returns the windows over a row's tokens; "tags" is 0 where there is none, else its number and 1."""
+        """Returns the windows over a row's tokens; "tags" is 0 without a tag, else 1 + its number."""
         begun = np.array(found.starts, np.int32)
         labels = np.zeros(len(begun), np.int32)
         if tags is not None:
@@ -457,7 +457,8 @@ class Task(base.Task):
         """The entities of each row, as many as the row with the most has: "", -1 and 0 where a row has fewer."""
         import tensorflow as tf
 
-        from trainer.serving.windows import padded
+        from trainer.serving.windows import padded, substrings
+        from trainer.text.in_graph_words import begins_row, left_neighbour
 
         assert request.windows is not None
         about, results = request.windows.about, request.results
@@ -468,11 +469,9 @@ class Task(base.Task):
         # Which words begin an entity, by the same rule as `tag_schemes.spans_of`
         names, kind, opens, closes = _tag_tables(self.config)
         of_type = tf.gather(tf.constant(kind), tag)
-        before = tf.concat([tf.fill([tf.minimum(tf.size(tag), 1)], -1), of_type[:-1]], 0)
-        is_same_row = tf.concat([tf.zeros([tf.minimum(tf.size(tag), 1)], tf.bool), row[1:] == row[:-1]], 0)
-        closed = tf.concat([tf.zeros([tf.minimum(tf.size(tag), 1)], tf.bool), tf.gather(tf.constant(closes), tag)[:-1]], 0)
+        is_closed = left_neighbour(tf.gather(tf.constant(closes), tag))
         is_entity = of_type >= 0
-        goes_on = is_same_row & (of_type == before) & ~tf.gather(tf.constant(opens), tag) & ~closed
+        goes_on = ~begins_row(row) & (of_type == left_neighbour(of_type)) & ~tf.gather(tf.constant(opens), tag) & ~is_closed
         begins = is_entity & ~goes_on
         number = tf.boolean_mask(tf.cumsum(tf.cast(begins, tf.int32)) - 1, is_entity)
         start = tf.boolean_mask(about["word_start"], begins)
@@ -480,11 +479,7 @@ class Task(base.Task):
         label = tf.gather(tf.constant(names), tf.boolean_mask(of_type, begins))
         mean = tf.math.segment_mean(tf.boolean_mask(probability, is_entity), number)
         entity_row = tf.boolean_mask(row, begins)
-        points = about["points"]
-        first = tf.gather(tf.cast(points.row_starts(), tf.int32), entity_row)
-        places = tf.ragged.range(first + start, first + end)
-        characters = places.with_flat_values(tf.gather(points.flat_values, places.flat_values))
-        text = tf.strings.unicode_encode(characters, "UTF-8")
+        text = substrings(about["points"], entity_row, start, end)
         strings, places = {"texts": text, "labels": label}, {"starts": start, "ends": end}
         found = {name: padded(values, entity_row, rows, "") for name, values in strings.items()}
         found |= {name: padded(values, entity_row, rows, -1) for name, values in places.items()}
@@ -508,9 +503,7 @@ class Task(base.Task):
     def hugging_face_head(self, model: keras.Model) -> tuple[str, dict[str, np.ndarray]]:
         if self.config.crf:
             log.warning("transformers has no CRF: the tags of huggingface/ are the most probable ones, each by itself")
-        kernel, bias = (weight.numpy() for weight in model.get_layer("head").weights)
-        head = {"classifier.weight": np.ascontiguousarray(kernel.T), "classifier.bias": bias}
-        return "BertForTokenClassification", head
+        return "BertForTokenClassification", base.head_weights(model)
 
 
 def _listed(row: Row, column: str) -> list[str]:

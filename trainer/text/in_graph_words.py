@@ -19,14 +19,14 @@ def graph_word_starts(
       rule: one of words.RULES.
     """
     row = tf.cast(starts.value_rowids(), tf.int32)
-    is_first = tf.concat([tf.ones([tf.minimum(tf.size(row), 1)], tf.bool), row[1:] != row[:-1]], 0)
+    is_first = begins_row(row)
     basic = ~continues.flat_values | is_first
     if rule == "punctuation":
         return starts.with_flat_values(basic)
     first = tf.gather(points.flat_values, tf.gather(tf.cast(points.row_starts(), tf.int32), row) + starts.flat_values)
     alone = tf.reduce_any(tf.stack([(first >= low) & (first <= high) for low, high in IDEOGRAPHS]), axis=0)
-    after_gap = is_first | (starts.flat_values > _before(ends.flat_values))
-    opens = after_gap | alone | _before(alone)
+    after_gap = is_first | (starts.flat_values > left_neighbour(ends.flat_values))
+    opens = after_gap | alone | left_neighbour(alone)
     if rule == "whitespace":
         return starts.with_flat_values(basic & opens)
     plain = tf.cast(~basic | (look_up(kind_table(), first) != PUNCTUATION), tf.int32)
@@ -35,9 +35,14 @@ def graph_word_starts(
     outside = tf.gather(tf.boolean_mask(before - plain, opens), chunk)  # plain tokens before the chunk
     total = tf.gather(tf.math.segment_sum(plain, chunk), chunk)
     inner = (before - outside > 0) & (total - (before - plain - outside) > 0)
-    return starts.with_flat_values(basic & (opens | ~inner | ~_before(inner)))
+    return starts.with_flat_values(basic & (opens | ~inner | ~left_neighbour(inner)))
 
 
-def _before(values: tf.Tensor) -> tf.Tensor:
+def begins_row(row: tf.Tensor) -> tf.Tensor:
+    """Returns which entries are the first of their row: bool [n], of int [n], the row of each, ascending."""
+    return tf.concat([tf.ones([tf.minimum(tf.size(row), 1)], tf.bool), row[1:] != row[:-1]], 0)
+
+
+def left_neighbour(values: tf.Tensor) -> tf.Tensor:
     """Returns each token's left neighbour's value; of the first one none: 0, false."""
     return tf.concat([tf.zeros_like(values[:1]), values[:-1]], 0)

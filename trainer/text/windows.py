@@ -1,4 +1,4 @@
-"""Windows over texts that are longer than an example may be: each token is told by the window that shows most around it."""
+"""Windows over texts that are longer than an example may be: each token counts in the window that shows most around it."""
 
 from typing import NamedTuple
 
