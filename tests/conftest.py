@@ -38,8 +38,9 @@ def pytest_collection_modifyitems(items):
     from tests.tasks.contract import SLOW_IN_VARIANTS, SLOW_UNLESS_TYPICAL, TaskContract
 
     for item in items:
-        if item.cls is not None and issubclass(item.cls, TaskContract):
-            slow = [*(SLOW_IN_VARIANTS if item.cls.is_variant else ()), *(() if item.cls.is_typical else SLOW_UNLESS_TYPICAL)]
+        contract = getattr(item, "cls", None)  # an example in a docstring is an item without it
+        if contract is not None and issubclass(contract, TaskContract):
+            slow = [*(SLOW_IN_VARIANTS if contract.is_variant else ()), *(() if contract.is_typical else SLOW_UNLESS_TYPICAL)]
             if item.originalname in slow:
                 item.add_marker(pytest.mark.slow)
 
