@@ -10,6 +10,7 @@ from typing import Any
 
 from absl import flags
 
+from trainer.data.sources import FORMATS
 from trainer.errors import UserError, suggestion
 from trainer.files import expand_home
 from trainer.runtime.compile_cache import keep_compiled_kernels
@@ -38,6 +39,7 @@ COMMANDS = {
             "task": "The task, where the file can be of several.",
             "encoder": "The encoder to start from, a Hub id or folder.",
             "encoding": "The file's encoding where it is not UTF-8, as cp1252.",
+            "format": "The file's format where its ending does not tell it, as conll for a .txt of words and tags.",
         },
     ),
     "describe": Command(
@@ -122,6 +124,10 @@ COMMANDS = {
     ),
 }
 SWITCHES = ("input_only", "synthetic", "profile", "lowercase", "recipes", "markdown")
+ONE_OF = {
+    "runner": ["local", "beam"],
+    "format": ["auto", *FORMATS],
+}
 LEAST = {"steps": 1, "seeds": 1, "size": 200, "unused": 0, "min_frequency": 1}  # flag → its lowest value
 PATHS = ("config", "workdir", "data", "input", "output", "from", "encoder", "extend", "google_records")
 OUT_OF_MEMORY = (
@@ -150,6 +156,7 @@ class Options:
     source: str | None = None
     encoder: str | None = None
     encoding: str = "auto"
+    format: str = "auto"
     steps: int = 20
     size: int = 30_000
     unused: int = 99
@@ -185,8 +192,8 @@ def define_flags() -> flags.FlagValues:
         default = fields.get("source" if name == "from" else name)
         if name == "set":
             flags.DEFINE_multi_string(name, [], meaning, flag_values=values)
-        elif name == "runner":
-            flags.DEFINE_enum(name, default, ["local", "beam"], meaning, flag_values=values)
+        elif name in ONE_OF:
+            flags.DEFINE_enum(name, default, ONE_OF[name], meaning, flag_values=values)
         elif name in SWITCHES:
             flags.DEFINE_boolean(name, default, meaning, flag_values=values)
         elif name in LEAST:

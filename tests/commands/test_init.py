@@ -97,6 +97,20 @@ def test_a_tie_is_told(tmp_path, monkeypatch):
         choose(read_table(f"{tmp_path}/x.csv"), "classificaton")
 
 
+def test_words_and_tags_of_any_ending_and_column(cli, tmp_path):
+    (tmp_path / "x.txt").write_text("Ann B-PER\nran O\n\n" * 20)
+    assert cli("init", f"--from={tmp_path}/x.txt", f"--output={tmp_path}/a.yaml", "--format=conll")[0] == 0
+    loaded = experiment.load(f"{tmp_path}/a.yaml")
+    assert (loaded.task.name, loaded.data.format) == ("tagging", "conll")
+    (tmp_path / "x.jsonl").write_text('{"id": 1, "words": ["Ann", "ran"], "pos_tags": ["B-PER", "O"]}\n' * 20)
+    assert cli("init", f"--from={tmp_path}/x.jsonl", f"--output={tmp_path}/b.yaml")[0] == 0
+    loaded = experiment.load(f"{tmp_path}/b.yaml")
+    assert (loaded.task.tokens_column, loaded.task.tags_column) == ("words", "pos_tags")
+    (tmp_path / "y.jsonl").write_text('{"tokens": ["Ann", "ran"], "ner_tags": [1, 0]}\n' * 20)
+    status, _, error = cli("init", f"--from={tmp_path}/y.jsonl", f"--output={tmp_path}/c.yaml", "--task=tagging")
+    assert status == 1 and "column 'ner_tags' holds numbers; task.numbered_tags says what they stand for" in error
+
+
 def test_semicolons_of_spreadsheets_are_seen(cli, tmp_path):
     (tmp_path / "x.csv").write_text("text;label\n" + "gut, sehr gut;ja\nschlecht;nein\n" * 10)
     assert cli("init", f"--from={tmp_path}/x.csv", f"--output={tmp_path}/c.yaml")[0] == 0

@@ -125,6 +125,23 @@ def test_parquet(tmp_path):
     assert len(read(remote)) == 2
 
 
+def test_parquet_files_of_hugging_face_hold_the_names_of_their_numbers(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    label = {"names": ["no", "yes"], "_type": "ClassLabel"}
+    tags = {"feature": {"names": ["O", "B-PER"], "_type": "ClassLabel"}, "_type": "Sequence"}
+    features = {"label": label, "tags": tags, "text": {"dtype": "string", "_type": "Value"}}
+    table = pyarrow.table({"text": ["a", "b"], "label": [1, -1], "tags": [[0, 1], []]})
+    for metadata, expected in (
+        ({"info": {"features": features}}, [("yes", ["O", "B-PER"]), ("", [])]),
+        ({"info": {"features": ["of another version"]}}, [(1, [0, 1]), (-1, [])]),
+    ):
+        kept = table.replace_schema_metadata({"huggingface": json.dumps(metadata)})
+        pyarrow.parquet.write_table(kept, tmp_path / "a.parquet")
+        assert [(row.values["label"], row.values["tags"]) for row in read(tmp_path / "a.parquet")] == expected
+
+
 def test_parquet_values_that_python_cannot_hold(tmp_path):
     """A time in nanoseconds in some other column does not matter; text that is not UTF-8 costs its own row."""
     import pyarrow

@@ -110,6 +110,7 @@ def test_scheme_types_and_words_are_learned():
         ({"tokens": ["a"], "tags": ["X-PER"]}, "tag 'X-PER' is not of the scheme IOB2"),
         ({"tokens": [], "tags": []}, "column 'tokens' is an empty list"),
         ({"tokens": "a b", "tags": ["O"]}, "column 'tokens' holds 'a b' where a list of words belongs"),
+        ({"tokens": ["a"], "tags": [0]}, r"column 'tags' holds numbers; task.numbered_tags says what they stand for, as \[O"),
         ({"text": " \n", "spans": []}, "the text in column 'text' is empty"),
         ({"text": "\u200b", "spans": []}, "the text has no word"),
         ({"text": "Ann", "spans": [[0, 3]]}, r"column 'spans': '\[0, 3\]' is no span; write"),
@@ -122,6 +123,14 @@ def test_scheme_types_and_words_are_learned():
 def test_rows_that_cannot_be_used(tokenizer, values, reason):
     with pytest.raises(RowError, match=reason):
         task_of(tokenizer).examples(Row(values, "f", 1))
+
+
+def test_numbers_stand_for_tags():
+    config = Config(numbered_tags=("O", "B-PER", "I-PER"), tags_column="ner_tags")
+    learned = Task.learn(config, [Row({"tokens": ["Ann", "Lee", "ran"], "ner_tags": [1, 2, 0]}, "f", 1)])
+    assert (learned.tag_scheme, learned.entity_types) == ("IOB2", ("PER",))
+    with pytest.raises(NothingToLearnError, match="f:1: tag 3 is no number of task.numbered_tags, which has 3"):
+        Task.learn(config, [Row({"tokens": ["Ann"], "ner_tags": [3]}, "f", 1)])
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,7 @@ def test_schemes_are_recognized(scheme, sequences):
         ("B-A O-A O", r"others do not: 'O-A' \(1 times\)"),
         ("B-A E-A U-A", r"no scheme has all the letters B, E, U, as in 'B-A' \(1 times\), .*; BIOES BEIS; "),
         ("B-A a b c d e f O", r"'e' \(1 times\) and 1 more; correct"),
+        ("B_A I_A O", r"letter and type by '_': 'B_A' \(1 times\), 'I_A' \(1 times\); a '-' belongs there, as in 'B-A'"),
     ],
 )
 def test_mixed_tags_are_refused(tags, message):

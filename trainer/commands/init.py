@@ -20,7 +20,7 @@ def run(options: Options) -> None:
         target = files.join(target, "bert.yaml")
     if files.exists(target):
         raise UserError(f"--output: {target} is already there; remove it or choose another name")
-    table = read_table(source, options.encoding)
+    table = read_table(source, options.encoding, options.format)
     name, proposal, others = choose(table, options.task)
     files.write_text(target, config_text(table, name, proposal, options.encoder or DEFAULT_ENCODER))
     print("\n".join(summary(table, name, proposal)))
@@ -78,6 +78,7 @@ def config_text(table: Table, name: str, proposal: Proposal, encoder: str) -> st
     data = dict(proposal.data)
     data |= {"delimiter": quoted(table.delimiter)} if table.delimiter else {}
     data |= {"encoding": table.encoding} if table.encoding != "auto" else {}
+    data |= {"format": table.format} if table.format != "auto" else {}
     epochs = 3 if rows >= 2000 else 10 if rows < 500 else 5
     return f"""\
 # Written by `bert-trainer init --from {table.source}` after a look at {rows:,} rows.

@@ -7,10 +7,11 @@ import csv
 import dataclasses
 import io
 import itertools
+import json
 import logging
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trainer import files
@@ -310,13 +311,43 @@ def _read_parquet(path: str, _: SourceFormat) -> Iterator[Row | Rejected]:
             repeated = sorted({name for name in names if names.count(name) > 1})
             if repeated:
                 raise UserError(f"{path}: the table has column {repeated[0]!r} twice; give each column a name of its own")
+            class_names = _hugging_face_names(table.schema_arrow.metadata or {})
             for batch in table.iter_batches():
                 for row in _rows_of(batch):
                     number += 1
-                    yield Row(row, path, number) if isinstance(row, dict) else Rejected(path, number, row, "")
+                    if isinstance(row, str):
+                        yield Rejected(path, number, row, "")
+                        continue
+                    for column in class_names.keys() & row.keys():
+                        row[column] = _named(row[column], class_names[column])
+                    yield Row(row, path, number)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: no parquet file, or one that is cut short or damaged: {reason}") from None
+
+
+def _hugging_face_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
+    """Returns {column: what its numbers stand for} of the ClassLabel features that Hugging Face's datasets wrote down."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        found = {}
+        for column, feature in features.items():
+            while isinstance(feature, dict) and isinstance(inner := feature.get("feature"), dict):
+                feature = inner  # a list of them
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
+                found[column] = list(map(str, feature["names"]))
+        return found
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}  # no such file, or another version's: numbers stay numbers
+
+
+def _named(value: Any, names: Sequence[str]) -> Any:
+    """Returns numbers, or lists of them, by their names; "" for -1, which stands for no class."""
+    if isinstance(value, list):
+        return [_named(entry, names) for entry in value]
+    if isinstance(value, int) and -1 <= value < len(names):
+        return names[value] if value >= 0 else ""
+    return value
 
 
 def _rows_of(batch: Any) -> Iterator[dict[str, Any] | str]:

@@ -58,7 +58,7 @@ class Table:
       rows: {column: value} of those that could be read.
       rejected: those that could not.
       delimiter: between columns, where it is not the format's usual one; else "".
-      encoding: of the file, where it was named; else "auto".
+      encoding, format: of the file, where they were named; else "auto".
     """
 
     source: str
@@ -66,6 +66,7 @@ class Table:
     rejected: list[Rejected]
     delimiter: str = ""
     encoding: str = "auto"
+    format: str = "auto"
 
     @functools.cached_property
     def columns(self) -> list[str]:
@@ -165,18 +166,19 @@ def listed(values: Sequence[str]) -> str:
     return f"[{', '.join(map(quoted, values))}]"
 
 
-def read_table(source: str, encoding: str = "auto") -> Table:
+def read_table(source: str, encoding: str = "auto", file_format: str = "auto") -> Table:
     """Reads the first rows of a source.
 
     Args:
       source: a file, a glob or a TensorFlow dataset.
       encoding: of text files, where it is not UTF-8.
+      file_format: where the ending does not tell it.
 
     Raises:
       UserError: no rows, or too many that cannot be read.
     """
-    delimiter = _delimiter(source, encoding)
-    source_format = SourceFormat(delimiter=delimiter, encoding=encoding)
+    delimiter = _delimiter(source, encoding) if file_format in ("auto", "csv") else ""
+    source_format = SourceFormat(file_format, delimiter=delimiter, encoding=encoding)
     found = list(itertools.islice(read_rows(source, "--from", source_format), ROWS_LOOKED_AT))
     rows = [row.values for row in found if isinstance(row, Row)]
     rejected = [row for row in found if isinstance(row, Rejected)]
@@ -188,7 +190,7 @@ def read_table(source: str, encoding: str = "auto") -> Table:
             f"--from: {len(rejected)} of the first {len(found)} rows of {source} cannot be read; line {rejected[0].line}: "
             f"{rejected[0].reason}".replace("data.encoding=", "--encoding=")
         )
-    return Table(source, rows, rejected, delimiter, encoding)
+    return Table(source, rows, rejected, delimiter, encoding, file_format)
 
 
 def _delimiter(source: str, encoding: str) -> str:

@@ -118,6 +118,10 @@ class Task(base.Task):
     def input_columns(self) -> tuple[str, ...]:
         return self.config.question_column, self.config.context_column
 
+    @property
+    def request_names(self) -> tuple[str, ...]:
+        return "question", "context"
+
     @classmethod
     def to_learn(cls, config: Config) -> tuple[str, ...]:
         return ("metric",) if config.metric == "auto" else ()

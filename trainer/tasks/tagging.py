@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 # A file's scheme → the one that is learned: with a letter for each place that the file's own tells apart
 LEARNED_SCHEME = {"IOB1": "IOB2", "IOB2": "IOB2", "BIOES": "BIOES", "BILOU": "BIOES", "BMES": "BIOES", "plain": "plain"}
 LETTERS = {"IOB2": "BI", "BIOES": "BIES"}
+TAG_NAMES = ("tags", "ner_tags", "slots", "labels")  # of a column of tags, as public data sets call it
 TYPE_NAMES = ("label", "type", "entity", "entity_group", "tag")  # of a span's type, in rows of text with spans
 
 
@@ -51,6 +52,8 @@ class Config(base.TaskConfig):
     """The column of a raw text, in rows without words."""
     spans_column: str = "spans"
     """The column of a text's entities, a list of {start, end, label}; start and end count characters."""
+    numbered_tags: tuple[str, ...] = ()
+    """What numbers in tags_column stand for, from 0 on, as [O, B-PER, I-PER]; for rows that hold numbers and not names."""
     tag_scheme: Literal["auto", "IOB1", "IOB2", "BIOES", "BILOU", "BMES", "plain"] = "auto"
     """How tags mark entities; plain: they do not, as parts of speech. auto: learned from data.train and saved with the run."""
     entity_types: tuple[str, ...] = ()
@@ -117,15 +120,18 @@ class Task(base.Task):
 
     @classmethod
     def recognize(cls, table: Table) -> Proposal:
-        if table.holds("tokens", list) and table.holds("tags", list):
-            columns: dict[str, str] = {}
-            counts = sorted(len(tokens) for tokens in table.values("tokens") if isinstance(tokens, list))
+        words, tags = _columns_of_words(table)
+        if words and tags:
+            usual, found = {"tokens_column": "tokens", "tags_column": "tags"}, {"tokens_column": words, "tags_column": tags}
+            columns = {key: quoted(column) for key, column in found.items() if column != usual[key]}
+            counts = sorted(len(tokens) for tokens in table.values(words) if isinstance(tokens, list))
             lengths = [round(1.3 * count) + 2 for count in counts]
         elif table.holds("spans", list) and table.holds("text", str):
             columns, lengths = {"text_column": quoted("text"), "spans_column": quoted("spans")}, table.token_lengths(["text"])
         else:
             raise UnrecognizedError("no columns 'tokens' and 'tags' with lists, and no 'text' with a list of 'spans'")
-        learned = cls.learn(Config(), (Row(values, table.source, number) for number, values in enumerate(table.rows, 1)))
+        config = Config(tokens_column=words or "tokens", tags_column=tags or "tags")
+        learned = cls.learn(config, (Row(values, table.source, number) for number, values in enumerate(table.rows, 1)))
         types = learned.entity_types
         has_documents = len(set(map(str, table.values("document")))) >= 10
         return Proposal(
@@ -145,6 +151,10 @@ class Task(base.Task):
     def input_columns(self) -> tuple[str, ...]:
         return (self.config.text_column,)
 
+    @property
+    def request_names(self) -> tuple[str, ...]:
+        return ("text",)
+
     @classmethod
     def to_learn(cls, config: Config) -> tuple[str, ...]:
         unknown = {"tag_scheme": config.tag_scheme == "auto", "word_splitting": config.word_splitting == "auto"}
@@ -161,7 +171,7 @@ class Task(base.Task):
         def tagged() -> Iterator[list[str]]:
             for row in rows:
                 try:
-                    found = _listed(row, config.tags_column) if config.tags_column in row.values else None
+                    found = _tags_in(row, config) if config.tags_column in row.values else None
                     if found is None:
                         types.update(name for _, _, name in _spans_in(row, config.spans_column))
                         continue
@@ -200,7 +210,7 @@ class Task(base.Task):
     def special_cases(self, row: Row) -> Mapping[str, int]:
         if self.config.tags_column not in row.values:
             return {}
-        tags = _listed(row, self.config.tags_column)
+        tags = _tags_in(row, self.config)
         return {"tags_out_of_scheme": len(tag_schemes.invalid_positions(tags, self.config.tag_scheme))}
 
     def remarks(self, split: Mapping[str, Any]) -> list[str]:
@@ -268,7 +278,7 @@ class Task(base.Task):
     def _true_spans(self, row: Row, found: Words) -> list[Span]:
         if self.config.tags_column not in row.values:
             return _spans_of_words(found, _spans_in(row, self.config.spans_column))
-        tags = _listed(row, self.config.tags_column)
+        tags = _tags_in(row, self.config)
         if len(tags) != len(found.spans):
             raise RowError(f"{len(tags)} tags for {len(found.spans)} words")
         try:
@@ -319,7 +329,8 @@ class Task(base.Task):
     def made_from(self) -> dict[str, Any]:
         deciding = ("tokens_column", "tags_column", "text_column", "spans_column", "tag_scheme", "word_splitting")
         found = {f"task.{key}": getattr(self.config, key) for key in (*deciding, "window_overlap_tokens")}
-        return found | {"task.entity_types": list(self.config.entity_types)}
+        lists = {f"task.{key}": list(getattr(self.config, key)) for key in ("numbered_tags", "entity_types")}
+        return found | lists
 
     def build_model(self, encoder: BertEncoder) -> keras.Model:
         from trainer.models.crf import Transitions
@@ -504,6 +515,35 @@ class Task(base.Task):
         if self.config.crf:
             log.warning("transformers has no CRF: the tags of huggingface/ are the most probable ones, each by itself")
         return "BertForTokenClassification", base.head_weights(model)
+
+
+def _columns_of_words(table: Table) -> tuple[str | None, str | None]:
+    """Returns the columns of words and of their tags: lists of equal length, the first of them of strings."""
+    lists = [column for column in table.columns if table.holds(column, list)]
+    words = next((column for column in ("tokens", "words") if column in lists), None)
+    if words is None:
+        return None, None
+    lengths = [len(value or []) for value in table.values(words)[:100]]
+    named = [column for column in lists if column in TAG_NAMES or column.endswith("_tags")]
+    named.sort(key=lambda column: TAG_NAMES.index(column) if column in TAG_NAMES else len(TAG_NAMES))
+    fitting = [column for column in named if [len(value or []) for value in table.values(column)[:100]] == lengths]
+    return words, next(iter(fitting or named), None)
+
+
+def _tags_in(row: Row, config: Config) -> list[str]:
+    """Returns the tags of a row's words; raises RowError where there is no list of them."""
+    value = base.value_in(row, config.tags_column)
+    numbers = value.tolist() if isinstance(value, np.ndarray) else value
+    if not (isinstance(numbers, list) and numbers and all(isinstance(number, int) for number in numbers)):
+        return _listed(row, config.tags_column)
+    if not config.numbered_tags:
+        raise RowError(
+            f"column {config.tags_column!r} holds numbers; task.numbered_tags says what they stand for, as [O, B-PER, I-PER]"
+        )
+    if not all(0 <= number < len(config.numbered_tags) for number in numbers):
+        wrong = next(number for number in numbers if not 0 <= number < len(config.numbered_tags))
+        raise RowError(f"tag {wrong} is no number of task.numbered_tags, which has {len(config.numbered_tags)}")
+    return [config.numbered_tags[number] for number in numbers]
 
 
 def _listed(row: Row, column: str) -> list[str]:

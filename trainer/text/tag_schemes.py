@@ -24,6 +24,7 @@ from trainer.errors import NothingToLearnError, UserError
 
 OUTSIDE = "O"
 _TAG = re.compile(r"([BIESLUM])(?:-(.+))?", re.DOTALL)
+_OTHER_SEPARATOR = re.compile(r"[BIESLUM][_:.|/](.+)", re.DOTALL)
 MAX_TAGS_NAMED = 5  # in an error message
 
 
@@ -82,7 +83,7 @@ def recognize(sequences: Iterable[Sequence[str]], where: str = "the training row
       where: they come from, for messages.
 
     Raises:
-      UserError: the tags mix letters of several schemes, or tags with a letter and tags without.
+      UserError: the tags mix letters of several schemes, or tags with a letter and tags without, or have no "-" after it.
       NothingToLearnError: there is no tag except "O".
 
     >>> recognize([["O", "B-PER", "I-PER"]]), recognize([["I-PER", "B-PER", "O"]]), recognize([["DET", "NOUN"]])
@@ -107,6 +108,12 @@ def _scheme_of(counts: Counter[str], where: str) -> str:
     letters = {match[1] for match in matches.values() if match}
     without_letter = [tag for tag, match in matches.items() if match is None]
     fitting = [scheme for scheme in ("IOB2", "BIOES", "BILOU", "BMES") if letters <= set(_known_letters(scheme))]
+    separated = [tag for tag in without_letter if _OTHER_SEPARATOR.fullmatch(tag)]
+    if separated and len(separated) == len(matches) and OUTSIDE in counts:
+        raise UserError(
+            f"{where}: the tags separate letter and type by {separated[0][1]!r}: {_named(separated, counts)}; a '-' belongs "
+            f"there, as in '{separated[0][0]}-{separated[0][2:]}'"
+        )
     if not any(match and match[2] for match in matches.values()):
         return fitting[0] if fitting and "B" in letters and not without_letter else "plain"
     if without_letter and OUTSIDE not in counts and "B" not in letters:
