@@ -135,25 +135,42 @@ def _outputs(normalizer) -> list[str]:
 
 
 def _normalized(normalizer, texts: list[str]) -> list[str]:
-    """Returns the normalizer's output for each of the texts that stand for `_characters()`, asked in one call."""
+    """Returns the normalizer's output for each of the texts that stand for `_characters()`, asked page by page."""
+    found: list[str] = []
+    for start in range(0, len(texts), PAGE):
+        page = texts[start : start + PAGE]
+        joined = "".join(page)
+        # What leaves a whole page as it is, as nearly all of them, leaves each of its characters as it is.
+        found += page if normalizer.normalize_str(joined) == joined else _normalized_page(normalizer, page)
+    return found
+
+
+def _normalized_page(normalizer, texts: list[str]) -> list[str]:
     outputs = normalizer.normalize_str(_SEPARATOR.join(texts)).split(_SEPARATOR)
-    position = ord(_SEPARATOR)  # the separator itself was cut into two empty outputs
-    if outputs[position : position + 2] != ["", ""] or len(outputs) != len(texts) + 1:
+    if _SEPARATOR in texts:
+        position = texts.index(_SEPARATOR)
+        if outputs[position : position + 2] == ["", ""]:  # the separator itself was cut into two empty outputs
+            outputs[position : position + 2] = [_SEPARATOR]
+    if len(outputs) != len(texts):
         raise UserError(f"this tokenizer changes or makes {_SEPARATOR!r}; its character tables cannot be read")
-    return [*outputs[:position], _SEPARATOR, *outputs[position + 2 :]]
+    return outputs
 
 
 @functools.cache
 def kind_table() -> PagedTable:
     """Returns WORD, SPACE or PUNCTUATION for each code point, as BertPreTokenizer takes it between two letters."""
-    text = " ".join(f"a{character}a" for character in _characters())
-    spans = np.array([span for _, span in pre_tokenizers.BertPreTokenizer().pre_tokenize_str(text)])
-    group, place = np.divmod(spans[:, 0], 4)
-    kinds = np.full(len(_characters()), SPACE, np.int32)
-    kinds[group[spans[:, 1] - spans[:, 0] == 3]] = WORD
-    kinds[group[place == 1]] = PUNCTUATION
-    table = np.zeros(CODE_POINTS, np.int32)
-    table[[ord(character) for character in _characters()]] = kinds
+    cut = pre_tokenizers.BertPreTokenizer().pre_tokenize_str
+    table = np.full(CODE_POINTS, WORD, np.int32)
+    for start in range(0, len(_characters()), PAGE):
+        page = _characters()[start : start + PAGE]
+        if len(cut("".join(page))) == 1:  # nearly all pages hold nothing that cuts
+            continue
+        spans = np.array([span for _, span in cut(" ".join(f"a{character}a" for character in page))])
+        group, place = np.divmod(spans[:, 0], 4)
+        kinds = np.full(len(page), SPACE, np.int32)
+        kinds[group[spans[:, 1] - spans[:, 0] == 3]] = WORD
+        kinds[group[place == 1]] = PUNCTUATION
+        table[[ord(character) for character in page]] = kinds
     return PagedTable.of(table)
 
 
@@ -179,8 +196,7 @@ def _mark_tables(keeping) -> MarkTables:
 
 def _nonstarters(nfd) -> set[str]:
     """Returns the code points of combining class over 0: those that NFD moves before, or behind, a neighbouring mark."""
-    decomposed = nfd.normalize_str(_SEPARATOR.join(_characters()[0x80:])).split(_SEPARATOR)
-    candidates = [c for c, parts in zip(_characters()[0x80:], decomposed, strict=True) if parts == c]
+    candidates = [c for c, parts in zip(_characters(), _outputs(nfd), strict=True) if parts == c]
     over_one = _moved(nfd, [c + "\u0334" for c in candidates])  # U+0334 has class 1, the lowest
     under_230 = _moved(nfd, ["\u0301" + c for c in candidates])  # U+0301 has class 230
     return {c for c, over, under in zip(candidates, over_one, under_230, strict=True) if over or under}
@@ -188,8 +204,15 @@ def _nonstarters(nfd) -> set[str]:
 
 def _moved(nfd, pairs: list[str]) -> list[bool]:
     """Returns for each pair of characters whether NFD swaps it."""
-    ordered = nfd.normalize_str("".join("a" + pair for pair in pairs))
-    return [ordered[3 * i + 1 : 3 * i + 3] != pair for i, pair in enumerate(pairs)]
+    found: list[bool] = []
+    for start in range(0, len(pairs), PAGE):
+        page = pairs[start : start + PAGE]
+        text = f"a{'a'.join(page)}"
+        ordered = nfd.normalize_str(text)
+        found += (
+            [ordered[3 * i + 1 : 3 * i + 3] != pair for i, pair in enumerate(page)] if ordered != text else [False] * len(page)
+        )
+    return found
 
 
 @functools.cache
