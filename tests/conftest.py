@@ -35,12 +35,13 @@ def pytest_configure(config):
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Marks as slow what a second class of the same task, or a second task of the same kind, need not show again."""
-    from tests.tasks.contract import SLOW_IN_VARIANTS, SLOW_UNLESS_TYPICAL, TaskContract
+    from tests.tasks.contract import SLOW_IN_VARIANTS, SLOW_UNLESS_TYPICAL, SLOW_UNLESS_VARIANT, TaskContract
 
     for item in items:
         contract = getattr(item, "cls", None)  # an example in a docstring is an item without it
         if contract is not None and issubclass(contract, TaskContract):
-            slow = [*(SLOW_IN_VARIANTS if contract.is_variant else ()), *(() if contract.is_typical else SLOW_UNLESS_TYPICAL)]
+            slow = SLOW_IN_VARIANTS if contract.is_variant else SLOW_UNLESS_VARIANT
+            slow += () if contract.is_typical else SLOW_UNLESS_TYPICAL
             if item.originalname in slow:
                 item.add_marker(pytest.mark.slow)
 
@@ -112,7 +113,9 @@ def tiny_encoder(minilm, tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny_encoder")
     tf.keras.utils.set_random_seed(7)
-    write_hugging_face(str(folder), BertEncoder(tiny_config()), load_tokenizer(str(minilm)), "BertModel", {}, ())
+    write_hugging_face(
+        str(folder), BertEncoder(tiny_config(num_hidden_layers=1)), load_tokenizer(str(minilm)), "BertModel", {}, ()
+    )
     return folder
 
 
@@ -204,3 +207,17 @@ def cli(capsys):
 def subprocess_environment(**changes: str) -> dict[str, str]:
     """The environment for commands in a process of their own."""
     return {**{key: value for key, value in os.environ.items() if key != FLAGS}, "PYTHONPATH": str(ROOT), **changes}
+
+
+def assert_close(found, expected):
+    """Asserts that two predictions say the same, numbers up to rounding."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_close(found[name], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_close(one, other)
+    else:
+        assert found == (pytest.approx(expected, abs=1e-5) if isinstance(expected, float) else expected)

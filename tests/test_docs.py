@@ -1,4 +1,7 @@
-"""The documentation's commands: every fenced block marked `sh test` runs, in order, in a folder of its own."""
+"""The documentation's commands: every fenced block marked `sh test` runs, in order, in a folder of its own.
+
+The README's run in the default suite, those of pages that train with `make test-slow`.
+"""
 
 import os
 import re
@@ -12,10 +15,14 @@ import pytest
 from tests.conftest import ROOT, minilm_folder
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-WITH_COMMANDS = [page for page in PAGES if "```sh test" in page.read_text()]
+WITH_COMMANDS = [
+    pytest.param(page, marks=[] if page.name in ("README.md", "tpu.md") else pytest.mark.slow, id=page.name)
+    for page in PAGES
+    if "```sh test" in page.read_text()
+]
 
 
-@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", WITH_COMMANDS)
 def test_commands_run(page, tmp_path):
     minilm_folder()
     shutil.copytree(ROOT / "configs", tmp_path / "configs")

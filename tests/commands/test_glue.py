@@ -45,15 +45,13 @@ def here(monkeypatch):
 
 def test_a_table_over_seeds_that_goes_on_where_it_stopped(cli, tmp_path, data, here, tiny_encoder):
     flags = [f"--data={data}", f"--workdir={tmp_path}/run", f"--encoder={tiny_encoder}", *[f"--set={key}" for key in SHORT]]
-    assert cli("glue", *flags, "--seeds=1", "--tasks=CoLA")[0] == 0
+    assert cli("glue", *flags, "--seeds=2", "--tasks=CoLA")[0] == 0
     first = len(here)
-    status, out, log = cli("glue", *flags, "--seeds=2")
+    status, out, log = cli("glue", *flags, "--seeds=1")
     assert status == 0 and "| CoLA | Matthews |" in out and "| MRPC | F1 |" in out and "| STS-B | Spearman |" in out
     assert "QNLI is left out: there is no" in log and "QNLI/train.tsv" in log
     trained = [arguments[2] for arguments in here[first:] if arguments[0] == "train"]
-    assert sorted(path.partition("/run/")[2] for path in trained) == [
-        "CoLA/seed-2", "MRPC/seed-1", "MRPC/seed-2", "STS-B/seed-1", "STS-B/seed-2",
-    ]  # fmt: skip
+    assert sorted(path.partition("/run/")[2] for path in trained) == ["MRPC/seed-1", "STS-B/seed-1"]
     scores = json.loads((tmp_path / "run/glue.json").read_text())
     assert {name: list(found) for name, found in scores.items()} == {
         "CoLA": ["Matthews"], "MRPC": ["F1", "accuracy"], "STS-B": ["Pearson", "Spearman"],
@@ -63,7 +61,7 @@ def test_a_table_over_seeds_that_goes_on_where_it_stopped(cli, tmp_path, data, h
     assert submission[0] == "index\tprediction" and [line[0] for line in submission[1:]] == ["0", "1"]
     assert all(line.split("\t")[1] in "01" for line in submission[1:])
     done = len(here)
-    assert cli("glue", *flags, "--seeds=2")[0] == 0 and len(here) == done, "nothing is left to do"
+    assert cli("glue", *flags, "--seeds=1")[0] == 0 and len(here) == done, "nothing is left to do"
     status, _, error = cli("glue", *flags, "--seeds=1", "--tasks=CoLA", "--set=train.seed=9")
     assert status == 1 and "CoLA/seed-1 was run with other keys: train.seed=9; choose another --workdir" in error
 

@@ -13,7 +13,7 @@ def test_freezing_stops_the_embeddings_and_the_lower_layers():
     names = [variable.name for variable in encoder.trainable_variables]
     assert not [name for name in names if "/embeddings/" in name or "layer_._0/" in name]
     assert [name for name in names if "layer_._1/" in name] and [name for name in names if "pooler" in name]
-    with pytest.raises(ValueError, match="3 is more than the encoder's 2 layers"):
+    with pytest.raises(ValueError, match="3 is more than the encoder has: 2"):
         encoder.freeze(3)
     assert encoder.freeze(-1) == ["the whole encoder"] and encoder.trainable_variables == []
 

@@ -34,7 +34,6 @@ TEXT = [
 
 
 class TestNextSentence(TaskContract):
-    is_typical = True
     name = "pretraining"
     config = {"masked_lm_prob": 0.2}
     rows = [{"text": text} for text in TEXT]

@@ -70,7 +70,7 @@ class BertEncoder(keras.layers.Layer):
         """
         count = len(self.bert.encoder.layer)
         if layers > count:
-            raise ValueError(f"{layers} is more than the encoder's {count} layers")
+            raise ValueError(f"{layers} is more than the encoder has: {count}")
         if layers < 0:
             self.model.trainable = False
             return ["the whole encoder"]
