@@ -34,6 +34,7 @@ class Case:
 
     Attributes:
       file, text_column, label_column: the text; None for examples of one length.
+      task: whose examples they are.
       batch_size: examples of a step.
       max_length: tokens of the longest example; what `run_glue.py` pads to.
       steps: of a block.
@@ -45,6 +46,7 @@ class Case:
     file: str | None = None
     text_column: str = "text"
     label_column: str = "label"
+    task: str = "classification"
 
 
 CASES = {
@@ -52,6 +54,9 @@ CASES = {
     "sst2-32": Case(32, 128, steps=20, file="glue/SST-2/train.tsv", text_column="sentence"),
     "sst2-128": Case(128, 128, steps=8, file="glue/SST-2/train.tsv", text_column="sentence"),
     "banking77-32": Case(32, 128, steps=20, file="banking77/train.csv", label_column="category"),
+    "snips-32": Case(32, 128, steps=20, file="snips/train.jsonl", task="tagging"),
+    "wikigold-32": Case(32, 128, steps=10, file="wikigold/wikigold.conll", task="tagging"),
+    "squad-16": Case(16, 384, steps=6, file="squad_v1.1_dev_by_article/train.json", task="question_answering"),
 }
 TUNED = ["--padding=longest", "--fused_optimizer", "--attention=eager"]
 TUNED_BFLOAT16 = [*TUNED, "--precision=bfloat16"]
@@ -107,9 +112,34 @@ def command_of(side: str, options: argparse.Namespace, case: Path, encoder: Path
     return [python_of(side, options), str(path), f"--case={case}", f"--encoder={encoder}", *more]
 
 
+def sides_of(case: Case, asked: list[str]) -> list[str]:
+    """Returns the sides that have the case's task: all of them classify, the others are PyTorch's and ours alone."""
+    return [side for side in asked if case.task == "classification" or SIDES[side][0] in ("our_steps.py", "pytorch_steps.py")]
+
+
 def steps_of(side: str, case: Case) -> int:
     """Returns the steps of a side's block: fewer of those that take seconds each."""
     return max(case.steps // 5, 1) if side.endswith("defaults") else case.steps
+
+
+def read_case(case: Case, path: Path, encoder: Path) -> tuple[dict[str, list[Any]], int]:
+    """Returns the examples of all rows of a file as sides read them, {name: a value for each example}, and how many classes."""
+    if case.task == "classification":
+        examples, labels = read_examples(case, path, encoder)
+        return {"examples": examples, "labels": labels}, max(labels) + 1
+    from trainer.data.sources import Row, read_rows
+    from trainer.tasks import task_module
+    from trainer.text.tokenizer import load_tokenizer
+
+    module = task_module(case.task)
+    rows = [row for row in read_rows(str(path), "data.train") if isinstance(row, Row)]
+    task = module.Task(module.Task.learn(module.Config(), rows), load_tokenizer(str(encoder)), case.max_length)
+    windows = [window for row in rows for window in task.examples(row)]
+    found = {"examples": [window["input_ids"] for window in windows]}
+    if case.task == "tagging":
+        return {**found, "word_tags": [window["tags"] for window in windows]}, len(task.config.tag_names)
+    found["token_type_ids"] = [window["token_type_ids"] for window in windows]
+    return {**found, "answers": [[window["answer_start"], window["answer_end"]] for window in windows]}, 2
 
 
 def read_examples(case: Case, path: Path, encoder: Path) -> tuple[list[list[int]], list[int]]:
@@ -134,20 +164,18 @@ def case_file(case: Case, data: Path, encoder: Path, folder: Path, count: int | 
     generator = random.Random(1)
     count = count or BATCHES * case.batch_size
     if case.file:
-        examples, labels = read_examples(case, data / case.file, encoder)
-        classes = max(labels) + 1
-        order = list(range(len(examples)))
+        found, classes = read_case(case, data / case.file, encoder)
+        order = list(range(len(found["examples"])))
         generator.shuffle(order)
-        examples, labels = ([values[i] for i in order[:count]] for values in (examples, labels))
+        found = {name: [values[i] for i in order[:count]] for name, values in found.items()}
     else:
         classes = 2
         examples = [[generator.randrange(1000, 29000) for _ in range(case.max_length)] for _ in range(count)]
-        labels = [generator.randrange(classes) for _ in range(count)]
+        found = {"examples": examples, "labels": [generator.randrange(classes) for _ in range(count)]}
     hidden = json.loads((encoder / "config.json").read_text())["hidden_size"]
     kernel = [[generator.gauss(0, 0.02) for _ in range(classes)] for _ in range(hidden)]
     content = {
-        "examples": examples,
-        "labels": labels,
+        **found,
         "classes": classes,
         "batch_size": case.batch_size,
         "max_length": case.max_length,
@@ -163,7 +191,7 @@ def run_case(name: str, options: argparse.Namespace, encoder: Path) -> dict[str,
     case = CASES[name]
     with tempfile.TemporaryDirectory() as folder:
         path = case_file(case, Path(options.data), encoder, Path(folder))
-        sides = [Side(side, command_of(side, options, path, encoder)) for side in options.side]
+        sides = [Side(side, command_of(side, options, path, encoder)) for side in sides_of(case, options.side)]
         losses = {side.name: side.ready["loss"] for side in sides}
         if max(losses.values()) - min(losses.values()) > 1e-3:
             raise SystemExit(f"{name}: the sides do not compute the same: {losses}")
@@ -176,7 +204,7 @@ def run_case(name: str, options: argparse.Namespace, encoder: Path) -> dict[str,
             print(f"{name}, round {number + 1}: useful tokens/s {rates}", flush=True)
         for side in sides:
             side.close()
-    return {"case": dataclasses.asdict(case), "first_loss": losses, "rounds": rounds}
+    return {"machine": report.machine(), "case": dataclasses.asdict(case), "first_loss": losses, "rounds": rounds}
 
 
 def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -244,7 +272,7 @@ def main() -> None:
     versions = {side: report.versions(python, packages) for side, python in pythons.items() if python}
     for name in options.case or CASES:  # kept case by case: a sitting may be cut short
         results[name] = run_case(name, options, encoder)
-        report.keep("speed", {"machine": report.machine(), "versions": versions, "results": results}, markdown(results))
+        report.keep("speed", {"versions": versions, "results": results}, markdown(results))
     plot(results, report.RESULTS / "speed.png")
 
 

@@ -1,6 +1,7 @@
 """This project as a side of `benchmarks/speed.py` and `pretraining_speed.py`: its input pipeline, its model, its train step.
 
-The task is classification; or, where the case has masked tokens ("targets"), pre-training on those alone.
+The task is classification; tagging where the case has tags of words, question answering where it has the places of answers,
+pre-training on masked tokens alone where it has those ("targets").
 """
 
 import argparse
@@ -48,11 +49,7 @@ def main():
     if options.all_positions:
         work = with_all_positions(work)
 
-    name, values = ("label", case["labels"]) if "labels" in case else ("masked_lm_targets", case["targets"])
-    serialized = [
-        records.encode_example({"input_ids": ids, name: value, "row_id": number}, task.features())
-        for number, (ids, value) in enumerate(zip(case["examples"], values, strict=True))
-    ]
+    serialized = [records.encode_example(example, task.features()) for example in examples_of(case)]
     stored = tf.data.Dataset.from_tensor_slices(serialized)
     first = next(iter(packed_batches(stored, task.features(), size, packing, work=work)))
     ((part, weights),) = task.loss_weights(first).items()
@@ -70,29 +67,50 @@ def main():
 
     def evaluate():
         test = [
-            records.encode_example({"input_ids": ids, name: value, "row_id": number}, task.features())
-            for number, (ids, value) in enumerate(zip(case["test_examples"], case["test_labels"], strict=True))
+            records.encode_example({"input_ids": ids, "label": label, "row_id": number}, task.features())
+            for number, (ids, label) in enumerate(zip(case["test_examples"], case["test_labels"], strict=True))
         ]
         hits = 0
         for batch in packed_batches(tf.data.Dataset.from_tensor_slices(test), task.features(), 128, packing):
             predicted = tf.argmax(outputs_for(batch)["logits"], axis=-1, output_type=tf.int32)
-            hits += int(tf.math.count_nonzero((predicted == batch[name]) & (batch["example_weights"] > 0)))
+            hits += int(tf.math.count_nonzero((predicted == batch["label"]) & (batch["example_weights"] > 0)))
         return hits / len(test)
 
     outputs_for = tf.function(model.outputs_for, reduce_retracing=True)
     protocol.serve(first_loss, next_batch, lambda batch: train_step(batch)["loss"].numpy(), evaluate)
 
 
+def examples_of(case):
+    """Yields the case's training examples as its task has them."""
+    for number, ids in enumerate(case["examples"]):
+        example = {"input_ids": ids, "row_id": number}
+        if "word_tags" in case:
+            tags = case["word_tags"][number]
+            yield {**example, "tags": tags, "word_starts": [int(tag > 0) for tag in tags]}
+        elif "answers" in case:
+            start, end = case["answers"][number]
+            yield {**example, "token_type_ids": case["token_type_ids"][number], "answer_start": start, "answer_end": end}
+        elif "targets" in case:
+            yield {**example, "masked_lm_targets": case["targets"][number]}
+        else:
+            yield {**example, "label": case["labels"][number]}
+
+
 def load_task(case, options, packing):
     """Returns the case's task."""
-    from trainer.tasks import classification, pretraining
+    from trainer.tasks import classification, pretraining, question_answering, tagging
     from trainer.text.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(options.encoder)
+    tokenizer, length = load_tokenizer(options.encoder), packing.row_length
     if "targets" in case:
-        return pretraining.Task(pretraining.Config(sentence_objective="none", static_masks=True), tokenizer, packing.row_length)
+        return pretraining.Task(pretraining.Config(sentence_objective="none", static_masks=True), tokenizer, length)
+    if "answers" in case:
+        return question_answering.Task(question_answering.Config(metric="squad_v1.1"), tokenizer, length)
     names = tuple(map(str, range(case["classes"])))
-    return classification.Task(classification.Config(class_names=names, pooling="pooler"), tokenizer, packing.row_length)
+    if "word_tags" in case:
+        config = tagging.Config(tag_scheme="plain", entity_types=names, word_splitting="whitespace")
+        return tagging.Task(config, tokenizer, length)
+    return classification.Task(classification.Config(class_names=names, pooling="pooler"), tokenizer, length)
 
 
 def load_model(task, case, options):

@@ -1,6 +1,7 @@
 """PyTorch as a side of `benchmarks/speed.py`, `pretraining_speed.py`, `gpu_speed.py`, at its defaults or at its best settings.
 
-It is BertForSequenceClassification; or, where the case has masked tokens ("targets"), BertForMaskedLM.
+It is BertForSequenceClassification; BertForTokenClassification where the case has tags of words, BertForQuestionAnswering where
+it has the places of answers, BertForMaskedLM where it has masked tokens ("targets").
 """
 
 import argparse
@@ -9,7 +10,13 @@ import random
 import protocol
 import torch
 from pytorch_common import length_grouped_batches, parameter_groups
-from transformers import BertForMaskedLM, BertForSequenceClassification, get_linear_schedule_with_warmup
+from transformers import (
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    get_linear_schedule_with_warmup,
+)
 
 
 def main():
@@ -40,11 +47,13 @@ def main():
 
     def tensors(rows):
         width = case["max_length"] if options.padding == "max" else max(len(examples[row]) for row in rows)
-        return on_device({**padded([examples[row] for row in rows], width), "labels": labels_of(case, rows, width)})
+        return on_device({**padded([examples[row] for row in rows], width), **targets_of(case, rows, width)})
 
     model.eval()
+    # The places of an answer are those of the padding, too, in this model's loss: examples by themselves have none.
+    parts = [[row] for row in range(size)] if "answers" in case else [range(size)]
     with torch.no_grad():
-        first_loss = model(**tensors(range(size))).loss.item()
+        first_loss = sum(model(**tensors(rows)).loss.item() for rows in parts) / len(parts)
     model.train()
     optimizer = torch.optim.AdamW(
         parameter_groups(model, 0.01), lr=options.learning_rate, fused=options.fused_optimizer or None
@@ -101,25 +110,39 @@ def padded(rows, width):
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def labels_of(case, rows, width):
-    """Returns classes, int64 [rows], or tokens to predict, int64 [rows, width], -100 where there is none."""
+def targets_of(case, rows, width):
+    """Returns what the model's loss reads besides the tokens, by the model's names.
+
+    Classes and places are int64 [rows]; tags and tokens to predict int64 [rows, width], -100 where there is none.
+    """
     if "labels" in case:
-        return torch.tensor([case["labels"][row] for row in rows])
+        return {"labels": torch.tensor([case["labels"][row] for row in rows])}
+    if "answers" in case:
+        starts, ends = torch.tensor([case["answers"][row] for row in rows]).T
+        types = padded([case["token_type_ids"][row] for row in rows], width)["input_ids"]
+        return {"start_positions": starts, "end_positions": ends, "token_type_ids": types}
     found = torch.full([len(rows), width], -100)
+    of_tokens = case["word_tags"] if "word_tags" in case else case["targets"]
     for i, row in enumerate(rows):
-        targets = torch.tensor(case["targets"][row])
+        targets = torch.tensor(of_tokens[row])
         found[i, : len(targets)] = torch.where(targets > 0, targets - 1, -100)
-    return found
+    return {"labels": found}
 
 
 def load_model(folder, case, attention):
     """Returns the model with the folder's weights and the case's head."""
     if "targets" in case:
         return BertForMaskedLM.from_pretrained(folder, attn_implementation=attention)
-    model = BertForSequenceClassification.from_pretrained(folder, num_labels=case["classes"], attn_implementation=attention)
+    kind = BertForSequenceClassification
+    if "word_tags" in case:
+        kind = BertForTokenClassification
+    elif "answers" in case:
+        kind = BertForQuestionAnswering
+    model = kind.from_pretrained(folder, num_labels=case["classes"], attn_implementation=attention)
+    head = model.qa_outputs if "answers" in case else model.classifier
     with torch.no_grad():
-        model.classifier.weight.copy_(torch.tensor(case["head"]["kernel"]).T)
-        model.classifier.bias.copy_(torch.tensor(case["head"]["bias"]))
+        head.weight.copy_(torch.tensor(case["head"]["kernel"]).T)
+        head.bias.copy_(torch.tensor(case["head"]["bias"]))
     return model
 
 
