@@ -44,5 +44,5 @@ def test_a_thousand_real_rows(tmp_path, minilm, shared_data, task_name):
     problem = difference(reply, expected, 1e-4, task.is_tie)
     assert problem is None, problem
     ties = sum(task.is_tie(name, {n: np.asarray(v) for n, v in one.items()}, 2e-4) for one in replies for name in list(one)[:1])
-    assert len(requests) >= min(ROWS, len(rows)) and ties < 0.05 * ROWS, "so few ties that the comparison says something"
+    assert len(requests) >= min(ROWS, len(rows)) and ties < 0.2 * ROWS, "so few ties that the comparison says something"
     assert len({json.dumps(one) for one in replies}) > 0.5 * len(replies), "the replies tell the rows apart"
