@@ -113,7 +113,7 @@ def padded(rows, width):
 def targets_of(case, rows, width):
     """Returns what the model's loss reads besides the tokens, by the model's names.
 
-    Classes and places are int64 [rows]; tags and tokens to predict int64 [rows, width], -100 where there is none.
+    Classes and places are int64 [rows]. Tags and tokens to predict are int64 [rows, width]; a position without one has -100.
     """
     if "labels" in case:
         return {"labels": torch.tensor([case["labels"][row] for row in rows])}

@@ -540,9 +540,9 @@ def _tags_in(row: Row, config: Config) -> list[str]:
         raise RowError(
             f"column {config.tags_column!r} holds numbers; task.numbered_tags says what they stand for, as [O, B-PER, I-PER]"
         )
-    if not all(0 <= number < len(config.numbered_tags) for number in numbers):
-        wrong = next(number for number in numbers if not 0 <= number < len(config.numbered_tags))
-        raise RowError(f"tag {wrong} is no number of task.numbered_tags, which has {len(config.numbered_tags)}")
+    wrong = [number for number in numbers if not 0 <= number < len(config.numbered_tags)]
+    if wrong:
+        raise RowError(f"tag {wrong[0]} is no number of task.numbered_tags, which has {len(config.numbered_tags)}")
     return [config.numbered_tags[number] for number in numbers]
 
 

@@ -10,6 +10,7 @@ classes that it sorts by are read off the library, too.
 import dataclasses
 import functools
 import unicodedata
+from collections.abc import Iterator
 
 import numpy as np
 from tokenizers import normalizers, pre_tokenizers
@@ -129,6 +130,10 @@ def _characters() -> list[str]:
     return [chr(c) for c in range(CODE_POINTS) if not 0xD800 <= c <= 0xDFFF]
 
 
+def _pages(texts: list[str]) -> Iterator[list[str]]:
+    return (texts[start : start + PAGE] for start in range(0, len(texts), PAGE))
+
+
 def _outputs(normalizer) -> list[str]:
     """Returns the normalizer's output for each of `_characters()`."""
     return _normalized(normalizer, _characters())
@@ -137,8 +142,7 @@ def _outputs(normalizer) -> list[str]:
 def _normalized(normalizer, texts: list[str]) -> list[str]:
     """Returns the normalizer's output for each of the texts that stand for `_characters()`, asked page by page."""
     found: list[str] = []
-    for start in range(0, len(texts), PAGE):
-        page = texts[start : start + PAGE]
+    for page in _pages(texts):
         joined = "".join(page)
         # What leaves a whole page as it is, as nearly all of them, leaves each of its characters as it is.
         found += page if normalizer.normalize_str(joined) == joined else _normalized_page(normalizer, page)
@@ -161,8 +165,7 @@ def kind_table() -> PagedTable:
     """Returns WORD, SPACE or PUNCTUATION for each code point, as BertPreTokenizer takes it between two letters."""
     cut = pre_tokenizers.BertPreTokenizer().pre_tokenize_str
     table = np.full(CODE_POINTS, WORD, np.int32)
-    for start in range(0, len(_characters()), PAGE):
-        page = _characters()[start : start + PAGE]
+    for page in _pages(_characters()):
         if len(cut("".join(page))) == 1:  # nearly all pages hold nothing that cuts
             continue
         spans = np.array([span for _, span in cut(" ".join(f"a{character}a" for character in page))])
@@ -205,13 +208,13 @@ def _nonstarters(nfd) -> set[str]:
 def _moved(nfd, pairs: list[str]) -> list[bool]:
     """Returns for each pair of characters whether NFD swaps it."""
     found: list[bool] = []
-    for start in range(0, len(pairs), PAGE):
-        page = pairs[start : start + PAGE]
+    for page in _pages(pairs):
         text = f"a{'a'.join(page)}"
         ordered = nfd.normalize_str(text)
-        found += (
-            [ordered[3 * i + 1 : 3 * i + 3] != pair for i, pair in enumerate(page)] if ordered != text else [False] * len(page)
-        )
+        if ordered == text:  # nearly all pages
+            found += [False] * len(page)
+        else:
+            found += [ordered[3 * i + 1 : 3 * i + 3] != pair for i, pair in enumerate(page)]
     return found
 
 
