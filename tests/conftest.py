@@ -18,6 +18,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["BERT_TRAINER_CACHE"] = tempfile.mkdtemp(prefix="bert-trainer-tests-")
     atexit.register(shutil.rmtree, os.environ["BERT_TRAINER_CACHE"], ignore_errors=True)
     keep_compiled_kernels()
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUM_CPU_DEVICES"] = "4"  # JAX cuts the CPU once in a process; a run takes as many as it asks for
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests.conftest import ROOT, subprocess_environment
 from trainer.errors import UserError
-from trainer.runtime import distribution
+from trainer.runtime import distribution, target
 from trainer.runtime.distribution import choose, worker_index
 
 
@@ -35,7 +35,7 @@ def test_a_gpu_that_is_not_there():
 
 
 def test_a_tpu_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(distribution, "TPU_DEVICE_FILES", ("/no/such/device*",))
+    monkeypatch.setattr(target, "TPU_DEVICE_FILES", ("/no/such/device*",))
     with pytest.raises(UserError, match="--tpu=local: this machine has no TPU chip"):
         choose("auto", tpu="local")
 
@@ -85,11 +85,11 @@ def free_ports(count):
     return ports
 
 
-def train_in_processes(workdir, config_file, sets, clusters):
+def train_in_processes(workdir, config_file, sets, clusters, **environment):
     """Runs `train` in one process for each TF_CONFIG; returns the outputs."""
     command = [sys.executable, "-m", "trainer", "train", f"--config={config_file}", f"--workdir={workdir}"]
     command += [f"--set={one}" for one in sets]
-    environments = [subprocess_environment(**({"TF_CONFIG": json.dumps(c)} if c else {})) for c in clusters]
+    environments = [subprocess_environment(**({"TF_CONFIG": json.dumps(c)} if c else {}), **environment) for c in clusters]
     processes = [
         subprocess.Popen(command, env=e, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for e in environments

@@ -16,11 +16,12 @@ from trainer.cli import Options
 from trainer.data.records import Manifest, mean_tokens
 from trainer.errors import UserError
 from trainer.preparation import freshness, learning, splits
-from trainer.run import assembly, experiment, feeding, kernels, sizes
+from trainer.run import assembly, experiment, feeding, kernels, programs, sizes
 from trainer.run.experiment import Experiment
 from trainer.run.tokenizer import find_tokenizer
 from trainer.runtime import profiling
 from trainer.runtime.distribution import Placement
+from trainer.runtime.pjrt import Session
 
 WARM_UP_STEPS = 3
 TRACED_STEPS = 3
@@ -33,6 +34,8 @@ def run(options: Options) -> None:
     asked = experiment.load(options.required("config"), options.set, options.tpu)
     asked.data.require_train()
     placement = assembly.place(asked)
+    if options.profile and placement.devices is not None:
+        raise UserError("--profile lists TensorFlow's operations; a program that PJRT runs has none: leave one of them out")
     with contextlib.ExitStack() as stack:
         folder = options.workdir or stack.enter_context(tempfile.TemporaryDirectory())
         resolved = kernels.with_precision(learning.learned(asked), placement)
@@ -56,7 +59,8 @@ def _measure(resolved: Experiment, options: Options, folder: str, placement: Pla
         assembled = assembly.build(resolved, tokenizer, bert_config, choice.kernels)
         task = assembled.task.for_training(manifest.splits["train"]["values"])
     shape = feeding.training_shape(resolved, manifest, placement, choice.whole)
-    batches = iter(feeding.training_batches(resolved, manifest, placement, task, shape, first_step=0))
+    dataset = feeding.training_batches(resolved, manifest, placement, task, shape, first_step=0)
+    batches = iter(dataset)
     if options.input_only:
         return {"what": "input", **_input_figures(batches, options.steps, placement.strategy)}
 
@@ -65,7 +69,9 @@ def _measure(resolved: Experiment, options: Options, folder: str, placement: Pla
         assembly.initialize_encoder(resolved, assembled)
         optimizer.build(assembled.model.trainable_variables)
         assembly.compile_model(resolved, assembled, task, optimizer, choice, shape.micro_rows)
-        step = assembled.model.make_train_function()
+        step: Any = assembled.model.make_train_function() if placement.devices is None else None
+    if placement.devices is not None:
+        step = programs.ProgramStep(Session(placement.devices), assembled.model, dataset.element_spec)
     if options.synthetic:
         batches = _Again(next(batches))
 
@@ -94,6 +100,12 @@ class _Again:
 
     def get_next(self) -> dict[str, Any]:
         """Returns the batch."""
+        return self.batch
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
         return self.batch
 
 

@@ -10,7 +10,7 @@ from trainer.cli import Options
 from trainer.data.records import Manifest
 from trainer.errors import UserError, suggestion
 from trainer.preparation import freshness, splits
-from trainer.run import assembly, experiment, feeding, inference
+from trainer.run import assembly, experiment, feeding, inference, programs
 from trainer.runtime import distribution
 
 log = logging.getLogger(__name__)
@@ -20,12 +20,11 @@ def run(options: Options) -> None:
     """Prints the scores and writes them to evaluation/<split>.json."""
     workdir, split = options.required("workdir"), options.split
     runtime = experiment.load_workdir(workdir, options.set, options.tpu).runtime
-    # One process evaluates, whatever the training ran on.
-    kind = "auto" if runtime.distribution in ("multi_worker", "tpu") else runtime.distribution
+    kind = distribution.for_one_process(runtime.distribution)
     placement = distribution.choose(kind, runtime.tpu, runtime.cpu_devices, runtime.tpu_connect_seconds, join_cluster=False)
     log.info("%s", placement.reason)
     with placement.strategy.scope():
-        restored = assembly.restore(workdir, options.set)
+        restored = assembly.restore(workdir, options.set, whole=placement.devices is not None)
     scores = score(restored, workdir, split, placement, is_changed=bool(options.set))
     print("\n".join(score_lines(scores)))
     path = files.join(workdir, "evaluation", f"{split}.json")
@@ -64,8 +63,8 @@ def score(
     if manifest.splits[split]["examples"] == 0:
         raise UserError(f"data.{split}: every row was rejected; there is nothing to score")
     task, model = restored.assembled.task, restored.assembled.model
-    runner = inference.BatchRunner(model, placement.strategy, task, labelled=True)
-    one_shape = placement.target != "cpu"
+    runner = programs.runner_for(placement, model, task, labelled=True)
+    one_shape = placement.target != "cpu" or placement.devices is not None
     batches = feeding.evaluation_batches(restored.experiment, manifest, split, task, one_shape)
     return {"split": split, "step": restored.step, **inference.evaluate(runner, batches, task, manifest.kept(split))}
 

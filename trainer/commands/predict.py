@@ -16,8 +16,9 @@ from trainer.data.json_records import parsed_json
 from trainer.data.sources import Rejected, Row, read_rows, without_ending
 from trainer.data.text_lines import encoding_by_mark
 from trainer.errors import UserError
-from trainer.run import assembly
+from trainer.run import assembly, experiment, programs
 from trainer.run.inference import Predictor
+from trainer.runtime import distribution
 from trainer.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,10 @@ def run(options: Options) -> int:
       The exit status: 1 where not one row could be predicted.
     """
     workdir, source = options.required("workdir"), options.required("input")
-    restored = assembly.restore(workdir, options.set)
-    task, predictor = restored.assembled.task, Predictor(restored)
+    runtime = experiment.load_workdir(workdir, options.set).runtime
+    by_pjrt = distribution.for_one_process(runtime.distribution) == "pjrt"
+    restored = assembly.restore(workdir, options.set, whole=by_pjrt)
+    task, predictor = restored.assembled.task, _program_predictor(restored) if by_pjrt else Predictor(restored)
     if source == "-":
         if isinstance(sys.stdin, io.TextIOWrapper):
             # By a byte-order mark, else UTF-8; bytes that it does not have come as surrogates, and are refused row by row.
@@ -59,6 +62,13 @@ def run(options: Options) -> int:
     if not predicted and not refused:
         raise UserError(f"--input: {'standard input' if source == '-' else source} has no rows")
     return 0 if predicted else 1
+
+
+def _program_predictor(restored: assembly.Restored) -> Predictor:
+    """Returns what predicts by PJRT."""
+    placement = distribution.choose("pjrt", cpu_devices=restored.experiment.runtime.cpu_devices, join_cluster=False)
+    runner = programs.runner_for(placement, restored.assembled.model, restored.assembled.task, labelled=False)
+    return Predictor(restored, runner, one_shape=True)
 
 
 def _target(output: str | None, workdir: str, source: str) -> str:

@@ -16,7 +16,7 @@ from trainer.cli import Options
 from trainer.data.records import Manifest
 from trainer.errors import UserError
 from trainer.preparation import freshness, learning, splits
-from trainer.run import assembly, experiment, feeding, inference, kernels, sizes, training
+from trainer.run import assembly, experiment, feeding, inference, kernels, programs, sizes, training
 from trainer.run.experiment import Experiment
 from trainer.run.kernels import StepKernels
 from trainer.run.tokenizer import tokenizer_folder
@@ -25,6 +25,7 @@ from trainer.runtime import distribution
 from trainer.runtime.checkpoints import CheckpointStore, check_folder
 from trainer.runtime.faults import StopSignals, WorkdirLock
 from trainer.runtime.logs import StartUp
+from trainer.runtime.pjrt import Session
 from trainer.text.graph_limits import problem_with
 from trainer.text.tokenizer import Tokenizer
 
@@ -176,12 +177,16 @@ def _fit(run: RunState, optimizer: keras.optimizers.Optimizer, step: StepKernels
     task = run.assembled.task.for_training(manifest.splits["train"]["values"])
     assembly.compile_model(experiment, run.assembled, task, optimizer, step, shape.micro_rows)
     batches = feeding.training_batches(experiment, manifest, placement, task, shape, run.first_step)
-    runner = inference.BatchRunner(model, placement.strategy, task, labelled=True)
+    session = Session(placement.devices) if placement.devices else None
+    runner = programs.runner_for(placement, model, task, labelled=True, session=session)
     _check_best_score(run, runner)
     with StopSignals() as signals:
-        rhythm = TrainingRhythm(run, runner, signals, one_shape=step.whole)
+        rhythm = TrainingRhythm(run, runner, signals, one_shape=step.whole, session=session)
         steps = run.total_steps - run.first_step
-        model.fit(batches, epochs=1, steps_per_epoch=steps, callbacks=[rhythm], verbose=0)
+        if session is not None:
+            programs.fit(session, model, batches, steps, experiment.train.steps_per_execution, rhythm)
+        else:
+            model.fit(batches, epochs=1, steps_per_epoch=steps, callbacks=[rhythm], verbose=0)
     return rhythm.finish()
 
 

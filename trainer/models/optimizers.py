@@ -156,6 +156,10 @@ class AdamW(keras.optimizers.Optimizer):
             slots |= {f"{kind}/{name}": slot for name, slot in zip(self.variable_names, variables, strict=False)}
         return slots
 
+    def rate_variables(self) -> list[tf.Variable]:
+        """Returns the variables that `learning_rate` reads."""
+        return [self.iterations, self._current_learning_rate] if hasattr(self, "_current_learning_rate") else [self.iterations]
+
     def swap_averages(self, variables: Sequence[tf.Variable]) -> None:
         """Exchanges weights and averages; a second call puts them back. Without averages it does nothing."""
         for variable, average in zip(variables, self.averages, strict=False):

@@ -8,6 +8,7 @@ import tf_keras as keras
 
 from trainer.models.optimizers import Gradient
 from trainer.runtime.randomness import random_scope, step_seed
+from trainer.runtime.replicas import replica_context, sums_gradients
 from trainer.runtime.target import Target, machine_target, tracing_for
 
 Batch = Mapping[str, tf.Tensor]
@@ -119,33 +120,39 @@ class TaskModel(keras.Model):
             return self._train_step(batch)
 
     def _train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
-        replica = tf.distribute.get_replica_context()
+        replica = replica_context()
         weights = self._objective.loss_weights(batch)
+        cut, used_parts = self._micro_batches(batch)
+        computed = 1.0 if cut is None else tf.cast(used_parts, tf.float32) / cut["segment_ids"].shape[0]
         segments = [value for name, value in batch.items() if name.endswith("segment_ids")]  # of each sequence
         counts = [
             tf.math.count_nonzero(batch["example_weights"], dtype=tf.float32),
             tf.add_n([tf.math.count_nonzero(value, dtype=tf.float32) for value in segments]),
-            tf.add_n([tf.cast(tf.size(value), tf.float32) for value in segments]),
+            tf.add_n([tf.cast(tf.size(value), tf.float32) for value in segments]) * computed,
         ]
         # One vector: a reduction each would cost a round trip between machines for each of these numbers.
         sums = [tf.reduce_sum(values) for values in weights.values()]
         totals = tf.unstack(replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([*sums, *counts])))
         scales = {part: tf.math.divide_no_nan(1.0, total) for part, total in zip(weights, totals, strict=False)}
 
-        gradients, means = self._gradients(batch, replica, scales)
+        gradients, means = self._gradients(batch, cut, used_parts, replica, scales)
         used = [(g, variable) for g, variable in zip(gradients, self.trainable_variables, strict=True) if g is not None]
+        if sums_gradients():
+            used = [(replica.all_reduce(tf.distribute.ReduceOp.SUM, g), variable) for g, variable in used]
         self.optimizer.apply_gradients(used)
         means = tf.unstack(replica.all_reduce(tf.distribute.ReduceOp.SUM, means), num=len(self.step_means))
         return dict(zip((*self.step_means, *COUNTS), (*means, *totals[len(weights) :]), strict=True))
 
-    def _gradients(self, batch: Batch, replica, scales: Tensors) -> tuple[list[Gradient | None], tf.Tensor]:
+    def _gradients(self, batch: Batch, cut, used_parts, replica, scales: Tensors) -> tuple[list[Gradient | None], tf.Tensor]:
         """Returns this replica's share of the gradients, and of the means that a step reports (float32 [means]).
 
         Args:
+          batch: whole.
+          cut, used_parts: of `_micro_batches`.
+          replica: its number, and how many there are.
           scales: 1 / Σ w of each part over the global batch.
         """
         number = replica.replica_id_in_sync_group
-        cut, used_parts = self._micro_batches(batch)
         if cut is None:
             gradients, means = self._micro_batch_gradients(batch, number, 0, scales)
             # Several replicas' gradients are added up: dense, as lists of rows would only grow.
@@ -157,16 +164,18 @@ class TaskModel(keras.Model):
             gradients, means = self._micro_batch_gradients(part, number, i, scales)
             return _dense(gradients), means
 
-        first, means = part_gradients(0)
-        used = [gradient is not None for gradient in first]
+        # Traced once to see which variables have a gradient, and not run: the loop holds the only copy of the model.
+        found = tf.function(lambda: part_gradients(0), autograph=False).get_concrete_function().structured_outputs[0]
+        used = [gradient is not None for gradient in found]
 
         def add(i, summed, means):
             gradients, more = part_gradients(i)
             gradients = [gradient for gradient in gradients if gradient is not None]
             return i + 1, [a + b for a, b in zip(summed, gradients, strict=True)], means + more
 
-        summed = [gradient for gradient in first if gradient is not None]
-        _, summed, means = tf.while_loop(lambda i, *_: i < used_parts, add, (1, summed, means), parallel_iterations=1)
+        sums = [tf.zeros_like(v) for v, is_used in zip(self.trainable_variables, used, strict=True) if is_used]
+        none = tf.zeros([len(self.step_means)])
+        _, summed, means = tf.while_loop(lambda i, *_: i < used_parts, add, (0, sums, none), parallel_iterations=1)
         rest = iter(summed)
         return [next(rest) if is_used else None for is_used in used], means
 

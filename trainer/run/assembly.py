@@ -240,12 +240,13 @@ class Restored:
         return rebuilt
 
 
-def restore(workdir: str, overrides: tuple[str, ...] = ()) -> Restored:
+def restore(workdir: str, overrides: tuple[str, ...] = (), whole: bool = False) -> Restored:
     """Restores the best model of a workdir (the latest where nothing was validated).
 
     Args:
       workdir: of a run.
       overrides: `--set` changes for this command only, as data.test=other.csv.
+      whole: XLA will compile a batch's outputs as one program, as PJRT runs it.
 
     Raises:
       UserError: no run there, no checkpoint yet, or a damaged one.
@@ -257,7 +258,7 @@ def restore(workdir: str, overrides: tuple[str, ...] = ()) -> Restored:
             "train.precision=auto is for train and benchmark; name float32, bfloat16 or float16, or leave it out: the run's own"
         )
     tokenizer, bert_config = saved_encoder(workdir)
-    kernels = run_kernels.for_inference(experiment.train, bert_config)
+    kernels = run_kernels.for_inference(experiment.train, bert_config, whole)
     assembled = build(experiment, tokenizer, bert_config, kernels)
     state = store_of(workdir, experiment).restore_best(assembled.variables())
     if state.get("tuned"):

@@ -77,8 +77,8 @@ def training_shape(experiment: Experiment, manifest: Manifest, placement: Placem
         )
     if static_rows is None and whole and not data.length_buckets:
         static_rows = likely_rows(manifest.splits["train"], batch_size, length, data.max_examples_per_row)
-    if data.length_buckets and (static_rows is not None or placement.kind == "tpu"):
-        reason = "a TPU takes one shape" if placement.kind == "tpu" else "runtime.static_rows asks for one shape"
+    if data.length_buckets and (static_rows is not None or placement.kind in ("tpu", "pjrt")):
+        reason = "a program takes one shape" if placement.kind in ("tpu", "pjrt") else "runtime.static_rows asks for one shape"
         raise UserError(f"data.length_buckets: {reason}; pack the rows instead, with data.max_examples_per_row=16")
     if static_rows is None:
         length_unit = ROW_LENGTH_UNIT if data.length_buckets else 0
@@ -120,6 +120,8 @@ def training_batches(
         batches = packed_batches(stream, task.features(), shape.batch_size, shape.packing, work=work, position=position)
         return batches.skip(position.skipped_steps * local_replicas)
 
+    if placement.devices is not None:
+        return pipeline(position.share(placement.worker, placement.workers))
     if placement.replicas == 1:
         return pipeline(position)
     return placement.strategy.distribute_datasets_from_function(
@@ -162,8 +164,18 @@ def evaluation_batches(
     return _packed_for_inference(records, experiment, task, length, task.batch_work(), rows)
 
 
-def prediction_batches(records: tf.data.Dataset, experiment: Experiment, task: Task, longest: int) -> tf.data.Dataset:
-    """Returns serialized examples, the longest of `longest` tokens, packed for prediction."""
+def prediction_batches(
+    records: tf.data.Dataset, experiment: Experiment, task: Task, longest: int, one_shape: bool = False
+) -> tf.data.Dataset:
+    """Returns serialized examples, the longest of `longest` tokens, packed for prediction.
+
+    Args:
+      records, experiment, task, longest: the examples and their run.
+      one_shape: all batches have the same shape, whatever the examples, for XLA.
+    """
+    if one_shape:
+        length = experiment.data.max_seq_length
+        return _packed_for_inference(records, experiment, task, length, None, max(EVALUATION_TOKENS // length, 1))
     length = rounded_length(longest, experiment.data.max_seq_length)
     return _packed_for_inference(records, experiment, task, length, None)
 

@@ -42,14 +42,15 @@ class BatchRunner:
 
     def __init__(self, model: TaskModel, strategy: tf.distribute.Strategy, task: Task, labelled: bool):
         self._strategy, self._task = strategy, task
-        self._is_alone = strategy.num_replicas_in_sync == 1 or isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        is_alone = strategy.num_replicas_in_sync == 1 or isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        self._replicas = 1 if is_alone else strategy.num_replicas_in_sync
         self._features = [name for name, feature in task.features().items() if feature.per == "example"]
 
         def call(batch):
             batch = batch if labelled else task.completed(dict(batch))
             return task.results(batch, model.outputs_for(batch), labelled)
 
-        self._call = tf.function(call, reduce_retracing=True)
+        self._function, self._call = call, tf.function(call, reduce_retracing=True)
 
     def run(self, batches: Iterable[dict[str, tf.Tensor]]) -> Iterator[tuple[int, list[Window]]]:
         """Yields (row_id, the row's windows in order) of each row, in order."""
@@ -57,30 +58,31 @@ class BatchRunner:
 
     def _together(self, batches: Iterable[dict[str, tf.Tensor]]) -> Iterator[list[dict[str, tf.Tensor]]]:
         """Yields as many batches as there are replicas, the last ones empty where there are too few."""
-        replicas = 1 if self._is_alone else self._strategy.num_replicas_in_sync
         waiting: list[dict[str, tf.Tensor]] = []
         for batch in batches:
             waiting.append(batch)
-            if len(waiting) == replicas:
+            if len(waiting) == self._replicas:
                 yield waiting
                 waiting = []
         if waiting:
             empty = {name: tf.zeros_like(value) for name, value in waiting[0].items()}
             empty["row_id"] += ABSENT
-            yield waiting + [empty] * (replicas - len(waiting))
+            yield waiting + [empty] * (self._replicas - len(waiting))
 
     def _run_together(self, batches: list[dict[str, tf.Tensor]]) -> Iterator[Numbered]:
+        for batch, outputs in zip(batches, self._outputs_of(batches), strict=True):
+            yield from self._windows(batch, {name: np.asarray(value) for name, value in outputs.items()})
+
+    def _outputs_of(self, batches: list[dict[str, tf.Tensor]]) -> list[dict[str, Any]]:
+        """Returns what the model gives for as many batches as there are replicas."""
         if len(batches) == 1:
-            results = [self._call(batches[0])]
-        else:
-            values = self._strategy.experimental_distribute_values_from_function(
-                lambda context: batches[context.replica_id_in_sync_group]
-            )
-            outputs = self._strategy.run(self._call, args=(values,))
-            local = {name: self._strategy.experimental_local_results(value) for name, value in outputs.items()}
-            results = [{name: value[i] for name, value in local.items()} for i in range(len(batches))]
-        for batch, outputs in zip(batches, results, strict=True):
-            yield from self._windows(batch, {name: value.numpy() for name, value in outputs.items()})
+            return [self._call(batches[0])]
+        values = self._strategy.experimental_distribute_values_from_function(
+            lambda context: batches[context.replica_id_in_sync_group]
+        )
+        outputs = self._strategy.run(self._call, args=(values,))
+        local = {name: self._strategy.experimental_local_results(value) for name, value in outputs.items()}
+        return [{name: value[i] for name, value in local.items()} for i in range(len(batches))]
 
     def _windows(self, batch: Mapping[str, tf.Tensor], outputs: Arrays) -> Iterator[Numbered]:
         """Yields a batch's real examples, in no order."""
@@ -171,16 +173,19 @@ class Predictor:
 
     Args:
       restored: the run.
+      runner: of batches without labels; None: TensorFlow on this machine's device.
+      one_shape: all batches have the same shape, for XLA.
 
     Attributes:
       predicted, refused: how many rows so far.
     """
 
-    def __init__(self, restored: Restored):
+    def __init__(self, restored: Restored, runner: BatchRunner | None = None, one_shape: bool = False):
         self.predicted = self.refused = 0
         self._experiment, self._task = restored.experiment, restored.assembled.task
         strategy = tf.distribute.get_strategy()
-        self._runner = BatchRunner(restored.assembled.model, strategy, self._task, labelled=False)
+        self._runner = runner or BatchRunner(restored.assembled.model, strategy, self._task, labelled=False)
+        self._one_shape = one_shape
 
     def predict(self, rows: Sequence[Row | Rejected]) -> list[dict[str, Any]]:
         """Returns a JSON-able prediction for each row, in order; a row that cannot be used has its reason under "error"."""
@@ -213,6 +218,6 @@ class Predictor:
         records = [encode_example(example, spec) for example in examples]
         longest = max(max(token_counts(example, spec).values()) for example in examples)
         stored = serialized_examples(lambda: records)
-        batches = feeding.prediction_batches(stored, self._experiment, self._task, longest)
+        batches = feeding.prediction_batches(stored, self._experiment, self._task, longest, self._one_shape)
         for row_id, windows in self._runner.run(batches):
             yield rows[row_id][0], windows

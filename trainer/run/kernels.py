@@ -65,6 +65,8 @@ def best_precision(placement: Placement) -> tuple[Literal["bfloat16", "float32"]
     """Returns the faster precision of the two, and why."""
     if placement.target == "tpu":
         return "bfloat16", "a TPU"
+    if placement.devices is not None:
+        return placement.devices.best_precision()
     if placement.target == "gpu":
         gpus = tf.config.list_physical_devices("GPU")
         found = min(tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus)
@@ -111,6 +113,12 @@ def choose_step(
     if target == "tpu":
         return experiment, StepKernels(XlaKernels(), True, target, "compiled whole by XLA (a TPU)")
     why = f"auto: a {target.upper()}" if train.jit_compile is None else f"train.jit_compile={str(train.jit_compile).lower()}"
+    if placement.devices is not None:
+        if train.jit_compile is False:
+            raise UserError("train.jit_compile=false: PJRT runs programs that XLA compiles whole; leave it out")
+        _refuse_native(train, "XLA compiles the whole step")
+        line = f"compiled whole by XLA, its sums over {placement.replicas} replica(s) inside (PJRT)"
+        return experiment, StepKernels(XlaKernels(), True, target, line)
     if train.jit_compile and placement.replicas > 1:
         # Replicas add up their gradients inside the step, which a compiled program of MirroredStrategy cannot do.
         raise UserError(
@@ -173,12 +181,16 @@ def product_ratio(kernels: type[EncoderKernels], precision: str) -> float:
     return of_library / of_these
 
 
-def for_inference(train: TrainConfig, bert_config: BertConfig) -> EncoderKernels:
+def for_inference(train: TrainConfig, bert_config: BertConfig, whole: bool = False) -> EncoderKernels:
     """Returns what computes evaluation and prediction on this machine.
 
     Nothing fails without native kernels, even where the run was trained with them: this may be another machine.
+
+    Args:
+      train, bert_config: of the run.
+      whole: XLA compiles a batch's outputs as one program, as PJRT runs it.
     """
-    if machine_target() == "cpu" and train.kernels != XlaKernels.name:
+    if not whole and machine_target() == "cpu" and train.kernels != XlaKernels.name:
         for kernels in CPU_KERNELS:
             problem = kernels.unfit(bert_config, train.precision)
             if problem is None and product_ratio(kernels, train.precision) > FAST_ENOUGH:

@@ -294,8 +294,9 @@ class TrainConfig:
 class RuntimeConfig:
     """The `runtime` section: devices, checkpoints, logs."""
 
-    distribution: Literal["auto", "tpu", "mirrored", "multi_worker", "default"] = "auto"
-    """The devices. auto: the TPU that --tpu names, else a multi-worker cluster (TF_CONFIG), else all GPUs, else the CPU."""
+    distribution: Literal["auto", "tpu", "mirrored", "multi_worker", "pjrt", "default"] = "auto"
+    """The devices. auto: the TPU that --tpu names, else a multi-worker cluster (TF_CONFIG), else all GPUs, else the CPU. pjrt:
+    JAX's runtime compiles and runs the steps, on TPUs, GPUs or CPUs; needs the extra pjrt."""
     tpu: str | None = None
     """The TPU: its name, or local on a TPU VM. --tpu sets it."""
     tpu_connect_seconds: int = 120

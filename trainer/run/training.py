@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from trainer.runtime.checkpoints import CheckpointStore
 from trainer.runtime.distribution import Placement
 from trainer.runtime.faults import StopSignals, check_finite
 from trainer.runtime.logs import Meter, MetricsLog, ProgressBar, StartUp, training_line
+from trainer.runtime.pjrt import Session
 
 log = logging.getLogger(__name__)
 EXIT_OF_SIGNAL = {"SIGINT": 130, "SIGTERM": 143}
@@ -101,12 +102,20 @@ class TrainingRhythm(keras.callbacks.Callback):
       runner: calls the model for validation.
       signals: notes Ctrl-C and SIGTERM.
       one_shape: validation batches all have the same shape, as XLA wants it.
+      session: where the variables are while PJRT runs the steps; None where TensorFlow does.
     """
 
-    def __init__(self, run: RunState, runner: inference.BatchRunner, signals: StopSignals, one_shape: bool = False):
+    def __init__(
+        self,
+        run: RunState,
+        runner: inference.BatchRunner,
+        signals: StopSignals,
+        one_shape: bool = False,
+        session: Session | None = None,
+    ):
         super().__init__()
         self._supports_tf_logs = True  # numbers stay on the device until a line is due
-        self._run, self._runner, self._signals = run, runner, signals
+        self._run, self._runner, self._signals, self._session = run, runner, signals, session
         self._step = self._saved = run.first_step
         self._log = MetricsLog(run.workdir, run.first_step) if run.placement.is_chief else None
         train, split = run.experiment.train, run.manifest.splits["train"]
@@ -133,6 +142,7 @@ class TrainingRhythm(keras.callbacks.Callback):
         saves = self._is_due(before, runtime.checkpoint_every_steps)
         if validates or saves:
             self._check_pending()  # a model whose loss or weights are no numbers must be neither the best nor the latest
+            self._pull()
             check_finite_weights(self._run.variables, self._step)
             with self._meter.paused():
                 if validates:
@@ -141,6 +151,18 @@ class TrainingRhythm(keras.callbacks.Callback):
                     self._save()
         if self._all_stop():
             self.model.stop_training = True
+
+    def _pull(self, variables: Sequence[tf.Variable] | None = None) -> None:
+        """Brings variables (all by default) to where TensorFlow reads them."""
+        if self._session is not None:
+            self._session.pull(variables)
+
+    def _swap_averages(self) -> None:
+        """Exchanges weights and averages, where averages are kept."""
+        optimizer = assembly.inner_optimizer(self.model.optimizer)
+        optimizer.swap_averages(self.model.trainable_variables)
+        if self._session is not None and optimizer.averages:
+            self._session.forget()
 
     def _all_stop(self) -> bool:
         """Whether one worker's signal, or the chief's decision, stops all at this step: they would wait for it for ever."""
@@ -180,6 +202,7 @@ class TrainingRhythm(keras.callbacks.Callback):
         self._check_pending()
         taken = {name: [float(logs[name]) for _, _, logs in self._pending] for name in self._pending[0][2]}
         self._pending = []
+        self._pull(assembly.inner_optimizer(self.model.optimizer).rate_variables())
         rate = float(tf.convert_to_tensor(self.model.optimizer.learning_rate))
         values = {name: float(np.mean(taken[name])) for name in self.model.step_means} | {"learning_rate": rate}
         tokens, cells, waited = (sum(taken[name]) for name in ("tokens", "cells", "data_wait_seconds"))
@@ -194,8 +217,7 @@ class TrainingRhythm(keras.callbacks.Callback):
         run, task = self._run, self._run.assembled.task
         if "validation" not in run.manifest.splits:
             return
-        optimizer = assembly.inner_optimizer(self.model.optimizer)
-        optimizer.swap_averages(self.model.trainable_variables)
+        self._swap_averages()
         batches = feeding.evaluation_batches(run.experiment, run.manifest, "validation", task, self._one_shape)
         scores = inference.evaluate(self._runner, batches, task, run.manifest.kept("validation"), tune=True)
         if self._log:
@@ -207,7 +229,7 @@ class TrainingRhythm(keras.callbacks.Callback):
             log.info("validation at step %s: %s", f"{self._step:,}", shown)
             self._log.write(self._step, "validation", numbers)
             self._keep_if_best(scores)
-        optimizer.swap_averages(self.model.trainable_variables)
+        self._swap_averages()
 
     def _keep_if_best(self, scores: dict[str, Any]) -> None:
         score, patience = score_named(scores, self._best_name), self._run.experiment.train.early_stopping_patience
@@ -241,6 +263,7 @@ class TrainingRhythm(keras.callbacks.Callback):
         if self._pending:
             self._log_line()
         if self._saved != self._step:
+            self._pull()
             check_finite_weights(self._run.variables, self._step)
             self._save()
         received, total = self._signals.received or "SIGTERM", self._run.total_steps
@@ -261,7 +284,6 @@ class TrainingRhythm(keras.callbacks.Callback):
         """Without validation nothing chooses a best model: then the averaged weights of the last checkpoint are it."""
         run = self._run
         if run.experiment.train.ema_decay and "validation" not in run.manifest.splits:
-            optimizer = assembly.inner_optimizer(self.model.optimizer)
-            optimizer.swap_averages(self.model.trainable_variables)
+            self._swap_averages()
             run.store.save_best(self._step, run.assembled.variables(), {"score": None})
-            optimizer.swap_averages(self.model.trainable_variables)
+            self._swap_averages()

@@ -1,8 +1,7 @@
-"""Chooses the devices: a TPU, a multi-worker cluster, the GPUs of this machine, or one device; says what and why."""
+"""Chooses the devices: a TPU, a multi-worker cluster, the GPUs of this machine, those of PJRT, or one; says what and why."""
 
 import concurrent.futures
 import dataclasses
-import glob
 import json
 import os
 import threading
@@ -10,9 +9,9 @@ import threading
 import tensorflow as tf
 
 from trainer.errors import UserError, install_hint
-from trainer.runtime.target import Target, machine_target
-
-TPU_DEVICE_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*")
+from trainer.runtime import pjrt
+from trainer.runtime.jax_library import has_jax
+from trainer.runtime.target import Target, has_tpu_chip, machine_target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +19,11 @@ class Placement:
     """The chosen devices.
 
     Attributes:
-      strategy: the tf.distribute strategy.
-      kind: "tpu", "mirrored", "multi_worker" or "default".
+      strategy: the tf.distribute strategy; the default one, which knows one replica, where PJRT runs the steps.
+      kind: "tpu", "mirrored", "multi_worker", "pjrt" or "default".
       reason: one line for the log: what was chosen and why.
       worker, workers: this process among those that feed data; (0, 1) for one process.
+      devices: PJRT's; None where TensorFlow runs the steps.
     """
 
     strategy: tf.distribute.Strategy
@@ -31,6 +31,7 @@ class Placement:
     reason: str
     worker: int = 0
     workers: int = 1
+    devices: pjrt.Devices | None = None
 
     @property
     def is_chief(self) -> bool:
@@ -40,17 +41,21 @@ class Placement:
     @property
     def target(self) -> Target:
         """The kind of device that the replicas compute on."""
+        if self.devices is not None:
+            return self.devices.target
         return "tpu" if self.kind == "tpu" else machine_target()
 
     @property
     def replicas(self) -> int:
         """Replicas over all workers."""
-        return self.strategy.num_replicas_in_sync
+        return len(self.devices.all) if self.devices is not None else self.strategy.num_replicas_in_sync
 
     def sum_over_workers(self, value: float) -> float:
         """Returns the sum of every worker's value; all must call it. Alone, the value itself."""
         if self.workers == 1:
             return value
+        if self.devices is not None:
+            return round(self.devices.sum_over_processes(value), 3)
         share = value / (self.replicas // self.workers)  # every replica of a worker adds its part
         local = self.strategy.experimental_distribute_values_from_function(lambda _: tf.constant(share))
         return round(float(self.strategy.reduce(tf.distribute.ReduceOp.SUM, local, axis=None)), 3)
@@ -84,7 +89,7 @@ def choose(
     """Chooses and starts a strategy.
 
     Args:
-      distribution: "auto", "tpu", "mirrored", "multi_worker" or "default".
+      distribution: "auto", "tpu", "mirrored", "multi_worker", "pjrt" or "default".
       tpu: a TPU's name, or "local" on a TPU VM.
       cpu_devices: logical devices to cut the CPU into.
       tpu_connect_seconds: how long to wait for a TPU.
@@ -93,12 +98,21 @@ def choose(
     Raises:
       UserError: what was asked for is not there.
     """
+    if distribution == "pjrt":
+        return _pjrt(cpu_devices, os.environ.get("TF_CONFIG") if join_cluster else None, "runtime.distribution=pjrt")
     if cpu_devices > 1:
         _cut_cpu(cpu_devices)
     # Physical devices: listing logical ones would start TensorFlow, and a cluster must be joined before that.
     gpus = tf.config.list_physical_devices("GPU")
     cluster = os.environ.get("TF_CONFIG") if join_cluster else None
     kind, why = _kind(distribution, tpu, bool(cluster), len(gpus), cpu_devices)
+    if tpu == "local" and not has_tpu_chip():
+        raise UserError(
+            "--tpu=local: this machine has no TPU chip (no /dev/accel* or /dev/vfio device). On a laptop leave --tpu "
+            "out; run_tpu.sh creates a TPU VM and starts the job there"
+        )
+    if kind == "pjrt":
+        return _pjrt(cpu_devices, cluster, why)
     if kind == "tpu":
         return _tpu(tpu or "local", why, tpu_connect_seconds)
     if kind == "multi_worker":
@@ -112,6 +126,8 @@ def choose(
 def _kind(distribution: str, tpu: str | None, has_cluster: bool, gpus: int, cpu_devices: int) -> tuple[str, str]:
     if distribution != "auto":
         return distribution, f"runtime.distribution={distribution}"
+    if tpu == "local" and has_jax():
+        return "pjrt", "auto: --tpu=local is given, and JAX is installed"
     if tpu:
         return "tpu", f"auto: --tpu={tpu} is given"
     if has_cluster:
@@ -121,6 +137,19 @@ def _kind(distribution: str, tpu: str | None, has_cluster: bool, gpus: int, cpu_
     if cpu_devices > 1:
         return "mirrored", f"auto: runtime.cpu_devices={cpu_devices}"
     return "default", "auto: no TPU named, no TF_CONFIG, " + ("one GPU" if gpus else "no GPU")
+
+
+def for_one_process(distribution: str) -> str:
+    """Returns the distribution with which one process evaluates or predicts what another one trained, perhaps elsewhere."""
+    is_elsewhere = distribution in ("multi_worker", "tpu") or (distribution == "pjrt" and not has_jax())
+    return "auto" if is_elsewhere else distribution
+
+
+def _pjrt(cpu_devices: int, cluster: str | None, why: str) -> Placement:
+    devices = pjrt.start(cpu_devices, cluster)
+    reason = f"devices: {devices.line} ({why})"
+    strategy = tf.distribute.get_strategy()
+    return Placement(strategy, "pjrt", reason, worker=devices.process, workers=devices.processes, devices=devices)
 
 
 def _cut_cpu(devices: int) -> None:
@@ -169,11 +198,6 @@ def _multi_worker(cluster: str | None, why: str) -> Placement:
 
 
 def _tpu(name: str, why: str, seconds: int) -> Placement:
-    if name == "local" and not any(glob.glob(pattern) for pattern in TPU_DEVICE_FILES):
-        raise UserError(
-            "--tpu=local: this machine has no TPU chip (no /dev/accel* or /dev/vfio device). On a laptop leave --tpu "
-            "out; run_tpu.sh creates a TPU VM and starts the job there"
-        )
     # Connecting blocks without a word when the TPU is not there (tensorflow#34564): a thread with a deadline. A daemon,
     # for a pool's threads would be waited for when the process ends.
     answer: concurrent.futures.Future = concurrent.futures.Future()

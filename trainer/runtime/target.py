@@ -1,13 +1,20 @@
 """Which kind of device a graph is traced for: a parameter of tracing, so that a laptop can trace what a TPU will run."""
 
 import contextlib
+import glob
 from collections.abc import Iterator
 from typing import Literal
 
 import tensorflow as tf
 
 Target = Literal["cpu", "gpu", "tpu"]
+TPU_DEVICE_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 _targets: list[Target] = []
+
+
+def has_tpu_chip() -> bool:
+    """Returns whether this machine is a TPU VM."""
+    return any(glob.glob(pattern) for pattern in TPU_DEVICE_FILES)
 
 
 def machine_target() -> Target:
