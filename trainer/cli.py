@@ -109,6 +109,19 @@ COMMANDS = {
             "set": SET,
         },
     ),
+    "preflight": Command(
+        "compile a config's steps for a TPU slice that is not here, and check what the run needs, before it costs money",
+        {
+            "config": CONFIG,
+            "set": SET,
+            "topology": "The devices: a generation and its shape, as v5e:2x2, v6e:1x1, v4:2x2x1, tpu7x:2x2x1; or local.",
+            "workdir": "The run's folder: its records are used where there are some, and it is written to and read.",
+            "output": "A JSON file for all figures.",
+            "shared": "Local folders that all workers see, as an NFS mount: comma-separated.",
+            "price": "Dollars an hour and chip, instead of the table's.",
+            "chips": "Another table of chips than trainer/runtime/chips.yaml.",
+        },
+    ),
     "benchmark": Command(
         "measure how fast a config trains here, and what limits it",
         {
@@ -128,8 +141,9 @@ ONE_OF = {
     "runner": ["local", "beam"],
     "format": ["auto", *FORMATS],
 }
+NUMBERS = ("price",)
 LEAST = {"steps": 1, "seeds": 1, "size": 200, "unused": 0, "min_frequency": 1}  # flag → its lowest value
-PATHS = ("config", "workdir", "data", "input", "output", "from", "encoder", "extend", "google_records")
+PATHS = ("config", "workdir", "data", "input", "output", "from", "encoder", "extend", "google_records", "chips")
 OUT_OF_MEMORY = (
     "out of memory. To use less: a smaller train.batch_size, or more train.gradient_accumulation_steps with the same "
     "batch_size (the same gradient, in parts); train.recompute_activations=true; a smaller data.max_seq_length; "
@@ -173,6 +187,10 @@ class Options:
     recipes: bool = False
     markdown: bool = False
     section: str | None = None
+    topology: str | None = None
+    shared: str | None = None
+    price: float | None = None
+    chips: str | None = None
 
     def required(self, name: str) -> str:
         """Returns a flag's value; raises UserError if it was not given."""
@@ -196,6 +214,8 @@ def define_flags() -> flags.FlagValues:
             flags.DEFINE_enum(name, default, ONE_OF[name], meaning, flag_values=values)
         elif name in SWITCHES:
             flags.DEFINE_boolean(name, default, meaning, flag_values=values)
+        elif name in NUMBERS:
+            flags.DEFINE_float(name, default, meaning, lower_bound=0.0, flag_values=values)
         elif name in LEAST:
             flags.DEFINE_integer(name, default, meaning, lower_bound=LEAST[name], flag_values=values)
         else:

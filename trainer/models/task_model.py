@@ -221,6 +221,8 @@ class TaskModel(keras.Model):
 
 def _in_parts(values: tf.Tensor, count: int) -> tf.Tensor:
     """[rows, ...] → [count, rows / count, ...], whatever of it is known when the graph is built."""
+    if values.shape.is_fully_defined():
+        return tf.reshape(values, [count, values.shape[0] // count, *values.shape[1:]])
     cut = tf.reshape(values, tf.concat([[count, -1], tf.shape(values)[1:]], axis=0))
     return tf.ensure_shape(cut, [count, None, *values.shape[1:]])
 

@@ -28,6 +28,6 @@ def jax_library() -> ModuleType:
         raise UserError(f"runtime.distribution=pjrt and preflight need JAX ({error}); {install_hint('pjrt')}") from None
     jax.config.update("jax_enable_x64", True)
     has_gpus = any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
-    if not jax.config.jax_platforms and not has_tpu_chip() and not has_gpus:
+    if not jax.config.values.get("jax_platforms") and not has_tpu_chip() and not has_gpus:
         jax.config.update("jax_platforms", "cpu")  # or a libtpu that is installed looks for its chips, and complains
     return jax

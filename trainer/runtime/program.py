@@ -71,7 +71,7 @@ def trace(
         try:
             serialized = compiled.experimental_get_compiler_ir(empty)(stage="stablehlo_serialized")
         except (tf.errors.OpError, ValueError) as error:
-            raise UserError(f"the {name} step cannot become one program: {_reason(error)}") from error
+            raise UserError(f"the {name} step cannot become one program: {_reason(error, concrete.graph)}") from error
     by_handle = {id(variable.handle): variable for variable in concrete.variables}
     captured = tuple(
         by_handle[id(value)] if id(value) in by_handle else np.asarray(value) for value in concrete.captured_inputs
@@ -88,17 +88,42 @@ def trace(
     return Program(name, module, described, captured, results, changed, replicas)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, graph: tf.Graph) -> str:
     """Returns what of a compiler's message a reader needs: the operation that XLA lacks, and the line of ours it comes from."""
     text = str(error)
-    frames = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', text)
-    ours = [frame for frame in frames if "site-packages" not in frame[0] and not __file__.endswith(frame[0].lstrip("/"))]
-    place = f" ({ours[-1][0]}, line {ours[-1][1]}, in {ours[-1][2]})" if ours else ""
-    operation = re.search(r"(\w+) \(No registered", text)
+    named = re.search(r"(\w+) \(No registered", text)
     if "DT_STRING" in text:
-        return f"it reads strings, which only a host can{place}"
-    if operation and "PyFunc" in operation[1]:
-        return f"{operation[1]} calls back to the host{place}"
-    if operation:
-        return f"XLA has no {operation[1]}{place}"
-    return f"{next(iter(text.strip().splitlines()), type(error).__name__)}{place}"
+        return f"it reads strings, which only a host can{_place(_reader_of_strings(graph))}"
+    if named and "PyFunc" in named[1]:
+        return f"{named[1]} calls back to the host{_place(_first(graph, lambda one: one.type == named[1]))}"
+    if named:
+        return f"XLA has no {named[1]}{_place(_first(graph, lambda one: one.type == named[1]))}"
+    return next(iter(text.strip().splitlines()), type(error).__name__)
+
+
+def _first(graph: tf.Graph, is_sought: Callable[[tf.Operation], bool]) -> tf.Operation | None:
+    """Returns an operation of a graph, or of the bodies of its loops, branches and calls."""
+    for operation in graph.get_operations():
+        if is_sought(operation):
+            return operation
+        for attribute in operation.node_def.attr.values():
+            inner = getattr(graph._get_function(attribute.func.name), "graph", None) if attribute.HasField("func") else None
+            found = _first(inner, is_sought) if inner is not None else None
+            if found is not None:
+                return found
+    return None
+
+
+def _reader_of_strings(graph: tf.Graph) -> tf.Operation | None:
+    makes = ("Placeholder", "Const")
+    return _first(
+        graph, lambda one: one.type not in makes and any(value.dtype == tf.string for value in (*one.inputs, *one.outputs))
+    )
+
+
+def _place(operation: tf.Operation | None) -> str:
+    """Returns where in our code, or a user's, an operation was made."""
+    if operation is None:
+        return ""
+    frames = [one for one in operation.traceback if "site-packages" not in one.filename and one.filename != __file__]
+    return f" ({frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name})" if frames else ""
