@@ -63,9 +63,18 @@ def tagger(train: str, test: str, *flags: str, keys: tuple[str, ...] = ()) -> Ca
     return Case("configs/snips.yaml", ours, "f1", "pytorch_tagging.py", (*files, *flags), "f1")
 
 
+def longer(epochs: int, learning_rate: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns our keys and the peer's flags for a small data set: smaller batches, more epochs."""
+    return (
+        (f"train.epochs={epochs}", "train.batch_size=16", f"train.learning_rate={learning_rate}"),
+        (f"--epochs={epochs}", "--batch_size=16", f"--learning_rate={learning_rate}"),
+    )
+
+
 PAIR_FLAGS = ("--epochs=4", "--batch_size=32", "--learning_rate=1e-4", "--pooling=mean", "--quoting=none")
 SQUAD, GLUE, EMOTIONS = "{data}/squad_v1.1_dev_by_article", "{data}/glue", "{data}/goemotions"
-TAGGER_FLAGS = ("--epochs=5", "--batch_size=32", "--learning_rate=3e-4")
+WNUT_KEYS, WNUT_FLAGS = longer(10, "2e-4")
+WIKIGOLD_KEYS, WIKIGOLD_FLAGS = longer(20, "1e-4")
 CASES = {
     "quickstart": classifier(
         "configs/quickstart.yaml", "configs/quickstart/train.csv", "configs/quickstart/test.csv", "text", "label",
@@ -80,11 +89,13 @@ CASES = {
         "configs/banking77.yaml", "{data}/banking77/train.csv", "{data}/banking77/test.csv", "text", "category",
         "--epochs=5", "--learning_rate=2e-4", "--batch_size=32",
     ),
-    "snips": tagger("{data}/snips/train.jsonl", "{data}/snips/valid.jsonl", *TAGGER_FLAGS),
-    "wnut17": tagger("{data}/wnut17/train.conll", "{data}/wnut17/test.conll", *TAGGER_FLAGS),
+    "snips": tagger(
+        "{data}/snips/train.jsonl", "{data}/snips/valid.jsonl", "--epochs=5", "--batch_size=32", "--learning_rate=3e-4"
+    ),
+    "wnut17": tagger("{data}/wnut17/train.conll", "{data}/wnut17/test.conll", *WNUT_FLAGS, keys=WNUT_KEYS),
     "wikigold": tagger(
-        "{data}/wikigold/wikigold.conll", "", *TAGGER_FLAGS, "--holdout_documents", *map(str, WIKIGOLD_TEST),
-        keys=("data.validation=20%", "data.holdout_column=document"),
+        "{data}/wikigold/wikigold.conll", "", *WIKIGOLD_FLAGS, "--holdout_documents", *map(str, WIKIGOLD_TEST),
+        keys=("data.validation=20%", "data.holdout_column=document", *WIKIGOLD_KEYS),
     ),
     "squad": Case(
         "configs/squad.yaml", (f"data.train={SQUAD}/train.json", f"data.validation={SQUAD}/dev.json"), "f1",

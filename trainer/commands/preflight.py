@@ -39,7 +39,7 @@ def run(options: Options) -> int:
 
 
 def _report(asked: experiment.Experiment, folder: str, devices: topology.Topology, options: Options) -> dict[str, Any]:
-    subject = _subject(asked, folder, devices)
+    subject = subject_of(asked, folder, devices)
     steps, not_compiled = _compiled_steps(subject)
     whole = steps.get("train")
     report: dict[str, Any] = {
@@ -65,7 +65,7 @@ def _report(asked: experiment.Experiment, folder: str, devices: topology.Topolog
     return report
 
 
-def _subject(asked: experiment.Experiment, folder: str, devices: topology.Topology) -> Subject:
+def subject_of(asked: experiment.Experiment, folder: str, devices: topology.Topology) -> Subject:
     """Resolves a config as `train` would on these devices, with its records."""
     placement = compilation.placement_on(devices)
     resolved = kernels.with_precision(learning.learned(asked), placement)

@@ -15,6 +15,7 @@ from trainer.runtime.jax_library import jax_library
 from trainer.runtime.program import Program, trace
 from trainer.runtime.target import Target
 
+WORKER, WORKERS = "BERT_TRAINER_WORKER", "BERT_TRAINER_WORKERS"  # of a TPU slice with several hosts, by run_tpu.sh
 AMPERE = 8.0  # NVIDIA's first compute capability with bfloat16 products
 
 
@@ -82,8 +83,8 @@ def start(cpu_devices: int = 1, cluster: str | None = None) -> Devices:
 
     Args:
       cpu_devices: devices to cut a CPU into.
-      cluster: TF_CONFIG, as multi-worker runs have it: its first worker coordinates. None: TPU pods, Slurm and Kubernetes tell
-        JAX themselves.
+      cluster: TF_CONFIG, as multi-worker runs have it: its first worker coordinates. None: a TPU slice and Slurm tell
+        JAX themselves who they are.
 
     Raises:
       UserError: JAX is not installed; it runs already with other devices; the other processes cannot be reached.
@@ -118,7 +119,7 @@ def _join(cluster: str | None) -> None:
             index += len(parsed["cluster"].get("chief", [])) if parsed["task"]["type"] == "worker" else 0
             if len(workers) > 1:
                 jax.distributed.initialize(workers[0], num_processes=len(workers), process_id=index)
-        elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+        elif any(int(os.environ.get(variable) or 1) > 1 for variable in (WORKERS, "SLURM_NTASKS")):
             jax.distributed.initialize()
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [""])[0]
