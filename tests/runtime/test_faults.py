@@ -1,39 +1,13 @@
-import errno
 import os
 import signal
-import subprocess
-import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from trainer.errors import UserError
-from trainer.runtime.faults import StopSignals, WorkdirLock, check_finite
-
-
-def test_a_workdir_serves_one_run_at_a_time(tmp_path):
-    workdir = str(tmp_path / "run")
-    with (
-        WorkdirLock(workdir),
-        pytest.raises(UserError, match=f"is in use by process {os.getpid()} on .*; wait for it") as caught,
-    ):
-        WorkdirLock(workdir).__enter__()
-    assert str(caught.value).startswith(f"--workdir: {workdir}")
-    with WorkdirLock(workdir):
-        pass
-
-
-def test_a_killed_run_leaves_no_lock(tmp_path):
-    script = f"import os, signal; from trainer.runtime.faults import WorkdirLock; WorkdirLock({str(tmp_path)!r}).__enter__(); " \
-             "os.kill(os.getpid(), signal.SIGKILL)"  # fmt: skip
-    assert subprocess.run([sys.executable, "-c", script], cwd=os.getcwd()).returncode == -signal.SIGKILL
-    with WorkdirLock(str(tmp_path)):
-        pass
-
-
-def test_remote_workdirs_have_no_lock(tmp_path):
-    with WorkdirLock(f"ram://lock/{tmp_path.name}"), WorkdirLock(f"ram://lock/{tmp_path.name}"):
-        pass
+from trainer.runtime import faults
+from trainer.runtime.faults import NotFiniteError, StallWatch, StopSignals, check_finite
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -49,16 +23,6 @@ def test_a_signal_becomes_a_wish_and_a_second_one_acts(number):
                 signal.raise_signal(number)
     finally:
         signal.signal(number, before)
-
-
-def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
-    def refuse(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("trainer.runtime.faults.fcntl.flock", refuse)
-    with WorkdirLock(str(tmp_path)):
-        pass
-    assert "no lock is possible (No locks available); do not start a second run in it" in caplog.text
 
 
 def test_signals_are_left_alone_outside_the_main_thread():
@@ -79,3 +43,34 @@ def test_numbers_that_are_none():
         check_finite([(5, 5, float("inf"))], "float32", 1e-3)
     with pytest.raises(UserError, match=r"the loss is nan in steps 9 to 12 \(train.steps_per_execution\)"):
         check_finite([(5, 8, 0.5), (9, 12, float("nan"))], "float32", 1e-3)
+
+
+def test_a_loss_that_is_no_number_names_its_step():
+    with pytest.raises(NotFiniteError) as caught:
+        check_finite([(1, 4, 0.5), (5, 8, float("nan"))], "float32", 1e-3)
+    assert caught.value.step == 8
+
+
+def test_an_input_that_does_not_come_is_named(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(faults, "PROBE_SECONDS", 0.2)
+    (tmp_path / "whole").write_text("bytes")
+    os.mkfifo(tmp_path / "stuck")  # nobody writes: reading waits for ever
+    assert faults.unanswered(str(tmp_path / "whole")) is None
+    assert faults.unanswered(str(tmp_path / "gone")).startswith("cannot be read: ")
+
+    def warned(*names):
+        caplog.clear()
+        with StallWatch([str(tmp_path / name) for name in names], 0.2) as watch:
+            watch.beat()
+            time.sleep(1.0)
+            return [record.message for record in caplog.records]
+
+    (line,) = warned("whole", "stuck")
+    assert line.startswith("no step has ended for 0 s: ") and f"{tmp_path}/stuck does not answer within 0 s" in line
+    (line,) = warned("whole")
+    assert "all records answer, so the step itself is slow, or waits for another worker" in line
+    with StallWatch([str(tmp_path / "gone")], 0.2) as watch:
+        caplog.clear()
+        with watch.paused():
+            time.sleep(0.6)
+        assert not caplog.records, "a validation may take its time"

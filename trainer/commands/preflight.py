@@ -141,6 +141,17 @@ def _lines(report: dict[str, Any]) -> list[str]:
     return [*lines, "ready" if report["ready"] else "not ready"]
 
 
+def _duration(hours: float) -> str:
+    """Returns hours for people.
+
+    >>> _duration(0.0002), _duration(0.5), _duration(30.25)
+    ('0.7 s', '30.0 min', '30.2 h')
+    """
+    if hours < 1 / 60:
+        return f"{hours * 3600:.1f} s"
+    return f"{hours * 60:.1f} min" if hours < 1 else f"{hours:,.1f} h"
+
+
 def _run_lines(report: dict[str, Any]) -> Iterator[str]:
     run = report.get("run")
     if run:
@@ -149,7 +160,7 @@ def _run_lines(report: dict[str, Any]) -> Iterator[str]:
         yield (
             f"the run at this speed, the most there can be: {run['steps']:,} steps = {run['epochs']:.2f} epochs, "
             f"{run['tokens_per_second']:,.0f} useful tokens/s ({run['useful_cell_fraction']:.0%} of the cells), "
-            f"{run['hours']:.2f} h, {cost}"
+            f"{_duration(run['hours'])}, {cost}"
         )
     if "largest_batch_size" in report:
         largest = report["largest_batch_size"]

@@ -19,11 +19,13 @@ from trainer.preparation import freshness, learning, splits
 from trainer.run import assembly, experiment, feeding, inference, kernels, programs, sizes, training
 from trainer.run.experiment import Experiment
 from trainer.run.kernels import StepKernels
+from trainer.run.retries import Retries
 from trainer.run.tokenizer import tokenizer_folder
 from trainer.run.training import RunState, TrainingRhythm
 from trainer.runtime import distribution
 from trainer.runtime.checkpoints import CheckpointStore, check_folder
-from trainer.runtime.faults import StopSignals, WorkdirLock
+from trainer.runtime.faults import NotFiniteError, StallWatch, StopSignals
+from trainer.runtime.locks import WorkdirLock
 from trainer.runtime.logs import StartUp
 from trainer.runtime.pjrt import Session
 from trainer.text.graph_limits import problem_with
@@ -56,7 +58,17 @@ def train(asked: Experiment, workdir: str, start_up: StartUp) -> int:
         if placement.is_chief and not saved:  # a resumed run's changes are saved when nothing refuses them any more
             _save_config(resolved, workdir)
         start_up.done("config")
-        return _train(resolved, workdir, placement, tokenizer, bert_config, step, start_up)
+        while True:
+            latest = assembly.store_of(workdir, resolved).latest_step()
+            retries = Retries.load(workdir, latest)
+            try:
+                return _train(resolved, workdir, placement, tokenizer, bert_config, step, start_up, retries)
+            except NotFiniteError as error:
+                latest = assembly.store_of(workdir, resolved).latest_step()
+                more = retries.after(error, resolved.train, latest) if placement.workers == 1 else None
+                if more is None:
+                    raise
+                more.save(workdir)
 
 
 def _asked(options: Options, workdir: str) -> Experiment:
@@ -101,6 +113,7 @@ def _train(
     bert_config: BertConfig,
     step: StepKernels,
     start_up: StartUp,
+    retries: Retries,
 ) -> int:
     # Records
     _tell_what_an_export_lacks(resolved, tokenizer, bert_config)
@@ -113,7 +126,7 @@ def _train(
     # Model
     with placement.strategy.scope():
         assembled = assembly.build(resolved, tokenizer, bert_config, step.kernels)
-        optimizer = assembly.build_optimizer(resolved, assembled.encoder, total_steps)
+        optimizer = assembly.build_optimizer(resolved, assembled.encoder, total_steps, retries.rate_factor)
         store = assembly.store_of(workdir, resolved)
         variables, state = _start_from(resolved, assembled, optimizer, store)
     first_step = state["step"] if state else 0
@@ -150,7 +163,7 @@ def _train(
     if first_step >= total_steps or _has_stopped_early(state, resolved):
         log.info("the run is complete: step %s of %s", f"{first_step:,}", f"{total_steps:,}")
         return 0
-    return _fit(run_state, optimizer, step, shape)
+    return _fit(run_state, optimizer, step, shape, retries.skipped_steps)
 
 
 def _start_from(
@@ -171,17 +184,20 @@ def _start_from(
     return variables, store.restore_latest(variables) if resumes else None
 
 
-def _fit(run: RunState, optimizer: keras.optimizers.Optimizer, step: StepKernels, shape: feeding.BatchShape) -> int:
-    """Runs the steps that remain; returns the exit status."""
+def _fit(
+    run: RunState, optimizer: keras.optimizers.Optimizer, step: StepKernels, shape: feeding.BatchShape, skipped_steps: int
+) -> int:
+    """Runs the steps that remain, the batches of `skipped_steps` left out; returns the exit status."""
     experiment, placement, manifest, model = run.experiment, run.placement, run.manifest, run.assembled.model
     task = run.assembled.task.for_training(manifest.splits["train"]["values"])
     assembly.compile_model(experiment, run.assembled, task, optimizer, step, shape.micro_rows)
-    batches = feeding.training_batches(experiment, manifest, placement, task, shape, run.first_step)
+    batches = feeding.training_batches(experiment, manifest, placement, task, shape, run.first_step + skipped_steps)
     session = Session(placement.devices) if placement.devices else None
     runner = programs.runner_for(placement, model, task, labelled=True, session=session)
     _check_best_score(run, runner)
-    with StopSignals() as signals:
-        rhythm = TrainingRhythm(run, runner, signals, one_shape=step.whole, session=session)
+    stall_seconds = experiment.runtime.stall_warning_seconds
+    with StopSignals() as signals, StallWatch(manifest.paths("train"), stall_seconds) as watch:
+        rhythm = TrainingRhythm(run, runner, signals, one_shape=step.whole, session=session, watch=watch)
         steps = run.total_steps - run.first_step
         if session is not None:
             programs.fit(session, model, batches, steps, experiment.train.steps_per_execution, rhythm)

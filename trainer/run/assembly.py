@@ -153,12 +153,18 @@ def initialize_encoder(experiment: Experiment, assembled: Assembled) -> None:
         log.info("frozen: %s", ", ".join(frozen))
 
 
-def build_optimizer(experiment: Experiment, encoder: BertEncoder, total_steps: int) -> keras.optimizers.Optimizer:
-    """Returns the optimizer of the config; with float16, wrapped to scale the loss dynamically."""
+def build_optimizer(
+    experiment: Experiment, encoder: BertEncoder, total_steps: int, rate_factor: float = 1.0
+) -> keras.optimizers.Optimizer:
+    """Returns the optimizer of the config; with float16, wrapped to scale the loss dynamically.
+
+    Args:
+      experiment, encoder, total_steps: the run.
+      rate_factor: multiplies the learning rate.
+    """
     train = experiment.train
-    schedule = WarmupDecay(
-        train.learning_rate, round(train.warmup_ratio * total_steps), total_steps, train.schedule, train.schedule_power
-    )
+    peak, warmup_steps = train.learning_rate * rate_factor, round(train.warmup_ratio * total_steps)
+    schedule = WarmupDecay(peak, warmup_steps, total_steps, train.schedule, train.schedule_power)
     depths = encoder.bert_config.num_hidden_layers + 1
     optimizer = OPTIMIZERS[train.optimizer](
         schedule,

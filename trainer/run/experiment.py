@@ -42,6 +42,8 @@ FREE_KEYS = (
     "train.kernels",
     "train.recompute_activations",
     "train.early_stopping_patience",
+    "train.on_nan",
+    "train.max_nan_retries",
 )
 IN_CHECKOUT = Path(__file__).parent.parent.parent / "configs"
 IN_PACKAGE = Path(__file__).parent.parent / "configs"  # where setup.py puts them in an installed package

@@ -42,7 +42,7 @@ def path_checks(experiment: Experiment, workdir: str | None, shared_folders: tup
     Args:
       experiment: the run.
       workdir: where it writes; None: not named.
-      shared_folders: local folders that all workers see, as an NFS mount.
+      shared_folders: local folders that all workers see, as an NFS mount. The project's own folder travels with run_tpu.sh.
     """
     if workdir is None:
         yield Check("workdir", "--workdir is not given: nothing was checked of where the run writes")
@@ -62,8 +62,10 @@ def path_checks(experiment: Experiment, workdir: str | None, shared_folders: tup
 
 
 def _reachable(what: str, path: str, shared_folders: tuple[str, ...]) -> Check:
+    # run_tpu.sh carries the project's folder to every worker.
+    travels = [str(experiments.IN_CHECKOUT.parent)] if experiments.IN_CHECKOUT.is_dir() and what != "workdir" else []
     is_shared = path.startswith(SHARED) or any(
-        os.path.realpath(path).startswith(os.path.realpath(folder)) for folder in shared_folders
+        os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep) for folder in (*shared_folders, *travels)
     )
     problem = (
         f"{what}={path} is on this machine only; a TPU's workers read gs:// (or hdfs://), or a folder that --shared names as "

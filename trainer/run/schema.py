@@ -257,6 +257,11 @@ class TrainConfig:
     """Steps between validations; null: once per epoch."""
     best_score: str | None = None
     """The validation score that chooses the best checkpoint, higher is better, as macro.f1; null: the task's own."""
+    on_nan: Literal["stop", "skip", "lower_rate"] = "stop"
+    """After a loss that is NaN or infinite. stop: end with an error; skip: go back to the latest checkpoint and leave out the
+    batches since; lower_rate: go back and halve the learning rate. In one process; several stop."""
+    max_nan_retries: int = 3
+    """How often on_nan goes on before it stops."""
     early_stopping_patience: int | None = None
     """Stop after this many validations in a row without a better score; null: train all steps."""
 
@@ -275,6 +280,7 @@ class TrainConfig:
         for field in (*positive, "layerwise_lr_decay", "validate_every_steps", "early_stopping_patience", "epsilon"):
             value = getattr(self, field)
             check(value is None or value > 0, field, f"must be over 0, got {value}")
+        check(self.max_nan_retries >= 0, "max_nan_retries", f"must be 0 or more, got {self.max_nan_retries}")
         check(0 <= self.seed < 2**31, "seed", f"must be from 0 to 2147483647, got {self.seed}")
         for field in ("warmup_ratio", "beta_1", "beta_2", "ema_decay"):
             value = getattr(self, field)
@@ -311,6 +317,8 @@ class RuntimeConfig:
     """Checkpoints kept, besides the best."""
     log_every_steps: int = 50
     """Steps between log lines."""
+    stall_warning_seconds: int = 300
+    """Without a step for so long, the log says whether the records answer."""
 
     def __post_init__(self):
         for field in (
@@ -319,6 +327,7 @@ class RuntimeConfig:
             "log_every_steps",
             "cpu_devices",
             "tpu_connect_seconds",
+            "stall_warning_seconds",
         ):
             check(getattr(self, field) >= 1, field, f"must be 1 or more, got {getattr(self, field)}")
         check(

@@ -19,7 +19,7 @@ from trainer.run.experiment import Experiment
 from trainer.runtime import profiling
 from trainer.runtime.checkpoints import CheckpointStore
 from trainer.runtime.distribution import Placement
-from trainer.runtime.faults import StopSignals, check_finite
+from trainer.runtime.faults import NotFiniteError, StallWatch, StopSignals, check_finite
 from trainer.runtime.logs import Meter, MetricsLog, ProgressBar, StartUp, training_line
 from trainer.runtime.pjrt import Session
 
@@ -52,15 +52,16 @@ def _flat(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_finite_weights(variables: Mapping[str, tf.Variable], step: int) -> None:
-    """Raises UserError where a weight, or a number that the optimizer keeps for it, is NaN or infinite after a step.
+    """Raises NotFiniteError where a weight, or a number that the optimizer keeps for it, is NaN or infinite after a step.
 
     The loss of a step is that of the weights before it, so the first bad update does not show in a loss yet.
     """
     for name, variable in variables.items():
         if variable.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(variable)):
-            raise UserError(
+            raise NotFiniteError(
                 f"{name} has values that are NaN or infinite after step {step:,}; nothing is saved from there on. Try a "
-                "smaller train.learning_rate or a longer warm-up (train.warmup_ratio)"
+                "smaller train.learning_rate or a longer warm-up (train.warmup_ratio)",
+                step,
             )
 
 
@@ -103,6 +104,7 @@ class TrainingRhythm(keras.callbacks.Callback):
       signals: notes Ctrl-C and SIGTERM.
       one_shape: validation batches all have the same shape, as XLA wants it.
       session: where the variables are while PJRT runs the steps; None where TensorFlow does.
+      watch: told of every step; None: nobody watches.
     """
 
     def __init__(
@@ -112,10 +114,12 @@ class TrainingRhythm(keras.callbacks.Callback):
         signals: StopSignals,
         one_shape: bool = False,
         session: Session | None = None,
+        watch: StallWatch | None = None,
     ):
         super().__init__()
         self._supports_tf_logs = True  # numbers stay on the device until a line is due
         self._run, self._runner, self._signals, self._session = run, runner, signals, session
+        self._watch = watch or StallWatch([], float("inf"))
         self._step = self._saved = run.first_step
         self._log = MetricsLog(run.workdir, run.first_step) if run.placement.is_chief else None
         train, split = run.experiment.train, run.manifest.splits["train"]
@@ -130,6 +134,7 @@ class TrainingRhythm(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, tf.Tensor] | None = None) -> None:
         """Counts the steps of the call and does what is due."""
         before, self._step = self._step, self._run.first_step + batch + 1
+        self._watch.beat()
         self._pending.append((before + 1, self._step, logs or {}))
         if before == self._run.first_step:
             self._tell_start_up()
@@ -144,7 +149,7 @@ class TrainingRhythm(keras.callbacks.Callback):
             self._check_pending()  # a model whose loss or weights are no numbers must be neither the best nor the latest
             self._pull()
             check_finite_weights(self._run.variables, self._step)
-            with self._meter.paused():
+            with self._meter.paused(), self._watch.paused():
                 if validates:
                     self._validate()
                 if saves:

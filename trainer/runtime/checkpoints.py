@@ -50,6 +50,11 @@ class CheckpointStore:
         """Returns whether a checkpoint to resume from was ever finished here."""
         return files.exists(files.join(self.folder, "latest.json"))
 
+    def latest_step(self) -> int:
+        """Returns the step of the latest checkpoint that was finished; 0 where there is none."""
+        path = files.join(self.folder, "latest.json")
+        return int(files.read_json(path)["step"]) if files.exists(path) else 0
+
     def save(self, step: int, variables: Variables, state: Mapping[str, Any]) -> str:
         """Writes a checkpoint, reads it back, and only then names it the latest; older ones beyond `keep` go."""
         name = f"step-{step:08d}"

@@ -107,7 +107,7 @@ def choose(
     gpus = tf.config.list_physical_devices("GPU")
     cluster = os.environ.get("TF_CONFIG") if join_cluster else None
     kind, why = _kind(distribution, tpu, bool(cluster), len(gpus), cpu_devices)
-    if tpu == "local" and not has_tpu_chip():
+    if (tpu == "local" or (kind == "tpu" and tpu is None)) and not has_tpu_chip():
         raise UserError(
             "--tpu=local: this machine has no TPU chip (no /dev/accel* or /dev/vfio device). On a laptop leave --tpu "
             "out; run_tpu.sh creates a TPU VM and starts the job there"

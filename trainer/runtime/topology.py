@@ -256,8 +256,8 @@ def compile_for(topology: Topology, program: Program) -> Compiled:
 def over_memory(message: str) -> tuple[float, float] | None:
     """Returns (bytes needed, bytes there) from a compiler's message that memory does not suffice; None: it says another thing.
 
-    >>> over_memory("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 24.81G of 15.75G hbm.")
-    (26639534981.12, 16911433728.0)
+    >>> over_memory("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 24.00G of 16.00G hbm.")
+    (25769803776.0, 17179869184.0)
     """
     if "RESOURCE_EXHAUSTED" not in message and "memory" not in message:
         return None
