@@ -81,7 +81,7 @@ lint: .venv/installed
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy trainer
-	$(BIN)/shellcheck run_tpu.sh configs/tpu/job.sh .ci/run
+	$(BIN)/shellcheck run_tpu.sh configs/tpu/job.sh docs/launch/slurm.sbatch .ci/run
 
 format: .venv/installed
 	@$(BIN)/ruff check --fix .

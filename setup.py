@@ -34,6 +34,7 @@ setup(
         "cuda": ["tensorflow[and-cuda]>=2.20,<2.21"],
         "dev": [
             "hypothesis",
+            "kubernetes-validate",
             "mypy",
             "pytest",
             "pytest-cov",

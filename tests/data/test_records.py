@@ -1,6 +1,8 @@
 """Records: TensorFlow reads them, they hold no padding, and a damaged shard is told."""
 
 import array
+import json
+import re
 
 import pytest
 import tensorflow as tf
@@ -63,7 +65,8 @@ def write_split(folder, shards=3, records=7):
 
 def manifest_of(folder):
     stored = write_split(folder).finish()
-    manifest = Manifest(str(folder), SPEC, {"data.max_seq_length": 64}, {"train": {"shards": stored, "examples": 7}}, {})
+    counts = {"examples": 7, "rows": 7, "rejected": 0, "tokens": 70, "longest": 10, "values": {}}
+    manifest = Manifest(str(folder), SPEC, {"data.max_seq_length": 64}, {"train": {"shards": stored, **counts}}, {})
     manifest.save()
     return manifest
 
@@ -95,3 +98,33 @@ def test_damaged_shards_are_told(tmp_path, damage, message):
     with pytest.raises(UserError, match=message) as caught:
         manifest.check("train")
     assert "train-00001-of-00003.tfrecord" in str(caught.value) and "run prepare again" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda stored: stored.pop("features"), "lacks 'features'"),
+        (lambda stored: stored.update(splits=[]), "'list' object has no attribute 'items'"),
+        (lambda stored: stored["splits"]["train"].update(examples=-1), "train.examples is -1"),
+        (lambda stored: stored["splits"]["train"].update(tokens="x"), "train.tokens is 'x'"),
+        (lambda stored: stored["splits"]["train"].update(values=3), "train.values is 3"),
+        (
+            lambda stored: stored["splits"]["train"]["shards"][0].update(file="../../etc/passwd"),
+            "no shard can be called '../../etc",
+        ),
+        (
+            lambda stored: stored["splits"]["train"]["shards"][0].update(file="/etc/passwd"),
+            "no shard can be called '/etc/passwd'",
+        ),
+        (lambda stored: stored["splits"]["train"]["shards"][0].update(bytes="x"), "the size or hash of a shard is 'x'"),
+    ],
+)
+def test_a_manifest_that_is_none_is_told(tmp_path, damage, reason):
+    manifest_of(tmp_path)
+    path = tmp_path / "manifest.json"
+    stored = json.loads(path.read_text())
+    damage(stored)
+    path.write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=re.escape(reason)) as caught:
+        Manifest.load(str(tmp_path))
+    assert str(caught.value).endswith(f"it is damaged; remove {tmp_path} and run prepare again")

@@ -1,6 +1,7 @@
 """Checkpoints: whole or not counted, the newest whole one taken, another model's refused."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import tensorflow as tf
 
 from trainer import files
 from trainer.errors import UserError
-from trainer.runtime.checkpoints import CheckpointStore, check_folder, read_variables
+from trainer.runtime.checkpoints import BackgroundWriter, CheckpointStore, check_folder, read_variables
 
 
 def variables(value=0.0, shape=(300, 10)):
@@ -142,3 +143,37 @@ def test_remote_folders(tmp_path):
     store.save(5, variables(5.0), {})
     fresh = variables()
     assert store.restore_latest(fresh)["step"] == 5 and np.all(fresh["bert/layer_._0/kernel"].numpy() == 5)
+
+
+def test_what_is_written_in_the_background_is_what_it_was_when_it_was_saved(store, monkeypatch):
+    """The training changes the variables at once; the next save waits for the one before."""
+    release, original = threading.Event(), CheckpointStore.save
+
+    def slow(*arguments):
+        release.wait(10)
+        return original(*arguments)
+
+    monkeypatch.setattr(CheckpointStore, "save", slow)
+    held, writer = variables(1.0), BackgroundWriter(store)
+    writer.save(1, held, {})
+    for variable in held.values():
+        variable.assign(tf.ones_like(variable) * 2)
+    assert not store.has_latest(), "it is not the latest before it is whole"
+    release.set()
+    writer.save(2, held, {})
+    writer.wait()
+    for step in (1, 2):
+        stored = read_variables(f"{store.folder}/step-{step:08d}/weights")
+        assert all((stored[name] == step).all() for name in stored)
+    assert store.latest_step() == 2
+
+
+def test_a_background_write_that_fails_is_told_at_the_next_save(store, monkeypatch):
+    monkeypatch.setattr(CheckpointStore, "problem_with", lambda *_: "checksum does not match")
+    writer = BackgroundWriter(store)
+    writer.save(1, variables(1.0), {})
+    with pytest.raises(UserError, match="does not read back: checksum does not match"):
+        writer.save(2, variables(2.0), {})
+    at_once = BackgroundWriter(store, is_on=False)
+    with pytest.raises(UserError, match="does not read back"):
+        at_once.save_best(3, variables(3.0), {})

@@ -1,5 +1,6 @@
 """train: config → devices → kernels → records → model → start from → fit → best and latest kept."""
 
+import contextlib
 import dataclasses
 import logging
 import shutil
@@ -199,10 +200,11 @@ def _fit(
     with StopSignals() as signals, StallWatch(manifest.paths("train"), stall_seconds) as watch:
         rhythm = TrainingRhythm(run, runner, signals, one_shape=step.whole, session=session, watch=watch)
         steps = run.total_steps - run.first_step
-        if session is not None:
-            programs.fit(session, model, batches, steps, experiment.train.steps_per_execution, rhythm)
-        else:
-            model.fit(batches, epochs=1, steps_per_epoch=steps, callbacks=[rhythm], verbose=0)
+        with contextlib.closing(rhythm):
+            if session is not None:
+                programs.fit(session, model, batches, steps, experiment.train.steps_per_execution, rhythm)
+            else:
+                model.fit(batches, epochs=1, steps_per_epoch=steps, callbacks=[rhythm], verbose=0)
     return rhythm.finish()
 
 

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -126,12 +127,24 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: str) -> Manifest | None:
-        """Reads a folder's manifest; None where there is none, so nothing was prepared."""
+        """Reads a folder's manifest; None where there is none, so nothing was prepared.
+
+        Raises:
+          UserError: it is damaged.
+        """
         path = files.join(folder, MANIFEST)
         if not files.exists(path):
             return None
-        stored = files.read_json(path)
-        return cls(folder, spec_from_json(stored["features"]), stored["made_from"], stored["splits"], stored.get("task", {}))
+        stored = files.read_json_object(path)
+        try:
+            _check_splits(stored["splits"])
+            spec = spec_from_json(stored["features"])
+            return cls(folder, spec, dict(stored["made_from"]), stored["splits"], dict(stored.get("task", {})))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise UserError(
+                f"{path} is no manifest of records ({reason}): it is damaged; remove {folder} and run prepare again"
+            ) from None
 
     def save(self) -> None:
         """Writes the manifest; from this moment the records are there."""
@@ -185,6 +198,28 @@ class Manifest:
             else:
                 continue
             raise UserError(f"{path} {problem}; remove {self.folder} and run prepare again")
+
+
+COUNTS = ("examples", "rows", "rejected", "tokens", "longest")
+
+
+def _check_splits(splits: Any) -> None:
+    """Raises KeyError, TypeError or ValueError where a manifest's splits are not what was written."""
+    for name, split in splits.items():
+        kept = split.get("kept")
+        for count in COUNTS:
+            if not isinstance(split[count], int) or split[count] < 0:
+                raise ValueError(f"{name}.{count} is {split[count]!r}")
+        if not isinstance(split["values"], dict):
+            raise ValueError(f"{name}.values is {_brief(split['values'])}")
+        for shard in [*split["shards"], *([kept] if kept else [])]:
+            file, size, digest = shard["file"], shard["bytes"], shard["sha256"]
+            if not isinstance(size, int) or not isinstance(digest, str):
+                raise ValueError(f"{name}: the size or hash of a shard is {_brief(size)}, {_brief(digest)}")
+            if (
+                not isinstance(file, str) or not re.fullmatch(r"[\w.-]+", file) or file.startswith(".")
+            ):  # none outside of the folder
+                raise ValueError(f"{name}: no shard can be called {_brief(file)}")
 
 
 class KeptRows:

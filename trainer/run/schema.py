@@ -315,6 +315,8 @@ class RuntimeConfig:
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
     """Checkpoints kept, besides the best."""
+    background_checkpoints: bool = True
+    """Write checkpoints while the training goes on; a copy of all variables is held meanwhile."""
     log_every_steps: int = 50
     """Steps between log lines."""
     stall_warning_seconds: int = 300

@@ -17,7 +17,7 @@ from trainer.run import assembly, feeding, inference, sizes
 from trainer.run.assembly import Assembled
 from trainer.run.experiment import Experiment
 from trainer.runtime import profiling
-from trainer.runtime.checkpoints import CheckpointStore
+from trainer.runtime.checkpoints import BackgroundWriter, CheckpointStore
 from trainer.runtime.distribution import Placement
 from trainer.runtime.faults import NotFiniteError, StallWatch, StopSignals, check_finite
 from trainer.runtime.logs import Meter, MetricsLog, ProgressBar, StartUp, training_line
@@ -119,6 +119,7 @@ class TrainingRhythm(keras.callbacks.Callback):
         super().__init__()
         self._supports_tf_logs = True  # numbers stay on the device until a line is due
         self._run, self._runner, self._signals, self._session = run, runner, signals, session
+        self._writer = BackgroundWriter(run.store, run.experiment.runtime.background_checkpoints)
         self._watch = watch or StallWatch([], float("inf"))
         self._step = self._saved = run.first_step
         self._log = MetricsLog(run.workdir, run.first_step) if run.placement.is_chief else None
@@ -244,7 +245,7 @@ class TrainingRhythm(keras.callbacks.Callback):
             self._best, self._stale = score, 0
             state = {"score": score, "score_name": self._best_name}
             state |= {"tuned": scores["tuned"]} if "tuned" in scores else {}
-            self._run.store.save_best(self._step, self._run.assembled.variables(), state)
+            self._writer.save_best(self._step, self._run.assembled.variables(), state)
             return
         self._stale += 1
         if patience is not None and self._stale >= patience:
@@ -257,11 +258,15 @@ class TrainingRhythm(keras.callbacks.Callback):
     def _save(self) -> None:
         if self._run.placement.is_chief:
             progress = {"best_score": self._best, "stale_validations": self._stale, "stopped_early": self._stops_early}
-            self._run.store.save(self._step, self._run.variables, {"records": self._run.records(), **progress})
+            self._writer.save(self._step, self._run.variables, {"records": self._run.records(), **progress})
             self._keep_averages()
         if self._log:
             self._log.flush()
         self._saved = self._step
+
+    def close(self) -> None:
+        """Waits for the checkpoint that is being written; raises UserError where it could not be."""
+        self._writer.wait()
 
     def finish(self) -> int:
         """Saves what is not saved yet and says how to continue; returns the exit status."""
@@ -271,6 +276,7 @@ class TrainingRhythm(keras.callbacks.Callback):
             self._pull()
             check_finite_weights(self._run.variables, self._step)
             self._save()
+        self.close()
         received, total = self._signals.received or "SIGTERM", self._run.total_steps
         if self._step < total and not self._stops_early:
             message = "stopped by %s at step %s of %s; a checkpoint is saved. Rerun the same command to resume"
@@ -290,5 +296,5 @@ class TrainingRhythm(keras.callbacks.Callback):
         run = self._run
         if run.experiment.train.ema_decay and "validation" not in run.manifest.splits:
             self._swap_averages()
-            run.store.save_best(self._step, run.assembled.variables(), {"score": None})
+            self._writer.save_best(self._step, run.assembled.variables(), {"score": None})
             self._swap_averages()

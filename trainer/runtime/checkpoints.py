@@ -4,9 +4,10 @@ A run's `checkpoints/` holds `step-00001000/` folders and `latest.json`; the bes
 with `best.json`. Variables are stored by name, so a checkpoint can be read without building the model.
 """
 
+import concurrent.futures
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -173,10 +174,54 @@ class CheckpointStore:
         return files.read_json(files.join(self.folder, name, "state.json"))
 
 
+class BackgroundWriter:
+    """Writes checkpoints while the training goes on: of copies, one after the other, each read back before it counts.
+
+    A copy of all variables is held until it is written, and only one: who saves again waits for the one before.
+
+    Args:
+      store: to write into.
+      is_on: False: each is written at once.
+    """
+
+    def __init__(self, store: CheckpointStore, is_on: bool = True):
+        self._store = store
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, "checkpoints") if is_on else None
+        self._pending: concurrent.futures.Future | None = None
+
+    def save(self, step: int, variables: Variables, state: Mapping[str, Any]) -> None:
+        """As CheckpointStore's.
+
+        Raises:
+          UserError: the one before could not be written.
+        """
+        self._write(self._store.save, step, variables, state)
+
+    def save_best(self, step: int, variables: Variables, state: Mapping[str, Any]) -> None:
+        """As CheckpointStore's; raises as `save`."""
+        self._write(self._store.save_best, step, variables, state)
+
+    def wait(self) -> None:
+        """Waits until all is written; raises UserError where it could not be."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _write(self, write: Callable[..., Any], step: int, variables: Variables, state: Mapping[str, Any]) -> None:
+        if self._pool is None:
+            write(step, variables, state)
+            return
+        self.wait()
+        with tf.device("CPU:0"):
+            copies = {name: tf.Variable(variable.numpy(), trainable=False) for name, variable in variables.items()}
+        self._pending = self._pool.submit(write, step, copies, state)
+
+
 def read_variables(prefix: str) -> dict[str, np.ndarray]:
     """Returns {name: array} of everything in a checkpoint of ours."""
     # Not tf.train.load_checkpoint: it takes a prefix on some remote file systems for a folder.
     reader = tf.compat.v1.train.NewCheckpointReader(prefix)
+    reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")  # damage there would show only when variables are restored
     found = {}
     for key in reader.get_variable_to_shape_map():
         if key.startswith("values/") and key.endswith("/.ATTRIBUTES/VARIABLE_VALUE"):

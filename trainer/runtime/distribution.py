@@ -62,12 +62,11 @@ class Placement:
 
 
 def worker_index() -> int:
-    """Returns this process's number among the workers that TF_CONFIG, or run_tpu.sh, names; 0 alone. Starts nothing."""
+    """Returns this process's number among the workers that TF_CONFIG or its launcher names; 0 alone. Starts nothing."""
     try:
         return _place_in_cluster(os.environ["TF_CONFIG"])[0]
     except (KeyError, ValueError, TypeError):
-        told = os.environ.get(pjrt.WORKER, "")
-        return int(told) if told.isdigit() else 0
+        return pjrt.launched_place()[0]
 
 
 def _place_in_cluster(cluster: str) -> tuple[int, int]:

@@ -119,11 +119,25 @@ def _join(cluster: str | None) -> None:
             index += len(parsed["cluster"].get("chief", [])) if parsed["task"]["type"] == "worker" else 0
             if len(workers) > 1:
                 jax.distributed.initialize(workers[0], num_processes=len(workers), process_id=index)
-        elif any(int(os.environ.get(variable) or 1) > 1 for variable in (WORKERS, "SLURM_NTASKS")):
+        elif launched_place()[1] > 1:
             jax.distributed.initialize()
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(f"runtime.distribution=pjrt: the other processes of this run cannot be joined: {reason}") from error
+
+
+def launched_place() -> tuple[int, int]:
+    """Returns (this process's number, how many there are), as run_tpu.sh, GKE or Slurm say; (0, 1) where none does."""
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1  # GKE's list of a slice
+    for number, count in (
+        (WORKER, os.environ.get(WORKERS)),
+        ("TPU_WORKER_ID", hosts),
+        ("SLURM_PROCID", os.environ.get("SLURM_NTASKS")),
+    ):
+        told = os.environ.get(number, "")
+        if told.isdigit() and int(count or 1) > 1:
+            return int(told), int(count or 1)
+    return 0, 1
 
 
 def compile_options(replicas: int, device_ids: Sequence[int] | None = None) -> Any:
