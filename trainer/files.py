@@ -11,13 +11,14 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
 from trainer.errors import UserError
 
+SEAL = "sha256_of_the_rest"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how git-lfs's pointer files begin
 
 
@@ -234,6 +235,28 @@ def check_whole(path: str) -> None:
 def write_json(path: str, value: Any) -> None:
     """Writes a JSON file, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_sealed(path: str, value: Mapping[str, Any]) -> None:
+    """Writes a JSON object with a hash of its content."""
+    write_json(path, {**value, SEAL: _seal_of(value)})
+
+
+def read_sealed(path: str) -> dict[str, Any]:
+    """Returns an object from `write_sealed`, without its hash; one that has none passes.
+
+    Raises:
+      UserError: it is not what was written.
+    """
+    value = read_json_object(path)
+    seal = value.pop(SEAL, None)
+    if seal is not None and seal != _seal_of(value):
+        raise UserError(f"{path} is damaged: its content is not what was written")
+    return value
+
+
+def _seal_of(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def sha256(path: str) -> str:

@@ -120,7 +120,7 @@ def test_a_damaged_best_is_told(store, tmp_path):
 
 def test_a_write_that_does_not_read_back_is_not_named_latest(store, tmp_path, monkeypatch):
     store.save(1, variables(1.0), {})
-    monkeypatch.setattr(CheckpointStore, "problem_with", lambda *_: "checksum does not match")
+    monkeypatch.setattr(CheckpointStore, "_problem_with_weights", lambda *_: "checksum does not match")
     with pytest.raises(UserError, match="does not read back: checksum does not match; is the disk failing"):
         store.save(2, variables(2.0), {})
     assert json.loads((tmp_path / "checkpoints/latest.json").read_text())["name"] == "step-00000001"
@@ -169,7 +169,7 @@ def test_what_is_written_in_the_background_is_what_it_was_when_it_was_saved(stor
 
 
 def test_a_background_write_that_fails_is_told_at_the_next_save(store, monkeypatch):
-    monkeypatch.setattr(CheckpointStore, "problem_with", lambda *_: "checksum does not match")
+    monkeypatch.setattr(CheckpointStore, "_problem_with_weights", lambda *_: "checksum does not match")
     writer = BackgroundWriter(store)
     writer.save(1, variables(1.0), {})
     with pytest.raises(UserError, match="does not read back: checksum does not match"):

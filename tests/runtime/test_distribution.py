@@ -66,6 +66,8 @@ def test_multi_worker_needs_a_cluster(monkeypatch):
     assert worker_index() == 0
     with pytest.raises(UserError, match="TF_CONFIG cannot be used: "):
         choose("auto")
+    with pytest.raises(UserError, match="TF_CONFIG cannot be used: "):
+        choose("pjrt")
     with_chief = {"cluster": {"chief": ["c:1"], "worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(with_chief))
     assert worker_index() == 1, "the chief is number 0"

@@ -1,7 +1,5 @@
 """Variables on devices: read, changed, brought back, forgotten; every replica's part of a batch."""
 
-import json
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -66,6 +64,41 @@ def test_what_was_pulled_does_not_change_with_the_next_step(session):
     assert weights.numpy().max() == 1.0, "TensorFlow's copy is its own, whatever memory the devices use again"
 
 
-def test_a_cluster_that_cannot_be_read_is_told():
-    with pytest.raises(UserError, match="runtime.distribution=pjrt: the other processes of this run cannot be joined"):
-        pjrt.start(cluster=json.dumps({"cluster": {"worker": ["a:1", "b:1"]}}))
+def test_processes_that_cannot_be_joined_are_told(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("Deadline exceeded\nmore")
+
+    monkeypatch.setattr(pjrt.jax_library().distributed, "initialize", refuse)
+    message = "runtime.distribution=pjrt: the other processes of this run cannot be joined: Deadline exceeded"
+    with pytest.raises(UserError, match=message):
+        pjrt.start(cluster=(["a:1", "b:1"], 0))
+    monkeypatch.setenv(pjrt.WORKER, "1")
+    monkeypatch.setenv(pjrt.WORKERS, "2")
+    with pytest.raises(UserError, match=message):
+        pjrt.start()
+
+
+@pytest.mark.parametrize(
+    ("told", "place"),
+    [
+        ({}, (0, 1)),
+        ({"BERT_TRAINER_WORKER": "2", "BERT_TRAINER_WORKERS": "4"}, (2, 4)),
+        ({"TPU_WORKER_ID": "3", "TPU_WORKER_HOSTNAMES": "a,b,c,d"}, (3, 4)),
+        ({"TPU_WORKER_ID": "0", "TPU_WORKER_HOSTNAMES": "localhost"}, (0, 1)),
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, (1, 2)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, (0, 1)),
+    ],
+)
+def test_launchers_tell_a_process_its_place(monkeypatch, told, place):
+    for name in (
+        "BERT_TRAINER_WORKER",
+        "BERT_TRAINER_WORKERS",
+        "TPU_WORKER_ID",
+        "TPU_WORKER_HOSTNAMES",
+        "SLURM_PROCID",
+        "SLURM_NTASKS",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert pjrt.launched_place() == place

@@ -17,7 +17,7 @@ from trainer.cli import Options
 from trainer.data.records import Manifest
 from trainer.errors import UserError
 from trainer.preparation import freshness, learning, splits
-from trainer.run import assembly, experiment, feeding, inference, kernels, programs, sizes, training
+from trainer.run import assembly, experiment, feeding, inference, kernels, programs, seals, sizes, training
 from trainer.run.experiment import Experiment
 from trainer.run.kernels import StepKernels
 from trainer.run.retries import Retries
@@ -85,7 +85,7 @@ def _saved(asked: Experiment, workdir: str) -> Experiment | None:
     """Returns the config of the run that is resumed; None where the workdir holds no checkpoint yet."""
     path = files.join(workdir, experiment.CONFIG_FILE)
     resumes = files.exists(path) and assembly.store_of(workdir, asked).has_latest()
-    return experiment.load(path) if resumes else None
+    return experiment.load_workdir(workdir) if resumes else None
 
 
 def _resolve(asked: Experiment, saved: Experiment | None, workdir: str, placement: distribution.Placement) -> Experiment:
@@ -291,6 +291,8 @@ def _save_identity(workdir: str, tokenizer: Tokenizer, bert_config: BertConfig) 
     tokenizer.save(tokenizer_folder(workdir))
     files.make_dirs(files.join(workdir, "checkpoints"))
     files.write_text(files.join(workdir, assembly.ENCODER_CONFIG), bert_config.to_json_string(use_diff=False))
+    folder = tokenizer_folder(workdir)
+    seals.seal(workdir, [assembly.ENCODER_CONFIG, *(f"tokenizer/{name}" for name in files.list_dir(folder))])
 
 
 def _check_space(workdir: str, variables: dict[str, tf.Variable], keep: int) -> None:

@@ -19,6 +19,7 @@ from trainer.models.schedules import WarmupDecay
 from trainer.models.task_model import TaskModel
 from trainer.run import experiment as experiments
 from trainer.run import kernels as run_kernels
+from trainer.run import seals
 from trainer.run.experiment import Experiment
 from trainer.run.kernels import StepKernels
 from trainer.run.tokenizer import encoder_folder, find_tokenizer, tokenizer_folder, tokenizer_of
@@ -73,11 +74,12 @@ def saved_encoder(workdir: str) -> tuple[Tokenizer, BertConfig]:
     """Returns the tokenizer and the encoder's sizes that a run saved: where they came from may have changed, or be gone.
 
     Raises:
-      UserError: nothing was trained there yet.
+      UserError: nothing was trained there yet; the tokenizer or the sizes are not what was saved.
     """
     path = files.join(workdir, ENCODER_CONFIG)
     if not files.exists(path):
         raise UserError(f"--workdir: {workdir} has no trained model yet; run train first")
+    seals.check(workdir)
     return load_saved_tokenizer(tokenizer_folder(workdir)), BertConfig.from_dict(files.read_json(path))
 
 

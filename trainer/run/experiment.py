@@ -13,6 +13,7 @@ from trainer import __version__, config, files
 from trainer.data.holdout import Holdout
 from trainer.data.sources import Rejected, Row, read_rows
 from trainer.errors import UserError, suggestion
+from trainer.run import seals
 from trainer.run.schema import (
     RENAMED,
     DataConfig,
@@ -187,6 +188,7 @@ def load_workdir(workdir: str, overrides: Sequence[str] = (), tpu: str | None = 
         what = f"{workdir} is a file" if files.exists(workdir) else f"there is no folder {workdir}{near}"
         what = f"{workdir} holds no {CONFIG_FILE}" if files.is_dir(workdir) else what
         raise UserError(f"--workdir: {what}; train there first, with --config and --workdir")
+    seals.warn(workdir)
     return load(path, overrides, tpu)
 
 
@@ -195,6 +197,7 @@ def save(experiment: Experiment, workdir: str) -> None:
     saved = _with_paths(experiment, _absolute)
     files.write_text(files.join(workdir, CONFIG_FILE), config.dump(saved.sections()))
     files.write_json(files.join(workdir, VERSIONS_FILE), versions())
+    seals.seal(workdir, (CONFIG_FILE, VERSIONS_FILE))
 
 
 def versions() -> dict[str, str]:

@@ -20,6 +20,7 @@ Variables = Mapping[str, tf.Variable]
 log = logging.getLogger(__name__)
 
 
+INDEX = "weights.index"  # has the checksum of every weight
 PATTERN_CHARACTERS = "[]*?\\"  # TensorFlow takes a checkpoint's path as a pattern when it reads it
 
 
@@ -54,7 +55,7 @@ class CheckpointStore:
     def latest_step(self) -> int:
         """Returns the step of the latest checkpoint that was finished; 0 where there is none."""
         path = files.join(self.folder, "latest.json")
-        return int(files.read_json(path)["step"]) if files.exists(path) else 0
+        return int(files.read_sealed(path)["step"]) if files.exists(path) else 0
 
     def save(self, step: int, variables: Variables, state: Mapping[str, Any]) -> str:
         """Writes a checkpoint, reads it back, and only then names it the latest; older ones beyond `keep` go."""
@@ -87,11 +88,12 @@ class CheckpointStore:
         with files.explain_full_disk(folder):
             files.make_dirs(folder)
             tf.train.Checkpoint(values=dict(variables)).write(files.join(folder, "weights"))
-            problem = self.problem_with(name, variables)
+            problem = self._problem_with_weights(name, variables)
             if problem:
                 raise UserError(f"the checkpoint just written, {folder}, does not read back: {problem}; is the disk failing?")
-            files.write_json(files.join(folder, "state.json"), dict(state))
-            files.write_json(files.join(self.folder, pointer), {**state, "name": name})
+            state = {**state, INDEX: files.sha256(files.join(folder, INDEX))}
+            files.write_sealed(files.join(folder, "state.json"), state)
+            files.write_sealed(files.join(self.folder, pointer), {**state, "name": name})
 
     def problem_with(self, name: str, variables: Variables) -> str | None:
         """Reads a checkpoint whole, its checksums with it; returns what is wrong, or None.
@@ -99,6 +101,16 @@ class CheckpointStore:
         Raises:
           UserError: it is whole, but of another model.
         """
+        folder = files.join(self.folder, name)
+        try:
+            index = files.read_sealed(files.join(folder, "state.json")).get(INDEX)
+            if index is not None and files.sha256(files.join(folder, INDEX)) != index:
+                return f"{files.join(folder, INDEX)} is not what was written: its SHA-256 differs"
+        except (UserError, OSError, tf.errors.OpError) as error:
+            return str(error).strip().splitlines()[0]
+        return self._problem_with_weights(name, variables)
+
+    def _problem_with_weights(self, name: str, variables: Variables) -> str | None:
         prefix = files.join(self.folder, name, "weights")
         try:
             stored = read_variables(prefix)
@@ -158,12 +170,12 @@ class CheckpointStore:
     def _best_name(self) -> str | None:
         """Returns the folder of the best model; of the latest checkpoint where no validation chose one."""
         paths = [files.join(self.folder, pointer) for pointer in ("best.json", "latest.json")]
-        return next((files.read_json(path)["name"] for path in paths if files.exists(path)), None)
+        return next((files.read_sealed(path)["name"] for path in paths if files.exists(path)), None)
 
     def best_state(self) -> dict[str, Any] | None:
         """Returns the state saved with the best model, or None."""
         path = files.join(self.folder, "best.json")
-        return files.read_json(path) if files.exists(path) else None
+        return files.read_sealed(path) if files.exists(path) else None
 
     def _steps(self) -> list[str]:
         return [name for name in files.list_dir(self.folder) if name.startswith("step-")]
@@ -171,7 +183,9 @@ class CheckpointStore:
     def _read(self, name: str, variables: Variables) -> dict[str, Any]:
         prefix = files.join(self.folder, name, "weights")
         tf.train.Checkpoint(values=dict(variables)).read(prefix).assert_existing_objects_matched().expect_partial()
-        return files.read_json(files.join(self.folder, name, "state.json"))
+        state = files.read_sealed(files.join(self.folder, name, "state.json"))
+        state.pop(INDEX, None)
+        return state
 
 
 class BackgroundWriter:
@@ -212,9 +226,15 @@ class BackgroundWriter:
             write(step, variables, state)
             return
         self.wait()
-        with tf.device("CPU:0"):
-            copies = {name: tf.Variable(variable.numpy(), trainable=False) for name, variable in variables.items()}
-        self._pending = self._pool.submit(write, step, copies, state)
+        copies = {name: np.array(variable.numpy()) for name, variable in variables.items()}
+
+        def write_copies() -> None:
+            # In this thread no strategy is active: one of several workers would wait for the others to make a variable.
+            with tf.device("CPU:0"):
+                held = {name: tf.Variable(copies.pop(name), trainable=False) for name in list(copies)}
+            write(step, held, state)
+
+        self._pending = self._pool.submit(write_copies)
 
 
 def read_variables(prefix: str) -> dict[str, np.ndarray]:

@@ -64,19 +64,27 @@ class Placement:
 def worker_index() -> int:
     """Returns this process's number among the workers that TF_CONFIG or its launcher names; 0 alone. Starts nothing."""
     try:
-        return _place_in_cluster(os.environ["TF_CONFIG"])[0]
+        return _members(os.environ["TF_CONFIG"])[1]
     except (KeyError, ValueError, TypeError):
         return pjrt.launched_place()[0]
 
 
-def _place_in_cluster(cluster: str) -> tuple[int, int]:
-    """Returns (this process's number, how many there are); a "chief" counts first."""
+def _members(cluster: str) -> tuple[list[str], int]:
+    """Returns (the addresses of all processes in TF_CONFIG, this one's number); a "chief" counts first."""
     parsed = json.loads(cluster)
     chiefs, workers = parsed["cluster"].get("chief", []), parsed["cluster"].get("worker", [])
     index = int(parsed["task"]["index"])
     if parsed["task"]["type"] == "worker":
         index += len(chiefs)
-    return index, len(chiefs) + len(workers)
+    return [*chiefs, *workers], index
+
+
+def _checked_members(cluster: str) -> tuple[list[str], int]:
+    """As `_members`; raises UserError where TF_CONFIG is not what it should be."""
+    try:
+        return _members(cluster)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"TF_CONFIG cannot be used: {error!r} in {cluster[:200]}") from None
 
 
 def choose(
@@ -146,7 +154,7 @@ def for_one_process(distribution: str) -> str:
 
 
 def _pjrt(cpu_devices: int, cluster: str | None, why: str) -> Placement:
-    devices = pjrt.start(cpu_devices, cluster)
+    devices = pjrt.start(cpu_devices, _checked_members(cluster) if cluster else None)
     reason = f"devices: {devices.line} ({why})"
     strategy = tf.distribute.get_strategy()
     return Placement(strategy, "pjrt", reason, worker=devices.process, workers=devices.processes, devices=devices)
@@ -188,10 +196,8 @@ def _multi_worker(cluster: str | None, why: str) -> Placement:
             "runtime.distribution=multi_worker: TF_CONFIG is not set; each worker needs it, as "
             'TF_CONFIG=\'{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}\''
         )
-    try:
-        index, workers = _place_in_cluster(cluster)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"TF_CONFIG cannot be used: {error!r} in {cluster[:200]}") from None
+    addresses, index = _checked_members(cluster)
+    workers = len(addresses)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     reason = f"devices: worker {index} of {workers}, {strategy.num_replicas_in_sync} replicas in all ({why})"
     return Placement(strategy, "multi_worker", reason, worker=index, workers=workers)

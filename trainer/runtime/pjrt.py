@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -78,13 +77,13 @@ class Devices:
         return float(np.sum(multihost_utils.process_allgather(np.float64(value))))
 
 
-def start(cpu_devices: int = 1, cluster: str | None = None) -> Devices:
+def start(cpu_devices: int = 1, cluster: tuple[Sequence[str], int] | None = None) -> Devices:
     """Finds the devices of this process, and of the others where there are some.
 
     Args:
       cpu_devices: devices to cut a CPU into.
-      cluster: TF_CONFIG, as multi-worker runs have it: its first worker coordinates. None: a TPU slice and Slurm tell
-        JAX themselves who they are.
+      cluster: the addresses of all processes, of which the first coordinates, and which one this is. None: a TPU slice and
+        Slurm tell JAX themselves.
 
     Raises:
       UserError: JAX is not installed; it runs already with other devices; the other processes cannot be reached.
@@ -107,21 +106,17 @@ def start(cpu_devices: int = 1, cluster: str | None = None) -> Devices:
     return Devices(devices, local, jax.process_index(), jax.process_count())
 
 
-def _join(cluster: str | None) -> None:
+def _join(cluster: tuple[Sequence[str], int] | None) -> None:
     """Joins the other processes of a run, where there are some."""
     jax = jax_library()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        if cluster is not None:
-            parsed = json.loads(cluster)
-            workers = [*parsed["cluster"].get("chief", []), *parsed["cluster"].get("worker", [])]
-            index = int(parsed["task"]["index"])
-            index += len(parsed["cluster"].get("chief", [])) if parsed["task"]["type"] == "worker" else 0
-            if len(workers) > 1:
-                jax.distributed.initialize(workers[0], num_processes=len(workers), process_id=index)
-        elif launched_place()[1] > 1:
+        if cluster is not None and len(cluster[0]) > 1:
+            addresses, index = cluster
+            jax.distributed.initialize(addresses[0], num_processes=len(addresses), process_id=index)
+        elif cluster is None and launched_place()[1] > 1:
             jax.distributed.initialize()
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (RuntimeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(f"runtime.distribution=pjrt: the other processes of this run cannot be joined: {reason}") from error
 
