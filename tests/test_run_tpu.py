@@ -1,11 +1,14 @@
 """run_tpu.sh against a double of gcloud that checks every argument: each phase with each failure; nothing is left behind."""
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 import venv
+from pathlib import Path
 
 import pytest
 
@@ -154,8 +157,20 @@ def test_an_api_that_does_not_answer_says_nothing_of_the_tpu(cloud):
 def test_what_ends_the_job_is_told_and_nothing_is_left(cloud, scenario, expected, message):
     status, _, error = cloud(**scenario)
     assert status == expected and message in error, error
+    assert not running_in(cloud.folder), "not even the worker's uploads go on"
     if "create_fails" not in scenario:
         assert cloud.left is None and cloud.count("create bert") == 1
+
+
+def running_in(folder):
+    """The processes of jobs in a folder that still run, after half a second to end."""
+    time.sleep(0.5)
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(process / "cwd").startswith(str(folder)):
+                found.append((process / "cmdline").read_bytes())
+    return found
 
 
 def test_an_interrupt_during_create_leaves_nothing(cloud):

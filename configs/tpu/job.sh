@@ -41,7 +41,7 @@ case "$1" in
     BERT_TRAINER_WORKERS="$(metadata worker-network-endpoints | tr ',' '\n' | grep -c . || true)"
     export BERT_TRAINER_WORKER="${BERT_TRAINER_WORKER:-0}" BERT_TRAINER_WORKERS="${BERT_TRAINER_WORKERS:-1}"
     export FORCE_TF_AVAILABLE=1 # transformers looks for the distribution "tensorflow" and does not know tensorflow-tpu
-    (while sleep 60; do upload; done) &
+    (while sleep 60 && kill -0 $$ 2>/dev/null; do upload; done) & # not beyond a job that was killed
     uploader=$!
     status=0
     (cd bert-trainer && exec .venv/bin/bert-trainer train "${arguments[@]}") || status=$?

@@ -97,3 +97,19 @@ def test_a_table_of_ones_own(tmp_path):
         topology.chips_in(str(path))
     assert {"v4", "v5e", "v5p", "v6e", "tpu7x"} <= set(topology.chips_in(None))
     assert all(figures["source"].startswith("https://") for figures in topology.chips_in(None).values())
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("name", "peak"), [("v5e:2x2", 4 * 197e12), ("v5p:1x1x1", 459e12), ("v6e:1x1", 918e12), ("v4:1x1x1", 275e12)]
+)
+def test_the_published_peak_of_devices_that_jax_names(name, peak):
+    """As JAX names them: "TPU v5 lite" is not "TPU v5"."""
+    assert topology.published_peak_flops(topology.find(name).devices) == peak
+
+
+def test_devices_that_no_table_has():
+    class Device:
+        platform, device_kind = "tpu", "TPU v99"
+
+    assert topology.published_peak_flops(topology.pjrt.Devices((Device(),), (Device(),), 0, 1)) == float("inf")

@@ -195,7 +195,7 @@ def _fit(
     batches = feeding.training_batches(experiment, manifest, placement, task, shape, run.first_step + skipped_steps)
     session = Session(placement.devices) if placement.devices else None
     runner = programs.runner_for(placement, model, task, labelled=True, session=session)
-    _check_best_score(run, runner)
+    _check_best_score(run, runner, one_shape=step.whole)
     stall_seconds = experiment.runtime.stall_warning_seconds
     with StopSignals() as signals, StallWatch(manifest.paths("train"), stall_seconds) as watch:
         rhythm = TrainingRhythm(run, runner, signals, one_shape=step.whole, session=session, watch=watch)
@@ -231,12 +231,15 @@ def _check_validated(resolved: Experiment, manifest: Manifest) -> None:
                 raise UserError(f"train.{key} needs validation rows: set data.validation, as data.validation=10%")
 
 
-def _check_best_score(run: RunState, runner: inference.BatchRunner) -> None:
-    """Raises UserError where train.best_score names no score: before the training, by scoring a few rows."""
+def _check_best_score(run: RunState, runner: inference.BatchRunner, one_shape: bool) -> None:
+    """Raises UserError where train.best_score names no score: before the training, by scoring a few rows.
+
+    In the one shape of the validations where there is one: XLA compiles once for both.
+    """
     name, task = run.experiment.train.best_score, run.assembled.task
     if name is None:
         return
-    batches = feeding.evaluation_batches(run.experiment, run.manifest, "validation", task, most=EXAMPLES_CHECKED)
+    batches = feeding.evaluation_batches(run.experiment, run.manifest, "validation", task, one_shape, most=EXAMPLES_CHECKED)
     rows = list(inference.with_rows(runner.run(batches), run.manifest.kept("validation")))
     is_cut = run.manifest.splits["validation"]["examples"] > EXAMPLES_CHECKED
     rows = rows[:-1] if is_cut else rows  # windows of the last one may be missing

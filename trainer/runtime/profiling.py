@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from trainer.runtime.distribution import Placement
 from trainer.runtime.target import machine_target
+from trainer.runtime.topology import published_peak_flops
 
 Product = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -22,13 +23,16 @@ Product = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 def peak_flops(precision: str, placement: Placement, product: Product = tf.linalg.matmul) -> float:
     """Measures what one large matrix product reaches here, times the devices that share a run: FLOP/s.
 
-    Logical CPU devices share one machine's cores, and count once. Infinity where the device has no memory left for it.
+    Logical CPU devices share one machine's cores, and count once. Infinity where the device has no memory left for it. Of
+    accelerators that PJRT drives, what is published: TensorFlow does not see them.
 
     Args:
       precision: "float32", "bfloat16" or "float16".
       placement: the devices.
       product: another matrix product that the run may use; the faster of it and TensorFlow's counts.
     """
+    if placement.devices is not None and placement.target != "cpu":
+        return published_peak_flops(placement.devices)
     is_cpu = machine_target() == "cpu"
     size = 2048 if is_cpu else 8192
     try:

@@ -177,13 +177,26 @@ def find(name: str, chips_path: str | None = None, price: float | None = None, c
 
 def _local(table: dict[str, dict[str, Any]], price: float | None, cpu_devices: int) -> Topology:
     devices = pjrt.start(cpu_devices)
-    kind = devices.all[0].device_kind
     if devices.target == "cpu":
         return Topology(LOCAL, measured_cpu(price, len(devices.all)), devices, 1)
-    found = next((name for name in table if kind.startswith(name)), None)
+    found = _name_of(devices, table)
     if found is None:
+        kind = devices.all[0].device_kind
         raise UserError(f"--topology=local: no figures for {kind}; add it to a copy of {CHIPS}, and name that with --chips")
     return Topology(LOCAL, _chip(found, table[found], price), devices, devices.processes)
+
+
+def _name_of(devices: pjrt.Devices, table: dict[str, dict[str, Any]]) -> str | None:
+    """Returns the name that a table has for the chip of these devices; None: it does not have it."""
+    kind = devices.all[0].device_kind
+    return next((name for name, figures in table.items() if kind == figures.get("kind", "") or kind.startswith(name)), None)
+
+
+def published_peak_flops(devices: pjrt.Devices) -> float:
+    """Returns what all of these devices reach together by our table, FLOP/s in bfloat16; infinity where it has none."""
+    table = chips_in(None)
+    name = _name_of(devices, table)
+    return float("inf") if name is None else _chip(name, table[name], None).peak_flops * len(devices.all)
 
 
 def measured_cpu(price: float | None, devices: int) -> Chip:
