@@ -10,7 +10,8 @@ setup(
     python_requires=">=3.11,<3.13",
     packages=[*find_packages(include=["trainer", "trainer.*"]), "trainer.configs"],
     package_dir={"trainer.configs": "configs"},  # the recipes: `--config=quickstart` needs no checkout
-    package_data={"trainer": ["native/*", "runtime/*.yaml"], "trainer.configs": ["**/*"]},  # native: compiled where it runs, for its processor
+    # native: compiled where it runs, for its processor
+    package_data={"trainer": ["native/*", "runtime/*.yaml"], "trainer.configs": ["**/*"]},
     install_requires=[
         "absl-py",
         "google-crc32c",

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ def call(*arguments, **environment):
         env={**os.environ, **environment},
         timeout=120,
         start_new_session=True,  # so that an interrupt of the script's is not ours
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in what a shell starts in the background
     )
     return done.returncode, done.stdout, done.stderr
 

@@ -34,7 +34,7 @@ GRAMMAR = {  # command: (positional arguments at least, flags with a value, swit
     "compute tpus tpu-vm describe": (1, {*PLACE, "--format"}, set(), {"--zone"}),
     "storage cp": (2, set(), {"--quiet", "--recursive"}, set()),
 }  # fmt: skip
-ROOT = Path(os.environ["GCLOUD_DOUBLE"])
+ROOT = Path(os.environ.get("GCLOUD_DOUBLE", "."))
 
 
 def parsed(arguments):

@@ -56,10 +56,10 @@ def rhythm_with(patience, stale=0, best=None):
     kept = []
     train = SimpleNamespace(best_score="macro.f1", early_stopping_patience=patience)
     rhythm = TrainingRhythm.__new__(TrainingRhythm)
+    rhythm._writer = SimpleNamespace(save_best=lambda step, variables, state: kept.append((step, state)))
     rhythm._run = SimpleNamespace(
         experiment=SimpleNamespace(train=train),
         assembled=SimpleNamespace(variables=dict, task=SimpleNamespace(best_score="accuracy")),
-        store=SimpleNamespace(save_best=lambda step, variables, state: kept.append((step, state))),
     )
     rhythm._best, rhythm._stale, rhythm._stops_early, rhythm._step = best, stale, False, 0
     return rhythm, kept
