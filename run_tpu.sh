@@ -121,7 +121,7 @@ on_workers() { # WORKER COMMAND
   run "${vm[@]}" ssh "$name" "${place[@]}" --worker="$1" --command="$2"
 }
 
-state() { # of the request: WAITING_FOR_RESOURCES, PROVISIONING, ACTIVE, FAILED, SUSPENDED ...; ABSENT: there is none
+state() { # of the request: WAITING_FOR_RESOURCES, PROVISIONING, ACTIVE, FAILED, SUSPENDED ...; ABSENT: no such request
   local answer
   for _ in 1 2 3 4 5; do
     if answer="$("${queue[@]}" describe "$name" "${place[@]}" --format='value(state.state)' 2>&1)"; then

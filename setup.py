@@ -28,7 +28,7 @@ setup(
     extras_require={
         # On a TPU VM: see run_tpu.sh for the order; tensorflow and tensorflow-tpu must not be installed together.
         "tpu": ["tensorflow-tpu==2.20.0"],
-        # JAX's runtime, for runtime.distribution=pjrt; with libtpu it drives TPUs, and compiles for them where there is none.
+        # JAX's runtime, for runtime.distribution=pjrt; with libtpu it drives TPUs, and compiles for them on other machines.
         # Exactly these: compiling and running programs made elsewhere uses parts of JAX that may change.
         "pjrt": ["jax==0.10.2"],
         "preflight": ["jax==0.10.2", "libtpu==0.0.42.1"],

@@ -1,4 +1,4 @@
-"""A double of gcloud, for run_tpu.sh: takes what the documented grammar allows, and plays what can go wrong.
+"""A double of gcloud, for run_tpu.sh: accepts only documented arguments, and simulates failures.
 
 Source of the grammar: cloud.google.com/sdk/gcloud/reference/compute/tpus (queued-resources create, describe, delete; tpu-vm
 ssh, scp, describe) and storage/cp. A TPU VM's workers are folders; commands for them run there.

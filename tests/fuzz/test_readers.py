@@ -2,7 +2,7 @@
 
     FUZZ_INPUTS=100000 .venv/bin/python -m pytest -m slow tests/fuzz     (about an hour and a half on two cores)
 
-A find is fixed, and its bytes become a case of FOUND.
+A find is fixed, with a test beside the reader's own, as those of manifests in tests/data/test_records.py.
 """
 
 import contextlib

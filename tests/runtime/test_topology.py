@@ -1,4 +1,4 @@
-"""Slices that are not here: programs for them by the real TPU compiler; names and tables that cannot be are told."""
+"""The real TPU compiler makes programs for slices that are not here; wrong names and tables give a clear error."""
 
 import importlib.util
 

@@ -75,7 +75,7 @@ def subject_of(asked: experiment.Experiment, folder: str, devices: topology.Topo
     manifest = splits.ensure_records(resolved, folder, tokenizer)
     freshness.require_training_examples(manifest)
     subject = Subject(resolved, tokenizer, bert_config, manifest, devices)
-    subject.shape()  # what no batch can be is told before anything is compiled
+    subject.shape()  # an impossible batch size gives its error before anything is compiled
     return subject
 
 

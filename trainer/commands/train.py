@@ -60,8 +60,7 @@ def train(asked: Experiment, workdir: str, start_up: StartUp) -> int:
             _save_config(resolved, workdir)
         start_up.done("config")
         while True:
-            latest = assembly.store_of(workdir, resolved).latest_step()
-            retries = Retries.load(workdir, latest)
+            retries = Retries.load(workdir, assembly.store_of(workdir, resolved).latest_step())
             try:
                 return _train(resolved, workdir, placement, tokenizer, bert_config, step, start_up, retries)
             except NotFiniteError as error:
@@ -85,7 +84,7 @@ def _saved(asked: Experiment, workdir: str) -> Experiment | None:
     """Returns the config of the run that is resumed; None where the workdir holds no checkpoint yet."""
     path = files.join(workdir, experiment.CONFIG_FILE)
     resumes = files.exists(path) and assembly.store_of(workdir, asked).has_latest()
-    return experiment.load_workdir(workdir) if resumes else None
+    return experiment.load(path) if resumes else None
 
 
 def _resolve(asked: Experiment, saved: Experiment | None, workdir: str, placement: distribution.Placement) -> Experiment:

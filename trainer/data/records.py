@@ -127,7 +127,7 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: str) -> Manifest | None:
-        """Reads a folder's manifest; None where there is none, so nothing was prepared.
+        """Reads a folder's manifest; None if the folder has none, so nothing was prepared.
 
         Raises:
           UserError: it is damaged.
@@ -216,9 +216,8 @@ def _check_splits(splits: Any) -> None:
             file, size, digest = shard["file"], shard["bytes"], shard["sha256"]
             if not isinstance(size, int) or not isinstance(digest, str):
                 raise ValueError(f"{name}: the size or hash of a shard is {_brief(size)}, {_brief(digest)}")
-            if (
-                not isinstance(file, str) or not re.fullmatch(r"[\w.-]+", file) or file.startswith(".")
-            ):  # none outside of the folder
+            is_inside = isinstance(file, str) and re.fullmatch(r"[\w.-]+", file) and not file.startswith(".")
+            if not is_inside:
                 raise ValueError(f"{name}: no shard can be called {_brief(file)}")
 
 

@@ -18,13 +18,14 @@ import trainer
 from trainer import config
 from trainer.data.records import Manifest, mean_tokens
 from trainer.models.kernels.xla import XlaKernels
-from trainer.run import assembly, experiment, feeding
+from trainer.run import assembly, experiment, feeding, inference
 from trainer.run.experiment import Experiment
 from trainer.run.kernels import StepKernels
 from trainer.runtime.compile_cache import cache_folder
 from trainer.runtime.distribution import Placement
 from trainer.runtime.program import Program, trace
 from trainer.runtime.topology import Compiled, Topology, compile_for
+from trainer.serving.text_inputs import INPUTS
 from trainer.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -114,21 +115,12 @@ class Tracer:
             batches = feeding.evaluation_batches(subject.experiment, subject.manifest, split, task, one_shape=True, most=1)
             first = next(iter(batches))
             spec = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in first.items()}
-            return lambda batch: task.results(batch, model.outputs_for(batch), True), spec
-
-        def serve(batch):
-            completed = task.completed(dict(batch))
-            return task.results(completed, model.outputs_for(completed), False)
-
+            return inference.results_of(model, task, labelled=True), spec
         length = feeding.row_length(subject.experiment, subject.manifest, "train")
-        shapes = {name: [SERVED_TEXTS, 1 if name == "cls_positions" else length] for name in _served_inputs(assembled)}
-        return serve, {name: tf.TensorSpec(shape, tf.int32) for name, shape in shapes.items()}
-
-
-def _served_inputs(assembled: assembly.Assembled) -> list[str]:
-    from trainer.serving.text_inputs import INPUTS
-
-    return [*INPUTS, *assembled.task.request_features]
+        shapes = {name: [SERVED_TEXTS, 1 if name == "cls_positions" else length] for name in (*INPUTS, *task.request_features)}
+        return inference.results_of(model, task, labelled=False), {
+            name: tf.TensorSpec(shape, tf.int32) for name, shape in shapes.items()
+        }
 
 
 def compiled(subject: Subject, step: str, tracer: Tracer) -> Compiled:

@@ -188,7 +188,6 @@ def load_workdir(workdir: str, overrides: Sequence[str] = (), tpu: str | None = 
         what = f"{workdir} is a file" if files.exists(workdir) else f"there is no folder {workdir}{near}"
         what = f"{workdir} holds no {CONFIG_FILE}" if files.is_dir(workdir) else what
         raise UserError(f"--workdir: {what}; train there first, with --config and --workdir")
-    seals.warn(workdir)
     return load(path, overrides, tpu)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,11 +46,8 @@ class BatchRunner:
         self._replicas = 1 if is_alone else strategy.num_replicas_in_sync
         self._features = [name for name, feature in task.features().items() if feature.per == "example"]
 
-        def call(batch):
-            batch = batch if labelled else task.completed(dict(batch))
-            return task.results(batch, model.outputs_for(batch), labelled)
-
-        self._function, self._call = call, tf.function(call, reduce_retracing=True)
+        self._function = results_of(model, task, labelled)
+        self._call = tf.function(self._function, reduce_retracing=True)
 
     def run(self, batches: Iterable[dict[str, tf.Tensor]]) -> Iterator[tuple[int, list[Window]]]:
         """Yields (row_id, the row's windows in order) of each row, in order."""
@@ -112,6 +109,16 @@ class BatchRunner:
             at = batch[places].numpy()
             row, start, length = (values.reshape(-1)[at] for values in (row, start, length))
         return row, start, start + length
+
+
+def results_of(model: TaskModel, task: Task, labelled: bool) -> Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]:
+    """Returns the function from a packed batch to what is handed back of the model's outputs; see BatchRunner."""
+
+    def results(batch):
+        batch = batch if labelled else task.completed(dict(batch))
+        return task.results(batch, model.outputs_for(batch), labelled)
+
+    return results
 
 
 def grouped(windows: Iterable[Numbered]) -> Iterator[tuple[int, list[Window]]]:

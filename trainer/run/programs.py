@@ -50,7 +50,7 @@ class ProgramStep:
         Args:
           batches: one after the other for each step and local replica.
           steps: at most `steps_per_call`; what the call before gave as `following`.
-          following: of the next call; 0: there is none.
+          following: of the next call; 0 if no call follows.
 
         Returns:
           As `TaskModel.make_train_function`'s.

@@ -1,7 +1,7 @@
-"""Hashes of what a run saved of itself, its config, tokenizer and sizes: what differs later is told."""
+"""Hashes of what a run saved of itself, its config, tokenizer and sizes: later changes are reported."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from trainer import files
 from trainer.errors import UserError
@@ -24,26 +24,19 @@ def seal(workdir: str, names: Iterable[str]) -> None:
     files.write_json(path, {**stored, **hashes})
 
 
-def warn(workdir: str) -> None:
-    """Logs which of the files that people may change are not what was saved."""
-    for name, problem in _problems(workdir):
-        if name in EDITABLE:
-            log.warning("%s (edited by hand, or damaged)", problem)
-
-
 def check(workdir: str) -> None:
-    """Raises UserError where one of the other files is not what was saved; a workdir without seals passes."""
-    for name, problem in _problems(workdir):
-        if name not in EDITABLE:
-            raise UserError(f"--workdir: {problem}: it is damaged; restore it from a copy, or train again")
+    """Compares the files with what was saved; a workdir without seals passes. A file that people may edit only gives a warning.
 
-
-def _problems(workdir: str) -> Iterator[tuple[str, str]]:
+    Raises:
+      UserError: another file is missing or was changed.
+    """
     seals = files.join(workdir, SEALS_FILE)
     stored = files.read_json_object(seals) if files.exists(seals) else {}
     for name, digest in stored.items():
         path = files.join(workdir, name)
-        if not files.exists(path):
-            yield name, f"{path} is missing"
-        elif files.sha256(path) != digest:
-            yield name, f"{path} is not what the run saved"
+        if files.exists(path) and files.sha256(path) == digest:
+            continue
+        problem = f"{path} is not what the run saved" if files.exists(path) else f"{path} is missing"
+        if name not in EDITABLE:
+            raise UserError(f"--workdir: {problem}: it is damaged; restore it from a copy, or train again")
+        log.warning("%s (edited by hand, or damaged)", problem)

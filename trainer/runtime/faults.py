@@ -14,8 +14,6 @@ from trainer import files
 from trainer.errors import UserError
 
 log = logging.getLogger(__name__)
-
-
 PROBE_SECONDS = 10.0  # that a file has to answer in
 
 

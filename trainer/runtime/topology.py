@@ -27,7 +27,7 @@ COMPILES_ONLY = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-GIB, MIB = 2**30, 2**20
+GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
