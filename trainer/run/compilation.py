@@ -118,9 +118,8 @@ class Tracer:
             return inference.results_of(model, task, labelled=True), spec
         length = feeding.row_length(subject.experiment, subject.manifest, "train")
         shapes = {name: [SERVED_TEXTS, 1 if name == "cls_positions" else length] for name in (*INPUTS, *task.request_features)}
-        return inference.results_of(model, task, labelled=False), {
-            name: tf.TensorSpec(shape, tf.int32) for name, shape in shapes.items()
-        }
+        spec = {name: tf.TensorSpec(shape, tf.int32) for name, shape in shapes.items()}
+        return inference.results_of(model, task, labelled=False), spec
 
 
 def compiled(subject: Subject, step: str, tracer: Tracer) -> Compiled:
