@@ -292,7 +292,9 @@ def test_the_lists_install_and_import(runtime, tmp_path):
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_WORKER_ID": "0",
     }
-    environment = {**os.environ, **told, "FORCE_TF_AVAILABLE": "1", "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    # JAX, once imported in this process, names its own libtpu to all that it starts; a VM's shell does not.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TPU_", "LIBTPU", "PJRT_"))}
+    environment = {**inherited, **told, "FORCE_TF_AVAILABLE": "1", "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [str(tmp_path / "clean/bin/python"), "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path
     )
