@@ -15,6 +15,7 @@ from trainer.models.kernels.base import EncoderKernels, PackedIds
 from trainer.models.layers import MASKED, dense, layer_norm, matmul_2d
 from trainer.runtime.fusion import OTHERWISE, OUTPUT, fused
 from trainer.runtime.randomness import draw_seed, drop
+from trainer.runtime.target import traced_target
 
 
 class XlaKernels(EncoderKernels):
@@ -96,7 +97,12 @@ def _attend(attention, config, hidden, segment_ids, seeds, read_positions):
 
 
 def _project_heads(parts, hidden, heads):
-    """One product for several of query, key and value: dtype [B, L, H] → for each part, dtype [B, N, L, D]."""
+    """Returns several of query, key and value: dtype [B, L, H] → for each part, dtype [B, N, L, D]."""
+    if traced_target() == "tpu":
+        # A product each: its compiler has them come out as attention reads them, where the parts of one are copied out of it.
+        each = [dense(hidden, part.kernel, part.bias) for part in parts]
+        split = [tf.reshape(one, [*hidden.shape[:2], heads, hidden.shape[-1] // heads]) for one in each]
+        return [tf.transpose(one, [0, 2, 1, 3]) for one in split]
     kernel = tf.concat([part.kernel for part in parts], axis=1)
     bias = tf.concat([part.bias for part in parts], axis=0)
     projected, shape = dense(hidden, kernel, bias), tf.shape(hidden)
@@ -134,8 +140,24 @@ def _sum_norm_drop(words, positions, types, gamma, beta, seed, *, rate, epsilon,
 def _attention_weights(scores, reading_segments, segment_ids, seed, *, scale, rate):
     """Softmax inside each segment, with dropout: dtype [B, N, P, L], int32 [B, P] and [B, L] to dtype [B, N, P, L]."""
     same = reading_segments[:, None, :, None] == segment_ids[:, None, None, :]  # [B, 1, P, L]
-    weights = tf.nn.softmax(tf.where(same, tf.cast(scores, tf.float32) * scale, MASKED))
-    return drop(tf.cast(weights, scores.dtype), rate, seed)
+    weights = _softmax(tf.where(same, tf.cast(scores, tf.float32) * scale, MASKED), scores.dtype)
+    return drop(weights, rate, seed)
+
+
+def _softmax(values, dtype):
+    """Softmax over the last axis: float32 to dtype, whose gradient reads the result as it was rounded, half of the bytes."""
+
+    @tf.custom_gradient
+    def apply(values):
+        rounded = tf.cast(tf.nn.softmax(values), dtype)
+
+        def gradient(upstream):
+            weights, upstream = tf.cast(rounded, tf.float32), tf.cast(upstream, tf.float32)
+            return weights * (upstream - tf.reduce_sum(weights * upstream, axis=-1, keepdims=True))
+
+        return rounded, gradient
+
+    return apply(values)
 
 
 @fused(bias="projected")
@@ -152,4 +174,8 @@ def _bias_activation(projected, bias, *, activation):
 @fused(bias="projected", gamma=OTHERWISE, beta=OUTPUT)
 def _bias_drop_add_norm(projected, bias, residual, gamma, beta, seed, *, rate, epsilon):
     output = drop(tf.cast(projected, tf.float32) + bias, rate, seed)
-    return tf.cast(layer_norm(output + tf.cast(residual, tf.float32), gamma, beta, epsilon), projected.dtype)
+    summed = output + tf.cast(residual, tf.float32)
+    if traced_target() == "tpu":
+        # Rounded as TFBertModel's is: the backward pass keeps it, and a TPU's step is bound by what it reads and writes.
+        summed = tf.cast(tf.cast(summed, projected.dtype), tf.float32)
+    return tf.cast(layer_norm(summed, gamma, beta, epsilon), projected.dtype)
