@@ -97,7 +97,7 @@ def compile_config(name: str, topology_name: str, data: str, steps: tuple[str, .
 
 def table() -> str:
     """Returns the figures of all steps as Markdown."""
-    header = ["config", "step", "topology", "devices", "peak MiB", "of", "TFLOP", "GB", "sums MB", "roofline ms", "bound"]
+    header = ["config", "step", "topology", "devices", "peak MiB", "of", "TFLOP", "GB moved", "XLA's count", "sums MB", "roofline ms", "bound"]
     rows = []
     for line in sorted(done(), key=lambda one: (one["config"], one["step"], one["topology"])):
         head = [line["config"], line["step"], line["topology"]]
@@ -105,12 +105,13 @@ def table() -> str:
             reason = line.get("problem") or "does not fit: {:.1f} of {:.1f} GiB".format(
                 *(size / 2**30 for size in line["over_memory"])
             )
-            rows.append([*head, reason, *[""] * 7])
+            rows.append([*head, reason, *[""] * 8])
             continue
         rows.append(
             [
                 *head, str(line["replicas"]), f"{line['peak_bytes'] / 2**20:,.0f}", f"{line['memory_bytes'] / 2**20:,.0f}",
-                f"{line['flops'] / 1e12:.3f}", f"{line['accessed_bytes'] / 1e9:.2f}", f"{line['all_reduced_bytes'] / 1e6:.1f}",
+                f"{line['flops'] / 1e12:.3f}", f"{line['moved_bytes'] / 1e9:.2f}", f"{line['accessed_bytes'] / 1e9:.2f}",
+                f"{line['all_reduced_bytes'] / 1e6:.1f}",
                 f"{line['roofline_seconds'] * 1e3:.2f}", line["bound"],
             ]
         )  # fmt: skip

@@ -130,7 +130,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
             continue
         lines.append(
             f"{head}{step['peak_bytes'] / GIB:>10.2f}{chip['memory_bytes'] / GIB:>7.1f}{step['flops'] / 1e12:>9.3f}"
-            f"{step['accessed_bytes'] / 1e9:>8.2f}{step['all_reduced_bytes'] / 1e6:>8.1f}"
+            f"{step['moved_bytes'] / 1e9:>8.2f}{step['all_reduced_bytes'] / 1e6:>8.1f}"
             f"{step['roofline_seconds'] * 1e3:>9.2f} ms  {step['bound']}"
         )
     lines += [f"{name}: {problem}" for name, problem in report["not_compiled"].items()]

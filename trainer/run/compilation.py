@@ -220,11 +220,11 @@ def roofline(found: Compiled, topology: Topology, replicas: int = 1, parts: int 
         read and written once, outside of it.
     """
     chip = topology.chip
-    outside = min(2.0 * found.arguments_bytes, found.accessed_bytes)
-    accessed = outside + (found.accessed_bytes - outside) * parts
+    outside = min(2.0 * found.arguments_bytes, found.moved_bytes)
+    moved = outside + (found.moved_bytes - outside) * parts
     sent = 2.0 * (replicas - 1) / replicas * found.all_reduced_bytes
     seconds = sent / (chip.interconnect / 2) if sent and chip.interconnect else 0.0
-    return Roofline(found.flops * parts / chip.peak_flops, accessed / chip.bandwidth, seconds)
+    return Roofline(found.flops * parts / chip.peak_flops, moved / chip.bandwidth, seconds)
 
 
 def run_figures(subject: Subject, line: Roofline) -> dict[str, float | int | None]:

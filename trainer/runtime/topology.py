@@ -14,6 +14,7 @@ import yaml
 from trainer import files
 from trainer.errors import UserError, install_hint, suggestion
 from trainer.runtime import pjrt
+from trainer.runtime.hlo import memory_traffic
 from trainer.runtime.jax_library import jax_library
 from trainer.runtime.program import Program
 from trainer.runtime.stablehlo import all_reduced_bytes
@@ -82,7 +83,8 @@ class Compiled:
     Attributes:
       peak_bytes: memory needed at once, arguments included.
       arguments_bytes, temporaries_bytes: of it, what the program is given, and what it makes and drops.
-      flops, accessed_bytes: of one run; the body of a loop counts once.
+      flops, moved_bytes: computed, and moved between main memory and cores; in one run, the body of a loop counted once.
+      accessed_bytes: by XLA's own count, which takes in what is read from a TPU core's own memory, and the copies to there.
       all_reduced_bytes: given into sums over the replicas.
       seconds: that compiling took.
       over_memory: (bytes needed, bytes there) where the compiler refuses it for that; most else is 0 then.
@@ -92,6 +94,7 @@ class Compiled:
     arguments_bytes: int
     temporaries_bytes: int
     flops: float
+    moved_bytes: float
     accessed_bytes: float
     all_reduced_bytes: int
     seconds: float
@@ -245,7 +248,7 @@ def compile_for(topology: Topology, program: Program) -> Compiled:
         if sizes is None:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"the {program.name} step does not compile for {topology.name}: {reason}") from None
-        return Compiled(0, 0, 0, 0.0, 0.0, summed, time.perf_counter() - begun, sizes)
+        return Compiled(0, 0, 0, 0.0, 0.0, 0.0, summed, time.perf_counter() - begun, sizes)
     memory, cost = executable.get_compiled_memory_stats(), executable.cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
     needed = max(
@@ -255,12 +258,15 @@ def compile_for(topology: Topology, program: Program) -> Compiled:
         - memory.alias_size_in_bytes
         + (memory.temp_size_in_bytes if topology.is_here else 0),
     )
+    accessed = float(cost.get("bytes accessed", 0.0))
+    moved = accessed if topology.is_here else float(memory_traffic(executable.hlo_modules()[0].to_string()))
     return Compiled(
         needed,
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes,
         float(cost.get("flops", 0.0)),
-        float(cost.get("bytes accessed", 0.0)),
+        moved,
+        accessed,
         summed,
         time.perf_counter() - begun,
     )
