@@ -17,6 +17,7 @@ from trainer.data.pipeline import (
     training_stream,
 )
 from trainer.data.records import encode_example
+from trainer.data.sampling import Sampling
 from trainer.data.shards import ShardWriter
 from trainer.errors import UserError
 from trainer.features import ROW_ID, TOKENS, Feature
@@ -113,20 +114,25 @@ def test_static_rows_in_training_give_one_shape_with_all_examples(paths):
 def test_a_position_of_the_stream_by_hand():
     position = StreamPosition.of_step(7, 10, window_steps=3)
     assert (position.step, position.skipped_steps, position.first) == (6, 1, 60)
-    assert position.epoch(50) == (1, 10) and StreamPosition.of_step(7, 10).epoch(50) == (1, 20)
+    assert StreamPosition.of_step(7, 10).first == 70
     shares = [position.share(index, 2).numbers(tf.constant(1, tf.int64), 5, tf.constant(5, tf.int64)) for index in range(2)]
     assert sorted(np.concatenate(shares)) == list(range(70, 80)), "the second batch of both pipelines: the second step"
 
 
-def test_sampled_copies_follow_their_rule_and_resume(paths):
-    def twice_if_zero(record, seed):
-        label = tf.io.parse_single_example(record, {"label": tf.io.FixedLenFeature([], tf.int64)})["label"]
-        return tf.where(label == 0, tf.constant(2, tf.int64), tf.constant(1, tf.int64))
-
-    whole = first_rows(stream_of(paths, copies=twice_if_zero), 120)
-    epoch = whole[: COUNT + 17]  # 17 of 50 rows have label 0
-    assert sorted(epoch) == sorted([*range(COUNT), *range(0, COUNT, 3)])
-    assert first_rows(stream_of(paths, copies=twice_if_zero, position=StreamPosition(70)), 50) == whole[70:]
+def test_a_sampled_stream_resumes_exactly(paths):
+    sampling = Sampling("label", np.array([17, 17, 16]), np.array([2.0, 0.5, 0.0]))
+    whole = first_rows(stream_of(paths, sampling=sampling), 200)
+    for first in (1, 41, 42, 43, 130):
+        resumed = stream_of(paths, sampling=sampling, position=StreamPosition(first))
+        assert first_rows(resumed, 200 - first) == whole[first:]
+    epochs, taken = [], 0
+    for size in sampling.sizes(3, tf.range(4, dtype=tf.int64)).numpy():
+        epochs.append(sorted(whole[taken : taken + size]))
+        taken += size
+    for rows in epochs:
+        assert [row for row in rows if row % 3 == 0] == sorted([*range(0, COUNT, 3)] * 2), "label 0 twice"
+        assert len([row for row in rows if row % 3 == 1]) in (8, 9) and not [row for row in rows if row % 3 == 2]
+    assert len({tuple(rows) for rows in epochs}) > 1, "another half of label 1 in another epoch"
 
 
 def test_python_examples_stream():

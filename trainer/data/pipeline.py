@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import tensorflow as tf
 
 from trainer.data.packing import NUMBER, pack
+from trainer.data.sampling import Sampling
 from trainer.errors import UserError
 from trainer.features import FeatureSpec, in_sequence, sequences_of
 
@@ -74,10 +75,6 @@ class StreamPosition:
         """The number of the first example, counted over the whole stream."""
         return self.step * self.batch_size
 
-    def epoch(self, examples: int) -> tuple[int, int]:
-        """Returns (the epoch that the first example lies in, how many examples of it come before)."""
-        return divmod(self.first, examples)
-
     def numbers(self, batch: tf.Tensor, batch_size: int, size: tf.Tensor) -> tf.Tensor:
         """Returns the numbers in the whole stream of this pipeline's examples: int64 [size], of its batch number `batch`."""
         place = batch * batch_size + tf.range(size)
@@ -121,7 +118,7 @@ def training_stream(
     seed: int,
     shuffle_buffer: int,
     position: StreamPosition = StreamPosition(),
-    copies: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+    sampling: Sampling | None = None,
 ) -> tf.data.Dataset:
     """Returns the endless training stream of serialized examples.
 
@@ -131,25 +128,20 @@ def training_stream(
       seed: gives the order of every epoch.
       shuffle_buffer: examples held for shuffling; 0 keeps the order.
       position: where to begin, and which part to read.
-      copies: for balanced sampling, how often (int64 []) to take an example (string [], int64 [2] seed).
+      sampling: how often an epoch takes which example; None: each once.
     """
     if examples == 0:
         raise UserError("there are no training examples: every row was rejected or the source is empty")
 
     def epoch(number):
         dataset = read_records(paths)
-        if copies is not None:
-            seeds = tf.data.Dataset.random(seed=seed + number)
-            seeded = tf.data.Dataset.zip(dataset, seeds)
-            dataset = seeded.flat_map(
-                lambda record, draw: tf.data.Dataset.from_tensors(record).repeat(copies(record, tf.stack([draw, number])))
-            )
+        if sampling is not None:
+            dataset = sampling.sampled(dataset, seed, number)
         if shuffle_buffer:
             dataset = dataset.shuffle(shuffle_buffer, seed=seed + number, reshuffle_each_iteration=False)
         return dataset
 
-    # With sampled copies the size of an epoch is unknown: the stream is then counted from its start.
-    begun, skipped = (0, position.first) if copies else position.epoch(examples)
+    begun, skipped = sampling.place(seed, position.first) if sampling else divmod(position.first, examples)
     endless = tf.data.Dataset.range(tf.cast(begun, tf.int64), tf.int64.max).flat_map(epoch).skip(skipped)
     return endless.shard(position.count, position.index)
 

@@ -110,7 +110,7 @@ def training_batches(
             train.seed,
             data.shuffle_buffer_examples,
             position,
-            task.copies(split["values"]),
+            task.sampling(split["values"]),
         )
         if data.length_buckets:
             window = position.step // WINDOW_BATCHES

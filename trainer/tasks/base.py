@@ -14,7 +14,7 @@ from __future__ import annotations
 import abc
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from transformers import BertConfig
 
     from trainer.data.pipeline import BatchWork
+    from trainer.data.sampling import Sampling
     from trainer.models.encoder import BertEncoder, Pooling
     from trainer.serving.windows import Request, RequestWindows
     from trainer.text.in_graph_tokenizer import InGraphTokenizer
@@ -117,25 +118,6 @@ def head_weights(model: keras.Model, name: str = "classifier") -> dict[str, np.n
     """Returns the weights of a model's dense head as PyTorch lays them out, by the name that transformers gives the head."""
     kernel, bias = (weight.numpy() for weight in model.get_layer("head").weights)
     return {f"{name}.weight": np.ascontiguousarray(kernel.T), f"{name}.bias": bias}
-
-
-def copies_by_value(feature: str, rates: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Returns the rule for `Task.copies` that takes an example as often as its value of a feature says, by chance.
-
-    Args:
-      feature: an example-level one with values 0, 1, ...
-      rates: float [values], for each how often: 2.0 twice, 0.5 every second time.
-    """
-
-    def copies(record: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """string [], int64 [2] → int64 []."""
-        import tensorflow as tf
-
-        value = tf.io.parse_single_example(record, {feature: tf.io.FixedLenFeature([], tf.int64)})[feature]
-        rate = tf.gather(tf.constant(rates, tf.float32), value)
-        return tf.cast(tf.floor(rate + tf.random.stateless_uniform([], seed)), tf.int64)
-
-    return copies
 
 
 class Task(abc.ABC):
@@ -262,8 +244,8 @@ class Task(abc.ABC):
         """Returns the task completed by the counts of the training examples' values; by default itself."""
         return self
 
-    def copies(self, value_counts: Mapping[str, Mapping[str, int]]) -> Any:
-        """Returns the sampling rule for `data.pipeline.training_stream`, or None to take every example once."""
+    def sampling(self, value_counts: Mapping[str, Mapping[str, int]]) -> Sampling | None:
+        """Returns how often an epoch of training takes which example; None: each once."""
         return None
 
     # Batches are learned from

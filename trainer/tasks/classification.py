@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
     import tf_keras as keras
 
+    from trainer.data.sampling import Sampling
     from trainer.models.encoder import BertEncoder
     from trainer.serving.windows import Request
 
@@ -254,10 +255,12 @@ class Task(base.TextTask):
             return super().hugging_face_head(model)
         return "BertForSequenceClassification", base.head_weights(model)
 
-    def copies(self, value_counts: Mapping[str, Mapping[str, int]]) -> Any:
+    def sampling(self, value_counts: Mapping[str, Mapping[str, int]]) -> Sampling | None:
+        from trainer.data.sampling import Sampling
+
         if self.config.balance != "sampling":
             return None
-        return base.copies_by_value("label", self._inverse_frequencies(value_counts))
+        return Sampling("label", self._label_counts(value_counts), self._inverse_frequencies(value_counts))
 
     def for_training(self, value_counts: Mapping[str, Mapping[str, int]]) -> Task:
         # balance=class_weights is worked out from the training counts
@@ -268,9 +271,12 @@ class Task(base.TextTask):
         derived = dataclasses.replace(self.config, balance="none", class_weights=weights)
         return Task(derived, self.tokenizer, self.max_seq_length)
 
+    def _label_counts(self, value_counts: Mapping[str, Mapping[str, int]]) -> np.ndarray:
+        return np.array([value_counts["label"].get(str(c), 0) for c in range(len(self.config.class_names))])
+
     def _inverse_frequencies(self, value_counts: Mapping[str, Mapping[str, int]]) -> np.ndarray:
         """examples / (classes × examples of the class), scikit-learn's "balanced"; 0 for a class that is not there."""
-        counts = np.array([value_counts["label"].get(str(c), 0) for c in range(len(self.config.class_names))])
+        counts = self._label_counts(value_counts)
         total, present = counts.sum(), np.count_nonzero(counts)
         return np.divide(total / present, counts, out=np.zeros(len(counts)), where=counts > 0)
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import BertConfig
 
     from trainer.data.pipeline import BatchWork
+    from trainer.data.sampling import Sampling
     from trainer.models.encoder import BertEncoder
     from trainer.serving.windows import Request
 
@@ -301,14 +302,16 @@ class Task(base.TextTask):
         is_mask = tf.cast(batch["input_ids"] == self.tokenizer.mask_id, tf.int32)
         return with_masked_positions({**batch, "original_ids": batch["input_ids"], "is_masked": is_mask})
 
-    def copies(self, value_counts: Mapping[str, Mapping[str, int]]) -> Any:
+    def sampling(self, value_counts: Mapping[str, Mapping[str, int]]) -> Sampling | None:
+        from trainer.data.sampling import Sampling
+
         if not self.config.languages:
             return None
         counts = np.array([value_counts["language_number"].get(str(n), 0) for n in range(len(self.config.languages))])
         wanted = np.power(counts, self.config.sampling_exponent, where=counts > 0, out=np.zeros(len(counts)))
         # A language's share by the exponent, over its share as it is
         rates = np.divide(wanted / wanted.sum(), counts / counts.sum(), where=counts > 0, out=np.zeros(len(counts)))
-        return base.copies_by_value("language_number", rates)
+        return Sampling("language_number", counts, rates)
 
     def build_model(self, encoder: BertEncoder) -> keras.Model:
         import tensorflow as tf
