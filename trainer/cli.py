@@ -122,6 +122,13 @@ COMMANDS = {
             "chips": "Another table of chips than trainer/runtime/chips.yaml.",
         },
     ),
+    "data_service": Command(
+        "make batches for runs on other machines, where their own processors are too slow",
+        {
+            "port": "The port that runs connect to; 0 takes a free one.",
+            "host": "This machine's name or address, as the runs' machines know it (default: its full name).",
+        },
+    ),
     "benchmark": Command(
         "measure how fast a config trains here, and what limits it",
         {
@@ -142,7 +149,7 @@ ONE_OF = {
     "format": ["auto", *FORMATS],
 }
 NUMBERS = ("price",)
-LEAST = {"steps": 1, "seeds": 1, "size": 200, "unused": 0, "min_frequency": 1}  # flag → its lowest value
+LEAST = {"steps": 1, "seeds": 1, "size": 200, "unused": 0, "min_frequency": 1, "port": 0}  # flag → its lowest value
 PATHS = ("config", "workdir", "data", "input", "output", "from", "encoder", "extend", "google_records", "chips")
 OUT_OF_MEMORY = (
     "out of memory. To use less: a smaller train.batch_size, or more train.gradient_accumulation_steps with the same "
@@ -191,6 +198,8 @@ class Options:
     shared: str | None = None
     price: float | None = None
     chips: str | None = None
+    port: int = 5050
+    host: str | None = None
 
     def required(self, name: str) -> str:
         """Returns a flag's value; raises UserError if it was not given."""
@@ -339,7 +348,7 @@ def help_text(command: str | None) -> str:
     """Returns the help: all commands, or one with its own flags."""
     if command is None:
         lines = [USAGE, "", "commands:"]
-        lines += [f"  {name:<10} {about.meaning}" for name, about in COMMANDS.items()]
+        lines += [f"  {name:<12} {about.meaning}" for name, about in COMMANDS.items()]
         lines += ["", "bert-trainer COMMAND --help shows the command's flags; --verbose shows tracebacks and TensorFlow's log."]
         return "\n".join([*lines, "Every config key: bert-trainer describe. Docs: README.md and docs/."])
     about = COMMANDS[command]

@@ -181,6 +181,7 @@ def packed_batches(
     packing: Packing,
     work: BatchWork | None = None,
     position: StreamPosition = StreamPosition(),
+    every: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """Returns batches of `batch_size` examples each, parsed and packed (see `packing.pack` for their tensors).
 
@@ -191,6 +192,7 @@ def packed_batches(
       packing: the shape of the rows.
       work: what the task adds to a batch.
       position: of `records` in the training stream; `work` gets the examples' numbers.
+      every: (w, W): only every W-th batch from number w on.
 
     Returns:
       The batches, with each example's number in the stream as "example_number" (counted in int32: where training goes round
@@ -215,7 +217,7 @@ def packed_batches(
         batch = pack({**features, "example_number": tf.cast(numbers, tf.int32)}, packed_spec, row_length, *rows)
         return work.finish(batch, packing.static_rows is not None) if work else batch
 
-    batches = records.batch(batch_size).enumerate()
+    batches = records.batch(batch_size).enumerate().shard(every[1], every[0])
     batches = batches.map(parse_and_pack, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     if packing.static_rows and not packing.pieces:
         batches = batches.flat_map(lambda batch: _in_pieces(batch, packing.static_rows))

@@ -1,10 +1,12 @@
 """From records to what `fit` and evaluation read: the data pipeline, cut to a run's batch, packing and replicas."""
 
 import dataclasses
+import functools
 import math
 
 import tensorflow as tf
 
+from trainer import files
 from trainer.data.pipeline import (
     WINDOW_BATCHES,
     Packing,
@@ -18,6 +20,7 @@ from trainer.data.records import Manifest, mean_tokens
 from trainer.errors import UserError
 from trainer.features import in_sequence, sequences_of
 from trainer.run.experiment import Experiment
+from trainer.runtime.data_service import check_servers, from_servers
 from trainer.runtime.distribution import Placement
 from trainer.tasks.base import Task
 
@@ -99,13 +102,19 @@ def training_batches(
     Every step takes the next train.batch_size examples of the seeded stream, whatever the number of replicas.
     """
     train, data = experiment.train, experiment.data
+    check_servers(experiment.runtime.data_service)
     local_replicas = placement.replicas // placement.workers
     position = StreamPosition.of_step(first_step, train.batch_size, WINDOW_BATCHES if data.length_buckets else 1)
     split = manifest.splits["train"]
 
     def pipeline(position: StreamPosition) -> tf.data.Dataset:
+        servers = experiment.runtime.data_service
+        batches = from_servers(functools.partial(made_by, position), servers) if servers else made_by(position, 0, 1)
+        return batches.skip(position.skipped_steps * local_replicas)
+
+    def made_by(position: StreamPosition, server: int, servers: int) -> tf.data.Dataset:
         stream = training_stream(
-            manifest.paths("train"),
+            [files.absolute(path) for path in manifest.paths("train")],  # as servers elsewhere find them, too
             split["examples"],
             train.seed,
             data.shuffle_buffer_examples,
@@ -117,8 +126,8 @@ def training_batches(
             ids_name = in_sequence(sequences_of(task.features())[0], "input_ids")
             stream = length_grouped(stream, shape.batch_size, local_replicas, train.seed, window, ids_name)
         work = task.batch_work()
-        batches = packed_batches(stream, task.features(), shape.batch_size, shape.packing, work=work, position=position)
-        return batches.skip(position.skipped_steps * local_replicas)
+        every = server, servers
+        return packed_batches(stream, task.features(), shape.batch_size, shape.packing, work, position, every)
 
     if placement.devices is not None:
         return pipeline(position.share(placement.worker, placement.workers))

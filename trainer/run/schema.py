@@ -321,6 +321,9 @@ class RuntimeConfig:
     """Steps between log lines."""
     stall_warning_seconds: int = 300
     """Without a step for so long, the log says whether the records answer."""
+    data_service: tuple[str, ...] = ()
+    """Servers that make the training batches instead of this machine, as [grpc://host:5050]: `bert-trainer data_service` starts
+    one. They read the records by the same paths; the order of the batches is the same."""
 
     def __post_init__(self):
         for field in (
@@ -332,6 +335,8 @@ class RuntimeConfig:
             "stall_warning_seconds",
         ):
             check(getattr(self, field) >= 1, field, f"must be 1 or more, got {getattr(self, field)}")
+        wrong = [address for address in self.data_service if not re.fullmatch(r"grpc://[^:/\s]+:\d+", address)]
+        check(not wrong, "data_service", f"servers are written as grpc://host:port, got {wrong and wrong[0]!r}")
         check(
             self.static_rows is None or self.static_rows >= 1,
             "static_rows",
