@@ -19,6 +19,7 @@ import pytest
 
 from tests.conftest import ROOT, minilm_folder, tiny_config
 from tests.fuzz.mutations import damaged
+from tests.models import test_pytorch_pickle as pytorch
 from trainer.errors import UserError
 
 MOST_SECONDS, MOST_GROWTH = 5, 1 << 30
@@ -89,6 +90,43 @@ def weights_of(folder):
     read_weights(str(folder), tiny_config())
 
 
+def pickles(folder, arrays):
+    """Arrays in PyTorch's two formats."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        pytorch.name_torch(monkeypatch)
+        found = []
+        for write in (pytorch.write_zip, pytorch.write_legacy):
+            write(folder / write.__name__, pytorch.tensors_of(arrays))
+            found.append((folder / write.__name__).read_bytes())
+        return found
+
+
+def h5(arrays):
+    import io
+
+    import h5py
+
+    target = io.BytesIO()
+    with h5py.File(target, "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(f"bert/{name.replace('.', '/')}:0", data=array)
+    return target.getvalue()
+
+
+def google_checkpoint(folder):
+    """{name: content} of a checkpoint as google-research/bert's."""
+    import tensorflow as tf
+
+    variable = tf.Variable(np.ones([4], np.float32))
+    tf.raw_ops.SaveV2(
+        prefix=str(folder / "bert_model.ckpt"),
+        tensor_names=["bert/pooler/dense/bias"],
+        shape_and_slices=[""],
+        tensors=[variable],
+    )
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def checkpoint_of(folder):
     import tensorflow as tf
 
@@ -104,9 +142,12 @@ def readers(tmp_path_factory, finished_run):
     from safetensors.numpy import save
 
     from trainer.runtime.checkpoints import CheckpointStore
+    from trainer.text.tokenizer import from_vocabulary
 
     jsonl = b'{"text": "a b", "label": "x"}\n{"text": "c \\u00e9", "label": "y", "tokens": ["a", "b"]}\n' * 3
     arrays = {"embeddings.word_embeddings.weight": np.ones([8, 4], np.float32), "pooler.dense.bias": np.zeros([4], np.float32)}
+    pickled = pickles(tmp_path_factory.mktemp("pickles"), arrays)
+    google = google_checkpoint(tmp_path_factory.mktemp("google"))
     stored = tmp_path_factory.mktemp("checkpoints")
     variables = {"kernel": tf.Variable(tf.ones([8, 4])), "bias": tf.Variable(tf.ones([4]))}
     CheckpointStore(str(stored)).save(3, variables, {"records": {}})
@@ -122,6 +163,9 @@ def readers(tmp_path_factory, finished_run):
         "tokenizer_config.json": json.dumps({"do_lower_case": True, "tokenizer_class": "BertTokenizer"}).encode(),
     }
     whole = {name: (minilm_folder() / name).read_bytes() for name in ("tokenizer_config.json", "vocab.txt")}
+    saved = tmp_path_factory.mktemp("tokenizer")
+    from_vocabulary(vocabulary.split("\n"), lowercase=True).save(str(saved))
+    fast = {path.name: path.read_bytes() for path in saved.iterdir()}
     tiny = (ROOT / "configs/tiny/regression.yaml").read_bytes()
     found = [
         rows_reader("csv", b'text,label\n"a ""b"", c",x\nd,y\n"e\nf",x\n'),
@@ -138,6 +182,11 @@ def readers(tmp_path_factory, finished_run):
         Reader("vocabulary", small, "vocab.txt", tokenizer_of),
         Reader("tokenizer_config", {**whole, **small}, "tokenizer_config.json", tokenizer_of),
         Reader("safetensors", {"model.safetensors": save(arrays)}, "model.safetensors", weights_of),
+        Reader("tokenizer.json", fast, "tokenizer.json", tokenizer_of),
+        Reader("pickle", {"pytorch_model.bin": pickled[0]}, "pytorch_model.bin", weights_of),
+        Reader("legacy pickle", {"pytorch_model.bin": pickled[1]}, "pytorch_model.bin", weights_of),
+        Reader("h5", {"tf_model.h5": h5(arrays)}, "tf_model.h5", weights_of),
+        Reader("google checkpoint", google, "bert_model.ckpt.index", weights_of),
         Reader("checkpoint index", checkpoint, "step-00000003/weights.index", checkpoint_of),
         Reader("checkpoint data", checkpoint, "step-00000003/weights.data-00000-of-00001", checkpoint_of),
         Reader("checkpoint state", checkpoint, "step-00000003/state.json", checkpoint_of),
@@ -146,7 +195,8 @@ def readers(tmp_path_factory, finished_run):
 
 
 NAMES = ("csv", "tsv", "jsonl", "json", "txt", "conll", "parquet", "tfrecord", "config", "manifest", "shard", "vocabulary",
-         "tokenizer_config", "safetensors", "checkpoint index", "checkpoint data", "checkpoint state")  # fmt: skip
+         "tokenizer_config", "tokenizer.json", "safetensors", "pickle", "legacy pickle", "h5", "google checkpoint",
+         "checkpoint index", "checkpoint data", "checkpoint state")  # fmt: skip
 
 
 @contextlib.contextmanager

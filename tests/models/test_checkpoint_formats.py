@@ -330,3 +330,23 @@ def test_what_cannot_be_read_is_told(tmp_path):
     write_safetensors(tmp_path / "model.safetensors", "I16", {"x": np.zeros(1, np.int16)})
     with pytest.raises(UserError, match="x is of type I16; supported are F64, F32"):
         read_weights(str(tmp_path), CONFIG)
+
+
+def test_h5_files_that_are_damaged_or_reach_elsewhere(tmp_path):
+    import h5py
+
+    path, secret = tmp_path / "tf_model.h5", tmp_path / "secret"
+    secret.write_bytes(bytes(4000))
+    told = r"tf_model.h5: no HDF5 file, or one that is cut short or damaged: .*; fetch it again"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("bert/pooler/dense/bias:0", data=np.ones(4, np.float32))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=told):
+        read_weights(str(tmp_path), CONFIG)
+    shapes = [{"external": [(str(secret), 0, 4000)], "shape": (1000,)}, {"shape": (10**12,), "chunks": (1000,)}]
+    for shape in shapes:
+        with h5py.File(path, "w") as file:
+            file.create_dataset("bert/pooler/dense/bias:0", dtype="f4", **shape)
+        with pytest.raises(UserError, match="bert/pooler/dense/bias:0 holds no array of numbers in this file"):
+            read_weights(str(tmp_path), CONFIG)

@@ -38,7 +38,11 @@ class Tensor:
 
 @pytest.fixture(autouse=True)
 def names_of_torch(monkeypatch):
-    """Names that pickles refer to, so that they can be written without PyTorch."""
+    name_torch(monkeypatch)
+
+
+def name_torch(monkeypatch):
+    """Sets names that pickles refer to, so that they can be written without PyTorch."""
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
 
     def _rebuild_tensor_v2(*_):

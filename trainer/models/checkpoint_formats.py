@@ -178,10 +178,20 @@ def _read_h5(path: str) -> Iterator[tuple[str, np.ndarray]]:
 
     files.check_whole(path)
     found: list[tuple[str, np.ndarray]] = []
+    size = files.size(path)
+
+    def read(name, item):
+        if not isinstance(item, h5py.Dataset):
+            return
+        # Neither other files nor more than there are bytes: sizes are checked before memory is taken.
+        if item.external or item.is_virtual or item.nbytes > size or item.dtype.kind not in "fiu":
+            raise ValueError(f"{name} holds no array of numbers in this file")
+        found.append((name, item[()]))
+
     try:
         with files.open_binary(path) as raw, h5py.File(raw, "r") as file:
-            file.visititems(lambda name, item: found.append((name, item[()])) if isinstance(item, h5py.Dataset) else None)
-    except OSError as error:
+            file.visititems(read)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:  # what HDF5 raises depends on what is damaged
         raise UserError(f"{path}: no HDF5 file, or one that is cut short or damaged: {error}; fetch it again") from None
     yield from found
 
@@ -196,7 +206,7 @@ def _read_google(prefix: str, bert_config) -> Iterator[tuple[str, np.ndarray]]:
             files.check_whole(files.join(folder or ".", name))
     try:
         yield from _google_weights(tf.train.load_checkpoint(prefix), bert_config)
-    except (tf.errors.OpError, ValueError) as error:
+    except (tf.errors.OpError, ValueError, IndexError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{prefix}: no checkpoint, or one that is cut short or damaged: {reason}; fetch it again") from None
 
