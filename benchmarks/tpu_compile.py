@@ -97,7 +97,8 @@ def compile_config(name: str, topology_name: str, data: str, steps: tuple[str, .
 
 def table() -> str:
     """Returns the figures of all steps as Markdown."""
-    header = ["config", "step", "topology", "devices", "peak MiB", "of", "TFLOP", "GB moved", "XLA's count", "sums MB", "roofline ms", "bound"]
+    figures = ["peak MiB", "of", "TFLOP", "GB moved", "XLA's count", "sums MB", "roofline ms", "bound"]
+    header = ["config", "step", "topology", "devices", *figures]
     rows = []
     for line in sorted(done(), key=lambda one: (one["config"], one["step"], one["topology"])):
         head = [line["config"], line["step"], line["topology"]]

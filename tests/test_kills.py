@@ -1,110 +1,257 @@
-"""Killed for good (SIGKILL) at random moments, `prepare` and `train` go on and give what they give undisturbed."""
+"""Killed at random moments, every command goes on when it is given again, and leaves what it leaves undisturbed.
 
+    KILLS=200 pytest -m slow tests/test_kills.py      (about an hour on two cores; 40 kills by default)
+
+SIGKILL, as the out-of-memory killer sends it, and SIGTERM, as a scheduler does. A run is killed again and again until it comes
+to its end; then the next one begins.
+"""
+
+import collections
+import dataclasses
+import hashlib
 import json
+import os
 import random
+import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.conftest import ROOT, subprocess_environment
+from tests import forked
+from tests.conftest import ROOT, write_config
+from tests.runtime.test_distribution import clusters_of
 from trainer import files
 from trainer.data.records import Manifest
 from trainer.runtime.checkpoints import read_variables
 
 pytestmark = pytest.mark.slow
-KILLS = 10
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-SIZES |= {"max_position_embeddings": 64, "vocab_size": 2048}
+KILLS = int(os.environ.get("KILLS", 40))
+GRACE_SECONDS = 60
+STEPS, EXAMPLES, BATCH = 120, 64, 8
 
 
-def start(command, workdir, keys):
-    arguments = [f"--workdir={workdir}", "--config=configs/tiny/pretraining.yaml", *[f"--set={key}" for key in keys]]
-    with open(f"{workdir}.log", "a") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "trainer", command, *arguments],
-            cwd=ROOT,
-            env=subprocess_environment(),
-            stdout=log,
-            stderr=log,
-        )
+@dataclasses.dataclass
+class Case:
+    """A command that is killed.
+
+    Attributes:
+      share: of all kills.
+      arguments: (the workdir) → the command line.
+      outcome: (the workdir) → what must be the same as undisturbed.
+      begin: makes a workdir for it.
+      workers: processes that run it together.
+      prepared_by: see `forked.start`.
+    """
+
+    share: float
+    arguments: Callable[[Path], list[str]]
+    outcome: Callable[[Path], Any]
+    begin: Callable[[Path], None] = lambda workdir: None
+    workers: int = 1
+    prepared_by: Callable[[], None] | None = None
+
+    def start(self, workdir: Path) -> list:
+        environments: list[dict[str, str]] = [{}]
+        if self.workers > 1:
+            clusters = clusters_of(self.workers)
+            environments = [{"TF_CONFIG": json.dumps(one), "JAX_NUM_CPU_DEVICES": "1"} for one in clusters]
+        log = f"{workdir}.log"
+        return [forked.start(self.arguments(workdir), log, one, self.prepared_by) for one in environments]
 
 
-def kill_after(process, seconds) -> bool:
-    """Kills the program itself, as the out-of-memory killer does, not its workers; returns whether it was still at work."""
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-    return process.wait(60) == -signal.SIGKILL
+def end(processes, number: int, draw: random.Random) -> bool:
+    """Kills one of a command's processes, and the others as a scheduler would; returns whether they were still at work."""
+    victim = draw.choice(processes)
+    if all(process.exitcode is not None for process in processes):
+        return False
+    if victim.exitcode is None:
+        os.kill(victim.pid, number)
+    victim.join(GRACE_SECONDS)
+    assert victim.exitcode is not None, f"still at work {GRACE_SECONDS} s after signal {number}"
+    for process in processes:
+        if process is not victim:
+            process.join(1.0)
+        if len(processes) > 1 and process.exitcode is None:
+            process.kill()
+            process.join(GRACE_SECONDS)
+    return any(process.exitcode != 0 for process in processes)
 
 
-def finish(command, workdir, keys) -> float:
+def finished(case: Case, workdir: Path) -> float:
+    """Runs a case to its end; returns the seconds."""
     begun = time.monotonic()
-    process = start(command, workdir, keys)
-    assert process.wait(600) == 0, files.read_text(f"{workdir}.log")
+    processes = case.start(workdir)
+    for process in processes:
+        process.join(600)
+    assert [process.exitcode for process in processes] == [0] * case.workers, files.read_text(f"{workdir}.log")
     return time.monotonic() - begun
 
 
-def test_prepare(tmp_path):
+def same(left, right) -> bool:
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[name], right[name]) for name in left)
+    return bool(np.array_equal(left, right)) if isinstance(left, np.ndarray) else left == right
+
+
+def storm(case: Case, folder: Path, kills: int) -> collections.Counter:
+    """Kills a case so many times, each run to its end in between; returns what happened."""
+    draw, told = random.Random(kills), collections.Counter()
+    case.begin(folder / "whole")
+    seconds = finished(case, folder / "whole")
+    expected = case.outcome(folder / "whole")
+    workdir = folder / "run-0"
+    case.begin(workdir)
+    while told["kills"] < kills:
+        processes, number = case.start(workdir), draw.choice([signal.SIGKILL, signal.SIGTERM])
+        for_at_most = time.monotonic() + draw.uniform(0.0, 1.1) * seconds
+        while time.monotonic() < for_at_most and any(process.exitcode is None for process in processes):
+            time.sleep(0.01)
+        if end(processes, number, draw):
+            told["kills"] += 1
+            told[number.name] += 1
+        elif [process.exitcode for process in processes] == [0] * case.workers:
+            told["runs"] += 1
+            assert same(expected, case.outcome(workdir)), f"{workdir} differs from the undisturbed run"
+            shutil.rmtree(workdir)
+            workdir = folder / f"run-{told['runs']}"
+            case.begin(workdir)
+        else:
+            pytest.fail(files.read_text(f"{workdir}.log"))
+    finished(case, workdir)
+    told["runs"] += 1
+    assert same(expected, case.outcome(workdir)), f"{workdir} differs from the undisturbed run"
+    logs = "".join(files.read_text(str(path)) for path in folder.glob("*.log"))
+    assert "Traceback" not in logs and "fault of the program" not in logs
+    told["resumed"] = logs.count("resumed from step ")
+    return told
+
+
+def weights(workdir: Path) -> dict[str, np.ndarray]:
+    """All of the last checkpoint: weights, moments, averages; and nothing half-written beside it."""
+    folder = workdir / "checkpoints"
+    latest = json.loads((folder / "latest.json").read_text())["name"]
+    assert latest == f"step-{STEPS:08d}"
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if line["kind"] == "train"]
+    assert steps == sorted(set(steps)), "what was done twice is told once"
+    return read_variables(str(folder / latest / "weights"))
+
+
+def note_examples() -> None:
+    """Has every step write which examples it saw, into $SEEN_EXAMPLES."""
+    import tensorflow as tf
+
+    from trainer.models.task_model import TaskModel
+
+    step = TaskModel._train_step
+
+    def noted(model, batch):
+        def note(number, ids, pid=os.getpid()):
+            with open(os.environ["SEEN_EXAMPLES"], "a") as file:
+                file.write(f"{int(number)} {' '.join(map(str, sorted(ids[ids >= 0])))}\n")
+
+        with tf.control_dependencies([tf.numpy_function(note, [model.optimizer.iterations, batch["row_id"]], [])]):
+            return step(model, batch)
+
+    TaskModel._train_step = noted
+
+
+def examples_of_steps(path: Path) -> dict[int, set[int]]:
+    """{step: the examples that it saw, however often it was made and by how many replicas}."""
+    found = collections.defaultdict(set)
+    for line in path.read_text().splitlines():
+        step, *ids = map(int, line.split())
+        found[step] |= set(ids)
+    return found
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory, tiny_encoder, reviews, finished_run) -> dict[str, Case]:
+    folder = tmp_path_factory.mktemp("cases")
+    forked.start(["describe"], str(folder / "first.log")).join()  # the server imports everything: no case is to wait for it
+    config = write_config(folder, tiny_encoder, reviews)
     sample = (ROOT / "configs/tiny/sotu/train.txt").read_text()
-    with open(tmp_path / "corpus.txt", "w") as file:
-        for copy in range(60):  # 22 MB: six chunks, a shard each
+    with open(folder / "corpus.txt", "w") as file:
+        for copy in range(30):  # 11 MB: three chunks, a shard each
             file.write(f"Copy {copy}.\n{sample}\n\n")
-    keys = (f"data.train={tmp_path}/corpus.txt", "data.workers=2", "task.split_sentences=false")
+
+    def training(*sets):
+        # Kernels and precision by name: measured anew, another run might choose others.
+        keys = ("train.kernels=xla", "train.precision=float32", f"train.steps={STEPS}", "data.workers=1",
+                "runtime.checkpoint_every_steps=7", "train.validate_every_steps=40", *sets)  # fmt: skip
+        return lambda workdir: ["train", f"--config={config}", f"--workdir={workdir}", *[f"--set={key}" for key in keys]]
 
     def digests(workdir):
         manifest = Manifest.load(f"{workdir}/records")
-        return [shard["sha256"] for split in manifest.splits.values() for shard in split["shards"]]
-
-    seconds = finish("prepare", tmp_path / "whole", keys)
-    expected, draw = digests(tmp_path / "whole"), random.Random(1)
-    assert len(expected) >= 5
-    killed = 0
-    for kill in range(KILLS):
-        workdir = tmp_path / f"killed-{kill}"
-        killed += kill_after(start("prepare", workdir, keys), draw.uniform(0.1, 0.95) * seconds)
-        finish("prepare", workdir, keys)
-        assert digests(workdir) == expected
         left = [name for name in files.list_dir(f"{workdir}/records") if "partial" in name or "progress" in name]
-        assert not left
-    assert killed > KILLS // 2
-    assert "continuing after" in "".join((tmp_path / f"killed-{kill}.log").read_text() for kill in range(KILLS))
+        return {"shards": [one["sha256"] for split in manifest.splits.values() for one in split["shards"]], "left": left}
+
+    def trained(workdir):
+        shutil.copytree(finished_run, workdir)
+
+    def exported(workdir):
+        """What stands in each version: a kill after the last file, before the command told so, has a second one written."""
+        versions = [files_of(version) for version in (workdir / "exports").iterdir()]
+        assert all(one == versions[0] for one in versions)
+        weights = hashlib.sha256((workdir / "huggingface/model.safetensors").read_bytes()).hexdigest()
+        return {"files": versions[0], "hugging_face": files_of(workdir / "huggingface"), "weights": weights}
+
+    keys = [f"data.train={folder}/corpus.txt", "data.workers=2", "task.split_sentences=false"]
+    prepare = ["prepare", "--config=configs/tiny/pretraining.yaml", *[f"--set={key}" for key in keys]]
+    return {
+        "prepare": Case(0.15, lambda workdir: [*prepare, f"--workdir={workdir}"], digests),
+        "train": Case(0.25, training(), weights, prepared_by=note_examples),
+        "train on two replicas": Case(0.1, training("runtime.cpu_devices=2"), weights, prepared_by=note_examples),
+        "train in two processes": Case(0.1, training("runtime.distribution=multi_worker"), weights, workers=2),
+        "train by PJRT": Case(0.15, training("runtime.distribution=pjrt", "runtime.cpu_devices=2"), weights),
+        "train by PJRT in two processes": Case(0.05, training("runtime.distribution=pjrt"), weights, workers=2),
+        "evaluate": Case(
+            0.1,
+            lambda workdir: ["evaluate", f"--workdir={workdir}"],
+            lambda workdir: json.loads((workdir / "evaluation/validation.json").read_text()),
+            begin=trained,
+        ),
+        "export": Case(0.1, lambda workdir: ["export", f"--workdir={workdir}"], exported, begin=trained),
+    }
 
 
-def test_train(tmp_path):
-    """One run, killed ten times: in its steps, its validations, its checkpoints, and while it starts."""
-    (tmp_path / "sizes.json").write_text(json.dumps(SIZES))
-    keys = (
-        "task.split_sentences=false",
-        f"encoder.config_path={tmp_path}/sizes.json",
-        "data.max_seq_length=48",
-        "train.batch_size=8",
-        "train.steps=1500",
-        "train.validate_every_steps=100",
-        "runtime.checkpoint_every_steps=10",
-    )
+NAMES = ["prepare", "train", "train on two replicas", "train in two processes", "train by PJRT",
+         "train by PJRT in two processes", "evaluate", "export"]  # fmt: skip
 
-    def stored(workdir):
-        folder = workdir / "checkpoints"
-        return read_variables(str(folder / json.loads((folder / "latest.json").read_text())["name"] / "weights"))
 
-    finish("train", tmp_path / "whole", keys)
-    draw, run, log = random.Random(1), tmp_path / "killed", tmp_path / "killed.log"
-    killed = 0
-    for kill in range(KILLS):
-        told = len(log.read_text()) if log.exists() else 0
-        process = start("train", run, keys)
-        if kill % 4 != 3:  # else while it starts
-            while process.poll() is None and "first step done" not in log.read_text()[told:]:
-                time.sleep(0.05)
-        killed += kill_after(process, draw.uniform(0.0, 4.0))
-    finish("train", run, keys)
-    assert killed > KILLS // 2 and log.read_text().count("resumed from step ") >= KILLS // 2
-    expected, found = stored(tmp_path / "whole"), stored(run)
-    assert all((expected[name] == found[name]).all() for name in expected)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    steps = [line["step"] for line in lines if line["kind"] == "validation"]
-    assert steps == list(range(100, 1600, 100))  # what was done twice is told once
+@pytest.mark.parametrize("name", NAMES)
+def test_killed_and_gone_on(cases, tmp_path, monkeypatch, name):
+    case = cases[name]
+    kills = max(round(case.share * KILLS), 1)
+    seen = tmp_path / "seen.txt"
+    if case.prepared_by:
+        # The server that commands are forked from has its own environment: the file's name travels with each command.
+        case.prepared_by = Noting(str(seen))
+    told = storm(case, tmp_path, kills)
+    print(f"{name}: {dict(told)}")
+    if case.prepared_by:
+        by_step = examples_of_steps(seen)
+        assert sorted(by_step) == list(range(STEPS)), "no step was left out"
+        for epoch in range(STEPS * BATCH // EXAMPLES):
+            steps = range(epoch * EXAMPLES // BATCH, (epoch + 1) * EXAMPLES // BATCH)
+            assert sorted(one for step in steps for one in by_step[step]) == list(range(EXAMPLES)), "each example once an epoch"
+
+
+class Noting:
+    """`note_examples` into a file, for another process."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __call__(self) -> None:
+        os.environ["SEEN_EXAMPLES"] = self.path
+        note_examples()

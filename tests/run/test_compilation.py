@@ -30,7 +30,9 @@ def subject(*sets, devices=4):
 
 
 def test_a_roofline_by_hand():
-    found = Compiled(0, 12_000_000, 0, flops=5e12, moved_bytes=10e9, accessed_bytes=30e9, all_reduced_bytes=1_000_000_000, seconds=1.0)
+    found = Compiled(
+        0, 12_000_000, 0, flops=5e12, moved_bytes=10e9, accessed_bytes=30e9, all_reduced_bytes=1_000_000_000, seconds=1.0
+    )
     line = compilation.roofline(found, topology(), replicas=4)
     assert line.compute_seconds == pytest.approx(0.05) and line.memory_seconds == pytest.approx(0.01)
     assert line.sum_seconds == pytest.approx(2 * 3 / 4 * 1e9 / 200e9)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.commands.test_train import NO_DROPOUT, StopAfter, assert_equal, losses, weights
-from tests.runtime.test_distribution import free_ports, train_in_processes
+from tests.runtime.test_distribution import clusters_of, train_in_processes
 from trainer.runtime import jax_library
 
 pytest.importorskip("jax")
@@ -91,14 +91,14 @@ def test_replicas_draw_as_those_of_a_strategy(cli, config_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(cli, config_file, tmp_path):
-    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    clusters = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}} for i in range(2)]
-    sets = [one.removeprefix("--set=") for one in (*NO_DROPOUT, PJRT, "train.steps=4")]
-    outputs = train_in_processes(tmp_path / "two", config_file, sets, clusters, JAX_NUM_CPU_DEVICES="1")
-    assert "devices: 2 x cpu of 2 processes, by PJRT" in outputs[0]
-    train(cli, config_file, tmp_path / "one", *NO_DROPOUT, DEFAULT, "--set=train.steps=4")
-    assert_equal(weights(tmp_path / "one", 4), weights(tmp_path / "two", 4), 2e-5)
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_equal_one(cli, config_file, tmp_path, count):
+    same = (*NO_DROPOUT, "--set=train.steps=4", f"--set=train.batch_size={4 * count}")
+    sets = [one.removeprefix("--set=") for one in (*same, PJRT)]
+    outputs = train_in_processes(tmp_path / "all", config_file, sets, clusters_of(count), JAX_NUM_CPU_DEVICES="1")
+    assert f"devices: {count} x cpu of {count} processes, by PJRT" in outputs[0]
+    train(cli, config_file, tmp_path / "one", *same, DEFAULT)
+    assert_equal(weights(tmp_path / "one", 4), weights(tmp_path / "all", 4), 2e-5)
 
 
 @pytest.mark.parametrize(

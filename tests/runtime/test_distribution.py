@@ -87,6 +87,12 @@ def free_ports(count):
     return ports
 
 
+def clusters_of(count):
+    """TF_CONFIG of each of so many processes on this machine."""
+    workers = [f"127.0.0.1:{port}" for port in free_ports(count)]
+    return [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}} for i in range(count)]
+
+
 def train_in_processes(workdir, config_file, sets, clusters, **environment):
     """Runs `train` in one process for each TF_CONFIG; returns the outputs."""
     command = [sys.executable, "-m", "trainer", "train", f"--config={config_file}", f"--workdir={workdir}"]
@@ -101,18 +107,17 @@ def train_in_processes(workdir, config_file, sets, clusters, **environment):
     return outputs
 
 
-def test_two_workers_equal_one_process(tmp_path, config_file):
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_workers_equal_one_process(tmp_path, config_file, count):
     from trainer.runtime.checkpoints import read_variables
 
     sets = ["encoder.dropout_rate=0", "encoder.attention_dropout_rate=0", "task.head_dropout_rate=0", "train.steps=6"]
-    ports = free_ports(2)
-    workers = [f"127.0.0.1:{port}" for port in ports]
-    clusters = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}} for i in range(2)]
-    outputs = train_in_processes(tmp_path / "two", config_file, sets, clusters)
-    assert "devices: worker 0 of 2, 2 replicas in all (auto: TF_CONFIG names a cluster)" in outputs[0]
+    sets += [f"train.batch_size={4 * count}"]
+    outputs = train_in_processes(tmp_path / "all", config_file, sets, clusters_of(count))
+    assert f"devices: worker 0 of {count}, {count} replicas in all (auto: TF_CONFIG names a cluster)" in outputs[0]
     train_in_processes(tmp_path / "one", config_file, sets, [None])
     one = read_variables(str(tmp_path / "one/checkpoints/step-00000006/weights"))
-    two = read_variables(str(tmp_path / "two/checkpoints/step-00000006/weights"))
-    assert set(one) == set(two) and os.path.exists(tmp_path / "two/checkpoints/best.json")
-    gaps = {name: abs(one[name] - two[name]).max() for name in one if not name.startswith("optimizer/")}
+    several = read_variables(str(tmp_path / "all/checkpoints/step-00000006/weights"))
+    assert set(one) == set(several) and os.path.exists(tmp_path / "all/checkpoints/best.json")
+    gaps = {name: abs(one[name] - several[name]).max() for name in one if not name.startswith("optimizer/")}
     assert max(gaps.values()) < 2e-4, max(gaps, key=gaps.get)
