@@ -1,9 +1,11 @@
 """The Beam pipeline, on its DirectRunner: the local runner's shards byte by byte."""
 
+import subprocess
 import sys
 
 import pytest
 
+from tests.runtime.test_distribution import free_ports
 from trainer import files
 from trainer.errors import UserError
 from trainer.preparation import chunks
@@ -32,6 +34,30 @@ def test_the_same_records_as_the_local_runner(corpus, tokenizer, tmp_path, monke
     assert len(here.splits["train"]["shards"]) == 3
     assert there.splits == here.splits
     assert files.list_dir(there.folder) == files.list_dir(here.folder)
+
+
+@pytest.mark.slow
+def test_a_job_server_gives_the_same_records(corpus, tokenizer, tmp_path):
+    """Beam's own job server: Flink's and Spark's, which are no Python packages, are spoken to in the same way."""
+    pytest.importorskip("apache_beam", reason="pip install -e '.[beam]'")
+    (port,) = free_ports(1)
+    module = "apache_beam.runners.portability.local_job_service_main"
+    server = subprocess.Popen([sys.executable, "-m", module, f"--job_port={port}"], stderr=subprocess.PIPE, text=True)
+    try:
+        next(line for line in server.stderr if "job service" in line.lower() or "listening" in line.lower())
+        here = preparation.ensure_records(corpus, str(tmp_path / "here"), tokenizer)
+        sink = beam_sink(f"--runner=PortableRunner --job_endpoint=localhost:{port} --environment_type=LOOPBACK")
+        there = preparation.ensure_records(corpus, str(tmp_path / "there"), tokenizer, sink)
+    finally:
+        server.kill()
+    assert there.splits == here.splits
+
+
+def test_a_runner_that_cannot_start_is_told(corpus, tokenizer, tmp_path):
+    pytest.importorskip("apache_beam", reason="pip install -e '.[beam]'")
+    flags = "--runner=FlinkRunner --flink_job_server_jar=/no/such.jar"
+    with pytest.raises(UserError, match="--runner=beam: Beam could not run the pipeline .*FlinkRunner.*"):
+        preparation.ensure_records(corpus, str(tmp_path), tokenizer, beam_sink(flags))
 
 
 @pytest.mark.parametrize(

@@ -47,16 +47,20 @@ def beam_sink(flags: str) -> Sink:
         folder, split = job.folder, job.split
         for path in (*_entries(folder, split), _count_path(folder, split)):  # of a run that was killed
             files.remove_tree(path)
-        with beam.Pipeline(options=options) as pipeline:
-            (
-                pipeline
-                | "split" >> beam.Create([job])
-                | "read" >> beam.FlatMap(numbered_chunks, chunks_per_shard(job.experiment, split))
-                | "spread" >> beam.Reshuffle()
-                | "prepare" >> beam.Map(_prepared, job.task)
-                | "shards" >> beam.GroupByKey()
-                | "write" >> beam.Map(_written, folder, split)
-            )
+        try:
+            with beam.Pipeline(options=options) as pipeline:
+                (
+                    pipeline
+                    | "split" >> beam.Create([job])
+                    | "read" >> beam.FlatMap(numbered_chunks, chunks_per_shard(job.experiment, split))
+                    | "spread" >> beam.Reshuffle()
+                    | "prepare" >> beam.Map(_prepared, job.task)
+                    | "shards" >> beam.GroupByKey()
+                    | "write" >> beam.Map(_written, folder, split)
+                )
+        except Exception as error:  # of any runner, at any place: each has exceptions of its own
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"--runner=beam: Beam could not run the pipeline ({flags or 'no --beam_flags'}): {reason}") from error
         writer = CorpusShards(folder, split, job.made_from)
         writer.finished = _read_entries(folder, split)
         return finished(writer)
