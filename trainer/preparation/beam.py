@@ -60,7 +60,8 @@ def beam_sink(flags: str) -> Sink:
                 )
         except Exception as error:  # of any runner, at any place: each has exceptions of its own
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"--runner=beam: Beam could not run the pipeline ({flags or 'no --beam_flags'}): {reason}") from error
+            told = flags or "no --beam_flags"
+            raise UserError(f"--runner=beam: Beam could not run the pipeline ({told}): {reason}") from error
         writer = CorpusShards(folder, split, job.made_from)
         writer.finished = _read_entries(folder, split)
         return finished(writer)
