@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import logging
 import statistics
 import tempfile
 import time
@@ -23,6 +24,7 @@ from trainer.runtime import profiling
 from trainer.runtime.distribution import Placement
 from trainer.runtime.pjrt import Session
 
+log = logging.getLogger(__name__)
 WARM_UP_STEPS = 3
 TRACED_STEPS = 3
 
@@ -68,6 +70,7 @@ def _measure(resolved: Experiment, options: Options, folder: str, placement: Pla
         optimizer = assembly.build_optimizer(resolved, assembled.encoder, total_steps=10_000)
         assembly.initialize_encoder(resolved, assembled)
         optimizer.build(assembled.model.trainable_variables)
+        log.info("step: %s", choice.line)
         assembly.compile_model(resolved, assembled, task, optimizer, choice, shape.micro_rows)
         step: Any = assembled.model.make_train_function() if placement.devices is None else None
     if placement.devices is not None:

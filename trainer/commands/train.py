@@ -190,6 +190,7 @@ def _fit(
     """Runs the steps that remain, the batches of `skipped_steps` left out; returns the exit status."""
     experiment, placement, manifest, model = run.experiment, run.placement, run.manifest, run.assembled.model
     task = run.assembled.task.for_training(manifest.splits["train"]["values"])
+    log.info("step: %s", step.line)
     assembly.compile_model(experiment, run.assembled, task, optimizer, step, shape.micro_rows)
     batches = feeding.training_batches(experiment, manifest, placement, task, shape, run.first_step + skipped_steps)
     session = Session(placement.devices) if placement.devices else None

@@ -200,7 +200,6 @@ def compile_model(
       micro_rows: of `feeding.BatchShape`.
     """
     train, steps = experiment.train, experiment.train.gradient_accumulation_steps
-    log.info("step: %s", step.line)
     assembled.model.prepare_training(task, train.seed, steps, micro_rows, step.whole, step.target)
     assembled.model.compile(
         optimizer=optimizer,

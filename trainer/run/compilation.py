@@ -88,11 +88,7 @@ class Tracer:
         assembled.encoder.freeze(experiment.encoder.freeze_layers)
         optimizer.build(assembled.model.trainable_variables)
         step = StepKernels(XlaKernels(), True, subject.topology.devices.target, "compiled whole by XLA (PJRT)")
-        train = experiment.train
-        assembled.model.prepare_training(
-            task, train.seed, train.gradient_accumulation_steps, subject.shape().micro_rows, True, step.target
-        )
-        assembled.model.compile(optimizer=optimizer)
+        assembly.compile_model(experiment, assembled, task, optimizer, step, subject.shape().micro_rows)
         return assembled, task
 
     def program(self, step: str) -> Program:

@@ -17,7 +17,7 @@ from trainer.models.kernels.xla import XlaKernels
 from trainer.run.experiment import Experiment
 from trainer.run.schema import ExportConfig, Precision, TrainConfig
 from trainer.runtime.distribution import Placement
-from trainer.runtime.target import Target, machine_target
+from trainer.runtime.target import AMPERE, Target, machine_target
 from trainer.serving.text_inputs import GraphInputs, TextInputs
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,6 @@ CPU_KERNELS: tuple[type[EncoderKernels], ...] = (NativeKernels,)  # besides XLA'
 FAST_ENOUGH = 0.4
 WORTH_IT = 1.2  # times as fast, for the bits that bfloat16 gives up
 MAX_HELD_BYTES = 1 << 30  # a graph holds less than 2 GB
-AMPERE = (8, 0)  # NVIDIA's first compute capability with bfloat16 products
 
 
 @dataclasses.dataclass(frozen=True)

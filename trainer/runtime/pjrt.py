@@ -12,10 +12,9 @@ import tensorflow as tf
 from trainer.errors import UserError
 from trainer.runtime.jax_library import jax_library
 from trainer.runtime.program import Program, trace
-from trainer.runtime.target import Target
+from trainer.runtime.target import AMPERE, Target
 
 WORKER, WORKERS = "BERT_TRAINER_WORKER", "BERT_TRAINER_WORKERS"  # of a TPU slice with several hosts, by run_tpu.sh
-AMPERE = 8.0  # NVIDIA's first compute capability with bfloat16 products
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +46,10 @@ class Devices:
 
     def best_precision(self) -> tuple[Literal["bfloat16", "float32"], str]:
         """Returns the faster precision of the two, and why."""
-        if self.target == "gpu" and float(self.all[0].compute_capability) < AMPERE:
-            return "float32", f"a GPU of compute capability {self.all[0].compute_capability}"
+        if self.target == "gpu":
+            capability = str(self.all[0].compute_capability)
+            if tuple(map(int, capability.split("."))) < AMPERE:
+                return "float32", f"a GPU of compute capability {capability}"
         if self.target == "cpu":
             return "float32", "PJRT on a CPU"
         return "bfloat16", self.all[0].device_kind

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 Target = Literal["cpu", "gpu", "tpu"]
 TPU_DEVICE_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*")
+AMPERE = (8, 0)  # NVIDIA's first compute capability with bfloat16 products
 _targets: list[Target] = []
 
 
