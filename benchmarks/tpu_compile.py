@@ -34,6 +34,10 @@ DATA = {  # of the configs that name none, or a download: keys
     "stsb": (
         f"data.train={GLUE}/STS-B/train.tsv", f"data.validation={GLUE}/STS-B/dev.tsv", "task.target_columns=[score]"
     ),
+    "swag": (
+        "data.train={root}/configs/tiny/requests/train.csv", "data.validation={root}/configs/tiny/requests/validation.csv",
+        "task.context_column=context", "task.question_column=null",
+    ),
     "glue": (
         f"data.train={GLUE}/MRPC/train.tsv", f"data.validation={GLUE}/MRPC/dev.tsv", "task.label_column=Quality",
         'task.text_columns=["#1 String", "#2 String"]',

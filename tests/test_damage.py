@@ -53,7 +53,7 @@ def check(cli, finished_run, tmp_path, name, kind, whole):
     assert "Traceback" not in told and "fault of the program" not in told, told
     usual, usual_scores = whole
     news = "\n".join(line for line in told.replace(str(run), "RUN").splitlines() if line not in usual)
-    checkpoint = re.fullmatch(r"checkpoints/(step-\d+)/.*", name)
+    checkpoint = re.fullmatch(r"checkpoints/((?:step|best)-\d+)/.*", name)
     named = (run / name).name in news or bool(checkpoint and checkpoint[1] in news)
     healed = statuses == (0, 0) and scores == usual_scores
     assert named or healed, f"{name} {kind}: {statuses}\n{told}"

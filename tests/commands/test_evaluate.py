@@ -30,6 +30,9 @@ def test_other_splits_and_folders_are_told(cli, run_copy, tmp_path):
     assert status == 1 and f"there is no folder {tmp_path}/run_cop; did you mean 'run_copy'?" in error
     (run_copy / "checkpoints/config.json").unlink()
     status, _, error = cli("evaluate", f"--workdir={run_copy}")
+    assert status == 1 and f"{run_copy}/checkpoints/config.json is missing: it is damaged" in error
+    (run_copy / "seals.json").unlink()
+    status, _, error = cli("evaluate", f"--workdir={run_copy}")
     assert status == 1 and "has no trained model yet; run train first" in error
 
 

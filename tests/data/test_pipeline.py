@@ -135,6 +135,22 @@ def test_a_sampled_stream_resumes_exactly(paths):
     assert len({tuple(rows) for rows in epochs}) > 1, "another half of label 1 in another epoch"
 
 
+def test_examples_that_belong_together_stay_together(paths):
+    together, count = 5, 200
+    position = StreamPosition(together=together)
+    rows = first_rows(stream_of(paths, position=position), count)
+    groups = [tuple(rows[i : i + together]) for i in range(0, count, together)]
+    assert all(group == tuple(range(group[0], group[0] + together)) and group[0] % together == 0 for group in groups)
+    assert sorted(rows[:COUNT]) == list(range(COUNT)) and groups[:10] != groups[10:20] != sorted(groups[:10])
+    begun = StreamPosition.of_step(6, 10, together=together)
+    assert first_rows(stream_of(paths, position=begun), count - 60) == rows[60:]
+    for index in range(2):
+        share = begun.share(index, 2)
+        mine = first_rows(stream_of(paths, position=share), 40)
+        numbers = share.numbers(tf.constant(0, tf.int64), 40, tf.constant(40, tf.int64)).numpy()
+        assert mine == [rows[number] for number in numbers], "an example's number is its place in the whole stream"
+
+
 def test_python_examples_stream():
     records = [encoded(i) for i in range(3)]
     assert [record.numpy() for record in serialized_examples(lambda: records)] == records

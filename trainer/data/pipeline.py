@@ -52,6 +52,8 @@ class StreamPosition:
       skipped_steps: steps that it makes and drops, because it can only begin before the run's step.
       batch_size: examples of a step, over all pipelines.
       index, count: of `count` pipelines this one takes every count-th example, from number `index` on.
+      together: so many examples that follow each other stay together, in one batch of one pipeline: groups of them are what is
+        shuffled and dealt; batch_size is a multiple.
     """
 
     step: int = 0
@@ -59,12 +61,13 @@ class StreamPosition:
     batch_size: int = 1
     index: int = 0
     count: int = 1
+    together: int = 1
 
     @classmethod
-    def of_step(cls, step: int, batch_size: int, window_steps: int = 1) -> StreamPosition:
+    def of_step(cls, step: int, batch_size: int, window_steps: int = 1, together: int = 1) -> StreamPosition:
         """Returns the position of a run's step; with windows the pipeline begins at the start of the step's window."""
         begun = step // window_steps * window_steps
-        return cls(begun, step - begun, batch_size)
+        return cls(begun, step - begun, batch_size, together=together)
 
     def share(self, index: int, count: int) -> StreamPosition:
         """Returns the same position for one of several pipelines."""
@@ -78,7 +81,8 @@ class StreamPosition:
     def numbers(self, batch: tf.Tensor, batch_size: int, size: tf.Tensor) -> tf.Tensor:
         """Returns the numbers in the whole stream of this pipeline's examples: int64 [size], of its batch number `batch`."""
         place = batch * batch_size + tf.range(size)
-        return (self.first // self.count + place) * self.count + self.index
+        group = self.first // (self.count * self.together) + place // self.together
+        return (group * self.count + self.index) * self.together + place % self.together
 
 
 Features = dict[str, tf.RaggedTensor | tf.Tensor]
@@ -137,13 +141,17 @@ def training_stream(
         dataset = read_records(paths)
         if sampling is not None:
             dataset = sampling.sampled(dataset, seed, number)
+        if position.together > 1:
+            dataset = dataset.batch(position.together, drop_remainder=True)
         if shuffle_buffer:
-            dataset = dataset.shuffle(shuffle_buffer, seed=seed + number, reshuffle_each_iteration=False)
+            buffer = max(shuffle_buffer // position.together, 1)
+            dataset = dataset.shuffle(buffer, seed=seed + number, reshuffle_each_iteration=False)
         return dataset
 
     begun, skipped = sampling.place(seed, position.first) if sampling else divmod(position.first, examples)
-    endless = tf.data.Dataset.range(tf.cast(begun, tf.int64), tf.int64.max).flat_map(epoch).skip(skipped)
-    return endless.shard(position.count, position.index)
+    endless = tf.data.Dataset.range(tf.cast(begun, tf.int64), tf.int64.max).flat_map(epoch)
+    dealt = endless.skip(skipped // position.together).shard(position.count, position.index)
+    return dealt.unbatch() if position.together > 1 else dealt
 
 
 def length_grouped(

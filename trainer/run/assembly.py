@@ -76,10 +76,10 @@ def saved_encoder(workdir: str) -> tuple[Tokenizer, BertConfig]:
     Raises:
       UserError: nothing was trained there yet; the tokenizer or the sizes are not what was saved.
     """
+    seals.check(workdir)
     path = files.join(workdir, ENCODER_CONFIG)
     if not files.exists(path):
         raise UserError(f"--workdir: {workdir} has no trained model yet; run train first")
-    seals.check(workdir)
     return load_saved_tokenizer(tokenizer_folder(workdir)), BertConfig.from_dict(files.read_json(path))
 
 

@@ -96,6 +96,11 @@ class Experiment:
         """Returns the task of this run."""
         return task_module(self.task.name).Task(self.task, tokenizer, self.data.max_seq_length)
 
+    @property
+    def examples_together(self) -> int:
+        """See `Task.examples_together`."""
+        return task_module(self.task.name).Task.examples_together(self.task)
+
 
 def recipes() -> dict[str, Path]:
     """Returns {name: file} of the recipes that come with the project, as "pretraining/bert-mini"."""

@@ -70,6 +70,15 @@ def training_shape(experiment: Experiment, manifest: Manifest, placement: Placem
         nearest = max(round(train.batch_size / placement.replicas), 1) * placement.replicas
         raise UserError(f"train.batch_size={train.batch_size} cannot be shared by {placement.replicas} replicas; use {nearest}")
     batch_size, steps = train.batch_size // placement.replicas, train.gradient_accumulation_steps
+    together = experiment.examples_together
+    if batch_size % together:
+        raise UserError(
+            f"train.batch_size={train.batch_size}: the {together} examples of a row are learned from together, by one replica; "
+            f"use a multiple of {together * placement.replicas}"
+        )
+    if together > 1 and (steps > 1 or data.length_buckets):
+        key = "train.gradient_accumulation_steps" if steps > 1 else "data.length_buckets"
+        raise UserError(f"{key}: this task learns from the {together} examples of a row together, which it would take apart")
     length = row_length(experiment, manifest, "train")
     static_rows = experiment.runtime.static_rows
     sequences = len(sequences_of(manifest.spec))
@@ -89,8 +98,8 @@ def training_shape(experiment: Experiment, manifest: Manifest, placement: Placem
     static_rows = math.ceil(static_rows / steps) * steps
     pieces = math.ceil(batch_size / static_rows)  # each example fits into a row of its own: no batch needs more
     packing = Packing(length, data.max_examples_per_row, steps, static_rows, pieces)
-    # The rows of two sequences cannot be cut alike: all of a batch is one micro-batch then.
-    micro_rows = static_rows * pieces if sequences > 1 else static_rows // steps
+    # Rows of two sequences, or with parts of one group of examples, cannot be cut: all of a batch is one micro-batch then.
+    micro_rows = static_rows * pieces if sequences > 1 or together > 1 else static_rows // steps
     return BatchShape(packing, batch_size, micro_rows)
 
 
@@ -104,7 +113,8 @@ def training_batches(
     train, data = experiment.train, experiment.data
     check_servers(experiment.runtime.data_service)
     local_replicas = placement.replicas // placement.workers
-    position = StreamPosition.of_step(first_step, train.batch_size, WINDOW_BATCHES if data.length_buckets else 1)
+    window_steps = WINDOW_BATCHES if data.length_buckets else 1
+    position = StreamPosition.of_step(first_step, train.batch_size, window_steps, experiment.examples_together)
     split = manifest.splits["train"]
 
     def pipeline(position: StreamPosition) -> tf.data.Dataset:

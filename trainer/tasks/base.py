@@ -163,6 +163,11 @@ class Task(abc.ABC):
         return None
 
     @classmethod
+    def examples_together(cls, config: Any) -> int:
+        """Returns how many examples every row gives, where they are learned from together: in one batch, by one replica."""
+        return 1
+
+    @classmethod
     def to_learn(cls, config: Any) -> tuple[str, ...]:
         """Returns the fields of the config that the training rows must tell; by default none."""
         return ()

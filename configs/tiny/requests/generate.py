@@ -1,10 +1,11 @@
-"""Writes the tiny samples of tagging, question answering and multi-label: sentences from templates, made up here.
+"""Writes the tiny samples of tagging, question answering, multi-label and multiple choice: from templates, made up here.
 
     python configs/tiny/requests/generate.py configs/tiny/requests
 
 They show that a task runs, in seconds; they are too regular to say how well it does.
 """
 
+import csv
 import json
 import random
 import sys
@@ -31,11 +32,19 @@ WISHES = {
     "time": ["I am in a hurry", "it has to be early in the morning", "how long does it take?"],
     "comfort": ["I want a window seat", "with a hot meal, please", "there must be room for my legs"],
 }
+ENDINGS = {  # what somebody at a place does next
+    "library": ["opened the book", "looked for a quiet seat", "returned three novels", "asked for an older newspaper"],
+    "kitchen": ["washed the pan", "cut the onions", "put the bread into the oven", "tasted the soup"],
+    "station": ["waited for the train", "bought a ticket", "asked which platform it was", "ran to catch the carriage"],
+    "garden": ["watered the roses", "pulled out the weeds", "planted a small tree", "raked the leaves"],
+    "stadium": ["cheered for the team", "watched the race", "booed the referee", "sang with the other fans"],
+}
+STORIES = ["{name} went to the {place}.", "{name} had spent all day at the {place}.", "At the {place}, {name} met a friend."]
 SIZES = {"train": 240, "validation": 60}
 
 
 def main(folder: str) -> None:
-    """Writes <split>.conll, <split>.json and <split>.jsonl."""
+    """Writes <split>.conll, <split>.json, <split>.jsonl and <split>.csv."""
     draw = random.Random(7)
     for split, size in SIZES.items():
         Path(folder, f"{split}.conll").write_text("\n".join(_tagged(draw) for _ in range(size)), encoding="utf8")
@@ -44,6 +53,11 @@ def main(folder: str) -> None:
         Path(folder, f"{split}.json").write_text(json.dumps(nested, indent=1) + "\n", encoding="utf8")
         rows = (json.dumps(_wish(draw)) for _ in range(size))
         Path(folder, f"{split}.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf8")
+    for split, size in SIZES.items():
+        with open(Path(folder, f"{split}.csv"), "w", encoding="utf8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["context", "ending0", "ending1", "ending2", "ending3", "label"])
+            writer.writerows(_story(draw) for _ in range(size))
 
 
 def _tagged(draw: random.Random) -> str:
@@ -71,6 +85,14 @@ def _paragraph(draw: random.Random, number: str) -> dict:
         for place, (question, answer) in enumerate(asked.items())
     ]
     return {"context": context, "qas": qas}
+
+
+def _story(draw: random.Random) -> list:
+    """Returns the beginning of a story, four endings of which one belongs to its place, and which one."""
+    place, *others = draw.sample(list(ENDINGS), 4)
+    endings, label = [draw.choice(ENDINGS[other]) for other in others], draw.randrange(4)
+    endings.insert(label, draw.choice(ENDINGS[place]))
+    return [draw.choice(STORIES).format(name=draw.choice(NAMES), place=place), *endings, label]
 
 
 def _wish(draw: random.Random) -> dict:
