@@ -1,5 +1,6 @@
 """The packed forward pass against transformers' TFBertModel: outputs and gradients, on real text and real weights."""
 
+import contextlib
 import inspect
 
 import numpy as np
@@ -16,6 +17,7 @@ from trainer.models.kernels import xla
 from trainer.models.kernels.base import PackedIds
 from trainer.models.kernels.native import NativeKernels
 from trainer.runtime.randomness import random_scope, step_seed
+from trainer.runtime.target import tracing_for
 from trainer.text.sequences import pair_sequence
 
 TOLERANCE = 1e-5
@@ -96,7 +98,7 @@ def largest_gap(left, right) -> float:
     return float(max(gaps))
 
 
-@pytest.mark.parametrize("way", ["inference", "training", "native"])
+@pytest.mark.parametrize("way", ["inference", "training", "native", "for a TPU"])
 @pytest.mark.parametrize("reads_first", [False, True], ids=["all tokens", "first tokens"])
 @pytest.mark.parametrize("k", [1, 4], ids=["unpacked", "packed"])
 def test_equals_tfbertmodel(encoder, batches, k, reads_first, way, request):
@@ -107,7 +109,8 @@ def test_equals_tfbertmodel(encoder, batches, k, reads_first, way, request):
     training = way != "inference"
     if k > 1:
         assert batches[k]["input_ids"].shape[0] < batches[1]["input_ids"].shape[0], "the batch must really be packed"
-    sequence, pooled, gradients = ours(encoder, batches[k], reads_first, training)
+    with tracing_for("tpu") if way == "for a TPU" else contextlib.nullcontext():
+        sequence, pooled, gradients = ours(encoder, batches[k], reads_first, training)
     expected, expected_pooled, expected_gradients = hugging_faces(encoder, batches[1])
     mine, theirs = by_example(batches[k], sequence.numpy()), by_example(batches[1], expected.numpy())
     rows = batches[k]["row_id"].numpy()

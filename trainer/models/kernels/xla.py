@@ -98,14 +98,15 @@ def _attend(attention, config, hidden, segment_ids, seeds, read_positions):
 
 def _project_heads(parts, hidden, heads):
     """Returns several of query, key and value: dtype [B, L, H] → for each part, dtype [B, N, L, D]."""
+    shape = tf.shape(hidden)
     if traced_target() == "tpu":
         # A product each: its compiler has them come out as attention reads them, where the parts of one are copied out of it.
         each = [dense(hidden, part.kernel, part.bias) for part in parts]
-        split = [tf.reshape(one, [*hidden.shape[:2], heads, hidden.shape[-1] // heads]) for one in each]
+        split = [tf.reshape(one, [shape[0], shape[1], heads, hidden.shape[-1] // heads]) for one in each]
         return [tf.transpose(one, [0, 2, 1, 3]) for one in split]
     kernel = tf.concat([part.kernel for part in parts], axis=1)
     bias = tf.concat([part.bias for part in parts], axis=0)
-    projected, shape = dense(hidden, kernel, bias), tf.shape(hidden)
+    projected = dense(hidden, kernel, bias)
     split = tf.reshape(projected, [shape[0], shape[1], len(parts), heads, hidden.shape[-1] // heads])
     return tf.unstack(tf.transpose(split, [2, 0, 3, 1, 4]), num=len(parts))
 
