@@ -296,15 +296,14 @@ def test_languages_are_drawn_by_their_exponent(cli, tmp_path, tokenizer):
     assert cli("prepare", *given(tmp_path, *keys[1:]), f"--workdir={tmp_path}/as-it-is")[0] == 0
     with pytest.raises(UserError, match="as-it-is/records do not state task.languages, and no rows are named to learn it from"):
         from_records(tmp_path / "as-it-is")
-    counts = Manifest.load(str(tmp_path / "run/records")).splits["train"]["values"]
-    task = saved.build_task(tokenizer)
-    copies, numbers = task.copies(counts), counts["language_number"]
-    drawn = {}
-    for number in (0, 1):
-        feature = tf.train.Feature(int64_list=tf.train.Int64List(value=[number]))
-        record = tf.train.Example(features=tf.train.Features(feature={"language_number": feature})).SerializeToString()
-        seeds = [tf.constant([i, 7], tf.int64) for i in range(300)]
-        drawn[number] = np.mean([int(copies(tf.constant(record), seed)) for seed in seeds]) * numbers[str(number)]
+    manifest = Manifest.load(str(tmp_path / "run/records"))
+    counts = manifest.splits["train"]["values"]
+    sampling, numbers = saved.build_task(tokenizer).sampling(counts), counts["language_number"]
+    drawn = {0: 0, 1: 0}
+    for epoch in range(5):
+        for record in sampling.sampled(read_records(manifest.paths("train")), 7, tf.constant(epoch, tf.int64)):
+            features = tf.train.Example.FromString(record.numpy()).features.feature
+            drawn[features["language_number"].int64_list.value[0]] += 1
     expected = (numbers["0"] / numbers["1"]) ** 0.5
     assert drawn[0] / drawn[1] == pytest.approx(expected, rel=0.1)
     alone = ("task.sampling_exponent=0.5", f"data.train={tmp_path}/de.txt", "data.validation=null")
