@@ -20,6 +20,7 @@ def test_a_config_for_a_slice(cli, config_file, tmp_path, monkeypatch):
         "--topology=v5e:2x2",
         f"--workdir={tmp_path}/run",
         f"--output={tmp_path}/found.json",
+        "--set=runtime.data_service=[grpc://prep-1:5050]",  # a server that this machine need not reach
     )
     status, out, log = cli("preflight", *arguments, "--price=2")
     assert status == 1 and out.splitlines()[-2] == "not ready", log

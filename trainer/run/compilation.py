@@ -102,9 +102,11 @@ class Tracer:
         assembled, task = self._built
         model = assembled.model
         if step.startswith("train"):
-            # The batches of one replica, whatever the topology: a pipeline of this machine.
+            # The batches of one replica, whatever the topology: a pipeline of this machine, which may reach no servers.
             shape, alone = subject.shape(), dataclasses.replace(subject.placement, devices=None, kind="default")
-            batches = feeding.training_batches(subject.experiment, subject.manifest, alone, task, shape, first_step=0)
+            runtime = dataclasses.replace(subject.experiment.runtime, data_service=())
+            experiment = dataclasses.replace(subject.experiment, runtime=runtime)
+            batches = feeding.training_batches(experiment, subject.manifest, alone, task, shape, first_step=0)
             return model.train_step, batches.element_spec
         if step == "evaluation":
             split = "validation" if "validation" in subject.manifest.splits else "train"
