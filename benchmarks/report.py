@@ -1,6 +1,7 @@
 """What the benchmarks have in common: where the figures were taken, how they are kept."""
 
 import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,14 @@ def run_trainer(arguments: Sequence[str]) -> tuple[float, float]:
             errors.seek(0)
             raise SystemExit(f"{' '.join(command)} failed:\n{errors.read()[-3000:]}")
     return time.perf_counter() - begun, usage.ru_maxrss / 1e3
+
+
+def in_own_process(what: str, function: Callable[..., None], *arguments: Any) -> None:
+    """Calls a function in a process of its own, whose memory goes with it and whose failure does not end this one."""
+    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    print(f"{what}: {'done' if process.exitcode == 0 else 'FAILED'}", flush=True)
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:

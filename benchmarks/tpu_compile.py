@@ -10,7 +10,6 @@ benchmarks/results/tpu_compile.md. No TPU is needed, and nothing is run on one: 
 import argparse
 import dataclasses
 import json
-import multiprocessing
 import os
 import sys
 import tempfile
@@ -144,13 +143,7 @@ def main() -> None:
             left = tuple(step for step in steps if (name, place, step) not in known)
             if not left:
                 continue
-            # In a process of its own, whose memory goes with it, and whose end is not ours.
-            process = multiprocessing.get_context("spawn").Process(
-                target=compile_config, args=(name, place, str(Path(options.data).resolve()), left)
-            )
-            process.start()
-            process.join()
-            print(f"{name} for {place}: {'done' if process.exitcode == 0 else 'FAILED'}", flush=True)
+            report.in_own_process(f"{name} for {place}", compile_config, name, place, str(Path(options.data).resolve()), left)
     (report.RESULTS / "tpu_compile.md").write_text(table())
 
 

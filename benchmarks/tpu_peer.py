@@ -11,7 +11,6 @@ Nothing is run on a TPU; the figures are the compiler's. They go, as they come, 
 import argparse
 import gzip
 import json
-import multiprocessing
 import os
 import sys
 import tempfile
@@ -187,13 +186,8 @@ def main() -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     for case in options.case or CASES:
         for side in SIDES:
-            if (case, side) in done():
-                continue
-            arguments = (case, side, str(Path(options.data).resolve()))
-            process = multiprocessing.get_context("spawn").Process(target=compile_side, args=arguments)
-            process.start()
-            process.join()
-            print(f"{case}, {side}: {'done' if process.exitcode == 0 else 'FAILED'}", flush=True)
+            if (case, side) not in done():
+                report.in_own_process(f"{case}, {side}", compile_side, case, side, str(Path(options.data).resolve()))
     (report.RESULTS / "tpu_peer.md").write_text(table())
 
 

@@ -8,6 +8,7 @@ to its end; then the next one begins.
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -33,6 +34,7 @@ pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("KILLS", 40))
 GRACE_SECONDS = 60
 STEPS, EXAMPLES, BATCH = 120, 64, 8
+SEEN = "seen.txt"
 
 
 @dataclasses.dataclass
@@ -45,7 +47,7 @@ class Case:
       outcome: (the workdir) → what must be the same as undisturbed.
       begin: makes a workdir for it.
       workers: processes that run it together.
-      prepared_by: see `forked.start`.
+      examples_are_noted: whether each step adds the examples that it saw to SEEN, beside the workdirs.
     """
 
     share: float
@@ -53,7 +55,7 @@ class Case:
     outcome: Callable[[Path], Any]
     begin: Callable[[Path], None] = lambda workdir: None
     workers: int = 1
-    prepared_by: Callable[[], None] | None = None
+    examples_are_noted: bool = False
 
     def start(self, workdir: Path) -> list:
         environments: list[dict[str, str]] = [{}]
@@ -61,7 +63,8 @@ class Case:
             clusters = clusters_of(self.workers)
             environments = [{"TF_CONFIG": json.dumps(one), "JAX_NUM_CPU_DEVICES": "1"} for one in clusters]
         log = f"{workdir}.log"
-        return [forked.start(self.arguments(workdir), log, one, self.prepared_by) for one in environments]
+        prepared_by = functools.partial(note_examples, str(workdir.parent / SEEN)) if self.examples_are_noted else None
+        return [forked.start(self.arguments(workdir), log, one, prepared_by) for one in environments]
 
 
 def end(processes, number: int, draw: random.Random) -> bool:
@@ -138,12 +141,12 @@ def weights(workdir: Path) -> dict[str, np.ndarray]:
     assert latest == f"step-{STEPS:08d}"
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["kind"] == "train"]
-    assert steps == sorted(set(steps)), "what was done twice is told once"
+    assert steps == sorted(set(steps)), "a step that is made again has one line"
     return read_variables(str(folder / latest / "weights"))
 
 
-def note_examples() -> None:
-    """Has every step write which examples it saw, into $SEEN_EXAMPLES."""
+def note_examples(path: str) -> None:
+    """Has every step add the examples that it saw to a file."""
     import tensorflow as tf
 
     from trainer.models.task_model import TaskModel
@@ -151,8 +154,8 @@ def note_examples() -> None:
     step = TaskModel._train_step
 
     def noted(model, batch):
-        def note(number, ids, pid=os.getpid()):
-            with open(os.environ["SEEN_EXAMPLES"], "a") as file:
+        def note(number, ids):
+            with open(path, "a") as file:
                 file.write(f"{int(number)} {' '.join(map(str, sorted(ids[ids >= 0])))}\n")
 
         with tf.control_dependencies([tf.numpy_function(note, [model.optimizer.iterations, batch["row_id"]], [])]):
@@ -209,8 +212,8 @@ def cases(tmp_path_factory, tiny_encoder, reviews, finished_run) -> dict[str, Ca
     prepare = ["prepare", "--config=configs/tiny/pretraining.yaml", *[f"--set={key}" for key in keys]]
     return {
         "prepare": Case(0.15, lambda workdir: [*prepare, f"--workdir={workdir}"], digests),
-        "train": Case(0.25, training(), weights, prepared_by=note_examples),
-        "train on two replicas": Case(0.1, training("runtime.cpu_devices=2"), weights, prepared_by=note_examples),
+        "train": Case(0.25, training(), weights, examples_are_noted=True),
+        "train on two replicas": Case(0.1, training("runtime.cpu_devices=2"), weights, examples_are_noted=True),
         "train in two processes": Case(0.1, training("runtime.distribution=multi_worker"), weights, workers=2),
         "train by PJRT": Case(0.15, training("runtime.distribution=pjrt", "runtime.cpu_devices=2"), weights),
         "train by PJRT in two processes": Case(0.05, training("runtime.distribution=pjrt"), weights, workers=2),
@@ -229,29 +232,13 @@ NAMES = ["prepare", "train", "train on two replicas", "train in two processes", 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_killed_and_gone_on(cases, tmp_path, monkeypatch, name):
+def test_killed_and_gone_on(cases, tmp_path, name):
     case = cases[name]
-    kills = max(round(case.share * KILLS), 1)
-    seen = tmp_path / "seen.txt"
-    if case.prepared_by:
-        # The server that commands are forked from has its own environment: the file's name travels with each command.
-        case.prepared_by = Noting(str(seen))
-    told = storm(case, tmp_path, kills)
+    told = storm(case, tmp_path, max(round(case.share * KILLS), 1))
     print(f"{name}: {dict(told)}")
-    if case.prepared_by:
-        by_step = examples_of_steps(seen)
+    if case.examples_are_noted:
+        by_step = examples_of_steps(tmp_path / SEEN)
         assert sorted(by_step) == list(range(STEPS)), "no step was left out"
         for epoch in range(STEPS * BATCH // EXAMPLES):
             steps = range(epoch * EXAMPLES // BATCH, (epoch + 1) * EXAMPLES // BATCH)
             assert sorted(one for step in steps for one in by_step[step]) == list(range(EXAMPLES)), "each example once an epoch"
-
-
-class Noting:
-    """`note_examples` into a file, for another process."""
-
-    def __init__(self, path: str):
-        self.path = path
-
-    def __call__(self) -> None:
-        os.environ["SEEN_EXAMPLES"] = self.path
-        note_examples()

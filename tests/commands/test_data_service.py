@@ -1,4 +1,4 @@
-"""data_service on the command line: it tells its address, serves, and ends when it is told to."""
+"""data_service on the command line: it prints its address, serves batches, and ends at SIGTERM."""
 
 import signal
 import subprocess

@@ -2,7 +2,7 @@
 
 import logging
 import socket
-import threading
+import time
 
 from trainer.cli import Options
 from trainer.runtime.data_service import DataServer
@@ -15,9 +15,8 @@ def run(options: Options) -> None:
     """Serves on --port until Ctrl-C or SIGTERM."""
     server = DataServer(options.port, options.host or socket.getfqdn())
     print(f"data service: {server.address}\nuse it: --set runtime.data_service=[{server.address}]", flush=True)
-    waiting = threading.Event()
     with StopSignals() as signals:
         while signals.received is None:
-            waiting.wait(0.2)
+            time.sleep(0.2)
     server.stop()
     log.info("stopped by %s", signals.received)

@@ -80,7 +80,9 @@ def _traffic(computations: Mapping[str, list[_Instruction]], name: str) -> int:
             source, target = sorted(arrays[:2])
             total += source[0] * (source[1] + target[1])
         else:
-            total += sizes[one.name] + sum(_read(computations, one, place, sizes) for place in range(len(one.operands)))
+            total += sizes[one.name] + sum(
+                _read(computations, one, place, sizes.get(operand, 0)) for place, operand in enumerate(one.operands)
+            )
     return total
 
 
@@ -97,9 +99,8 @@ def _arrays(text: str) -> list[tuple[int, bool]]:
     return found
 
 
-def _read(computations, one: _Instruction, place: int, sizes: Mapping[str, int]) -> int:
-    """Returns what an instruction reads of its operand: of a table that rows are gathered from only these rows."""
-    size = sizes.get(one.operands[place], 0)
+def _read(computations, one: _Instruction, place: int, size: int) -> int:
+    """Returns what an instruction reads of an operand of this size: of a table that rows are gathered from only these rows."""
     called = one.called("calls")
     if one.kind != "fusion" or not called or not size:
         return size

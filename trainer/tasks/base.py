@@ -120,6 +120,22 @@ def head_weights(model: keras.Model, name: str = "classifier") -> dict[str, np.n
     return {f"{name}.weight": np.ascontiguousarray(kernel.T), f"{name}.bias": bias}
 
 
+def counts_by_value(value_counts: Mapping[str, Mapping[str, int]], feature: str, values: int) -> np.ndarray:
+    """Returns how many examples have each value of a feature: int [values].
+
+    Args:
+      value_counts: of a split, as its manifest has them: {feature: {value: examples}}.
+      feature, values: an example-level one with values 0, 1, ..., values - 1.
+    """
+    return np.array([value_counts[feature].get(str(value), 0) for value in range(values)])
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns the softmax over the last axis, float64."""
+    shifted = np.exp(np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
 class Task(abc.ABC):
     """One task.
 

@@ -199,7 +199,7 @@ class Task(base.TextTask):
 
     def decode(self, row: Row, windows: Sequence[base.Window]) -> base.Prediction:
         (window,) = windows
-        probabilities = softmax(window.outputs["logits"])
+        probabilities = base.softmax(window.outputs["logits"])
         names, threshold = self.config.class_names, self.config.threshold
         best = int(self._chosen(probabilities))
         unsure = threshold is not None and len(names) > 2 and probabilities[best] < threshold
@@ -217,7 +217,7 @@ class Task(base.TextTask):
 
     def score(self, rows: Iterable[tuple[Row, Sequence[base.Window]]], tune: bool = False) -> dict[str, Any]:
         logits, labels = self.arrays(rows, "logits", ["label"])
-        probabilities = softmax(logits)
+        probabilities = base.softmax(logits)
         return classification_scores(labels, probabilities, self.config.class_names, self._chosen(probabilities))
 
     def reply(self, request: Request) -> dict[str, tf.Tensor]:
@@ -260,7 +260,11 @@ class Task(base.TextTask):
 
         if self.config.balance != "sampling":
             return None
-        return Sampling("label", self._label_counts(value_counts), self._inverse_frequencies(value_counts))
+        return Sampling(
+            "label",
+            base.counts_by_value(value_counts, "label", len(self.config.class_names)),
+            self._inverse_frequencies(value_counts),
+        )
 
     def for_training(self, value_counts: Mapping[str, Mapping[str, int]]) -> Task:
         # balance=class_weights is worked out from the training counts
@@ -271,12 +275,9 @@ class Task(base.TextTask):
         derived = dataclasses.replace(self.config, balance="none", class_weights=weights)
         return Task(derived, self.tokenizer, self.max_seq_length)
 
-    def _label_counts(self, value_counts: Mapping[str, Mapping[str, int]]) -> np.ndarray:
-        return np.array([value_counts["label"].get(str(c), 0) for c in range(len(self.config.class_names))])
-
     def _inverse_frequencies(self, value_counts: Mapping[str, Mapping[str, int]]) -> np.ndarray:
         """examples / (classes × examples of the class), scikit-learn's "balanced"; 0 for a class that is not there."""
-        counts = self._label_counts(value_counts)
+        counts = base.counts_by_value(value_counts, "label", len(self.config.class_names))
         total, present = counts.sum(), np.count_nonzero(counts)
         return np.divide(total / present, counts, out=np.zeros(len(counts)), where=counts > 0)
 
@@ -287,9 +288,3 @@ def _validation_share(counts: Sequence[int]) -> str:
         if sum(min(round(percent / 100 * count), count - 1) >= 1 for count in counts) >= 2:
             return f"{percent}%"
     return "null  # too few rows to hold some out"
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Returns the softmax over the last axis, float64."""
-    shifted = np.exp(np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)

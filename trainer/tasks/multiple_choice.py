@@ -47,7 +47,7 @@ class Config(base.TaskConfig):
     context_column: str = "context"
     """The column of the text that comes before, the first part of each pair."""
     question_column: str | None = None
-    """A column of text that begins each choice, as SWAG's sent2; null: there is none."""
+    """A column of text that is put before each choice, as SWAG's sent2. null: the choices stand for themselves."""
     choice_columns: tuple[str, ...] = ()
     """The columns of the choices, as [ending0, ending1, ending2, ending3]. Empty: they are listed in choices_column."""
     choices_column: str = "choices"
@@ -92,18 +92,16 @@ class Task(base.Task):
         label = next((column for column in LABELS if column in table.columns and column not in numbered), None)
         if (len(numbered) < 2 and not listed_in) or label is None:
             raise UnrecognizedError("no columns ending0, ending1, ... (or one of lists, choices) with a label beside them")
-        question = next((column for column in QUESTIONS if column in table.columns), None)
-        context = next((column for column in TEXTS if column in table.columns), None)
-        if context is None and question is None:
+        found = (next((column for column in names if column in table.columns), None) for names in (TEXTS, QUESTIONS))
+        texts = [column for column in found if column is not None]
+        if not texts:
             raise UnrecognizedError("no column of text beside the choices, as context or question")
-        if context is None:
-            context, question = question, None
-        task = {"context_column": quoted(context or ""), "label_column": quoted(label)}
-        task |= {"question_column": quoted(question)} if question else {}
+        task = {"context_column": quoted(texts[0]), "label_column": quoted(label)}
+        task |= {"question_column": quoted(texts[1])} if len(texts) > 1 else {}
         task |= {"choices_column": quoted(listed_in[0])} if listed_in else {"choice_columns": listed(numbered)}
-        read = [column for column in (context, question, *(listed_in[:1] or numbered)) if column]
+        read = [*texts, *(listed_in[:1] or numbered)]
         lengths = sorted(sum(token_estimate(str(row.get(column) or "")) for column in read) for row in table.rows)
-        return Proposal(3, [f"text: {context}", f"choices: {', '.join(listed_in[:1] or numbered)}"], task, lengths)
+        return Proposal(3, [f"text: {texts[0]}", f"choices: {', '.join(listed_in[:1] or numbered)}"], task, lengths)
 
     @classmethod
     def text_columns(cls, config: Config) -> tuple[str, ...]:
@@ -152,14 +150,15 @@ class Task(base.Task):
         context = self.tokenizer.encode(texts[0])
         found: list[Example] = []
         for number, choice in enumerate(choices):
-            second = " ".join([*texts[1:], choice]) if choice else ""
-            input_ids, types = pair_sequence(context if choice else [], self._ids(second), self.tokenizer, self.max_seq_length)
+            before, second = (context, self._second_ids(texts, choice)) if choice else ([], [])
+            input_ids, types = pair_sequence(before, second, self.tokenizer, self.max_seq_length)
             flags = {"is_right": int(number == right), "is_there": int(bool(choice))}
             found.append({"input_ids": input_ids, "token_type_ids": types, **flags})
         return found
 
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text) if text else []
+    def _second_ids(self, texts: Sequence[str], choice: str) -> list[int]:
+        """Returns the ids of what follows the context: the question, where there is one, and a choice."""
+        return self.tokenizer.encode(" ".join([*texts[1:], choice]))
 
     def _texts(self, row: Row) -> list[str]:
         return [base.text_in(row, column) for column in self.text_columns(self.config)]
@@ -194,7 +193,7 @@ class Task(base.Task):
     def untruncated_length(self, row: Row) -> int:
         texts, (choices, _) = self._texts(row), self._choices(row)
         before = len(self.tokenizer.encode(texts[0]))
-        longest = max(len(self._ids(" ".join([*texts[1:], choice]))) for choice in choices if choice)
+        longest = max(len(self._second_ids(texts, choice)) for choice in choices if choice)
         return before + longest + 3
 
     def made_from(self) -> dict[str, Any]:
@@ -243,8 +242,7 @@ class Task(base.Task):
 
     def _probabilities(self, windows: Sequence[base.Window]) -> np.ndarray:
         scores = np.array([one.outputs["score"] if one.features["is_there"] else NOT_THERE for one in windows], np.float64)
-        shares = np.exp(scores - scores.max())
-        return shares / shares.sum()
+        return base.softmax(scores)
 
     def score(self, rows: Iterable[tuple[Row, Sequence[base.Window]]], tune: bool = False) -> dict[str, Any]:
         count = right = 0

@@ -307,7 +307,7 @@ class Task(base.TextTask):
 
         if not self.config.languages:
             return None
-        counts = np.array([value_counts["language_number"].get(str(n), 0) for n in range(len(self.config.languages))])
+        counts = base.counts_by_value(value_counts, "language_number", len(self.config.languages))
         wanted = np.power(counts, self.config.sampling_exponent, where=counts > 0, out=np.zeros(len(counts)))
         # A language's share by the exponent, over its share as it is
         rates = np.divide(wanted / wanted.sum(), counts / counts.sum(), where=counts > 0, out=np.zeros(len(counts)))
