@@ -13,6 +13,7 @@ import numpy as np
 
 from trainer.config import check
 from trainer.data.labels import class_order, label_text
+from trainer.data.row_values import value_in
 from trainer.data.sources import Row, RowError
 from trainer.data.table import Proposal, Table, UnrecognizedError, listed, quoted
 from trainer.errors import NothingToLearnError, UserError
@@ -261,7 +262,7 @@ def _labels_in(row: Row, config: Config) -> list[str]:
     if config.label_columns:
         return [column for column in config.label_columns if _is_set(row, column)]
     column = config.labels_column
-    value = base.value_in(row, column)
+    value = value_in(row, column)
     value = value.tolist() if isinstance(value, np.ndarray) else value
     if value is None:
         raise RowError(f"column {column!r} is null; a row without labels has an empty list")
@@ -279,7 +280,7 @@ def _labels_in(row: Row, config: Config) -> list[str]:
 
 
 def _is_set(row: Row, column: str) -> bool:
-    name = label_text(base.value_in(row, column))
+    name = label_text(value_in(row, column))
     if name in YES:
         return True
     if name in NO:

@@ -11,6 +11,7 @@ import numpy as np
 
 from trainer.config import check
 from trainer.data import squad
+from trainer.data.row_values import text_in, value_in
 from trainer.data.sources import Row, RowError
 from trainer.data.table import Proposal, Table, UnrecognizedError
 from trainer.errors import NothingToLearnError
@@ -131,8 +132,8 @@ class Task(base.Task):
         questions, chinese, problem = 0, 0, ""
         for row in rows:
             try:
-                answers = squad.answers_in(base.value_in(row, config.answers_column))
-                context = base.text_in(row, config.context_column)
+                answers = squad.answers_in(value_in(row, config.answers_column))
+                context = text_in(row, config.context_column)
             except RowError as error:
                 problem = problem or f"; the first row, {row.path}:{row.line}: {error}"
                 continue
@@ -151,7 +152,7 @@ class Task(base.Task):
         return {**TOKENS, "answer_start": place, "answer_end": place, **ROW_ID}
 
     def examples(self, row: Row, labelled: bool = True) -> list[Example]:
-        question, context = (base.text_in(row, column) for column in self.input_columns)
+        question, context = (text_in(row, column) for column in self.input_columns)
         if not self._tokens_of(context).ids:
             raise RowError(f"the text in column {self.config.context_column!r} has no token")
         return self._windows_of(question, context, self._true_span(row, context) if labelled else None)
@@ -171,7 +172,7 @@ class Task(base.Task):
 
     def _true_span(self, row: Row, context: str) -> tuple[int, int] | None:
         """Returns where the first answer that the context holds begins and ends; None for a question without one."""
-        answers = squad.answers_in(base.value_in(row, self.config.answers_column))
+        answers = squad.answers_in(value_in(row, self.config.answers_column))
         if not answers and not self.config.may_lack_answers:
             raise RowError("the question has no answer; task.metric=squad_v2.0 is for such questions")
         return self._placed(answers, context)[:2] if answers else None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from trainer.config import check
+from trainer.data.row_values import number_in, number_of
 from trainer.data.sources import Row, RowError
 from trainer.data.table import LABEL_NAMES, Proposal, Table, UnrecognizedError, listed
 from trainer.errors import NothingToLearnError
@@ -65,7 +65,7 @@ class Task(base.TextTask):
     @classmethod
     def recognize(cls, table: Table) -> Proposal:
         def is_target(column):
-            numbers = [number for value in table.values(column) if (number := _number_of(value)) is not None]
+            numbers = [number for value in table.values(column) if (number := number_of(value)) is not None]
             return len(numbers) > 0.95 * len(table.rows) and any(not number.is_integer() for number in numbers)
 
         found = [column for column in table.columns if is_target(column)]
@@ -93,7 +93,7 @@ class Task(base.TextTask):
         problem = ""
         for row in rows:
             try:
-                numbers = np.array([_number_in(row, column) for column in columns])
+                numbers = np.array([number_in(row, column) for column in columns])
             except RowError as error:
                 problem = problem or f"; the first row, {row.path}:{row.line}: {error}"
                 continue
@@ -113,7 +113,7 @@ class Task(base.TextTask):
         return {**self.token_features(), **targets, **ROW_ID}
 
     def examples(self, row: Row, labelled: bool = True) -> list[Example]:
-        numbers = [_number_in(row, column) if labelled else 0.0 for column in self.config.target_columns]
+        numbers = [number_in(row, column) if labelled else 0.0 for column in self.config.target_columns]
         targets = {f"target_{number}": value for number, value in enumerate(numbers)}
         return [{**self.example_of_texts(self.texts(row)), **targets}]
 
@@ -180,25 +180,3 @@ class Task(base.TextTask):
         scales, means = np.array(self.config.scales, np.float32), np.array(self.config.means, np.float32)
         head = {"classifier.weight": kernel * scales[:, None], "classifier.bias": bias * scales + means}
         return "BertForSequenceClassification", head
-
-
-def _number_in(row: Row, column: str) -> float:
-    """Returns the number in a row's column.
-
-    Raises:
-      RowError: the column is missing, or holds no finite number.
-    """
-    value = base.value_in(row, column)
-    number = _number_of(value)
-    if number is None:
-        raise RowError(f"column {column!r} holds {str(value)[:40]!r} where a number belongs")
-    return number
-
-
-def _number_of(value: Any) -> float | None:
-    """Returns a value as a finite number; None where it is none."""
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from trainer.config import check
+from trainer.data.row_values import text_in, value_in
 from trainer.data.sources import Row, RowError
 from trainer.data.table import Proposal, Table, UnrecognizedError, quoted
 from trainer.errors import NothingToLearnError
@@ -237,7 +238,7 @@ class Task(base.Task):
                 f"neither a column {self.config.tokens_column!r} of words nor {self.config.text_column!r}; the row has "
                 f"{', '.join(map(repr, row.values)) or 'nothing'}"
             )
-        return self._words_of_text(base.text_in(row, self.config.text_column))
+        return self._words_of_text(text_in(row, self.config.text_column))
 
     def _has_tokens(self, row: Row) -> bool:
         """Whether the words are given: tables have both columns in every row, one of them empty."""
@@ -532,7 +533,7 @@ def _columns_of_words(table: Table) -> tuple[str | None, str | None]:
 
 def _tags_in(row: Row, config: Config) -> list[str]:
     """Returns the tags of a row's words; raises RowError where there is no list of them."""
-    value = base.value_in(row, config.tags_column)
+    value = value_in(row, config.tags_column)
     numbers = value.tolist() if isinstance(value, np.ndarray) else value
     if not (isinstance(numbers, list) and numbers and all(isinstance(number, int) for number in numbers)):
         return _listed(row, config.tags_column)
@@ -552,7 +553,7 @@ def _listed(row: Row, column: str) -> list[str]:
     Raises:
       RowError: the column is missing, or holds something else.
     """
-    value = base.value_in(row, column)
+    value = value_in(row, column)
     value = value.tolist() if isinstance(value, np.ndarray) else value
     if isinstance(value, list):  # TensorFlow datasets have bytes
         value = [entry.decode("utf8", "replace") if isinstance(entry, bytes) else entry for entry in value]
@@ -569,7 +570,7 @@ def _spans_in(row: Row, column: str) -> list[tuple[int, int, str]]:
     Raises:
       RowError: the column is missing, or holds something else.
     """
-    value = base.value_in(row, column)
+    value = value_in(row, column)
     found = []
     for span in value if isinstance(value, list) else [None]:
         if isinstance(span, Mapping):
