@@ -121,6 +121,18 @@ CASES = {
          "sentence2", "--target_column=score", *PAIR_FLAGS),
         "pearson",
     ),
+    "stsb-embeddings": Case(
+        "configs/stsb-embeddings.yaml",
+        (f"data.train={GLUE}/STS-B/train.tsv", f"data.validation={GLUE}/STS-B/dev.tsv", "task.score_column=score"),
+        "spearman", "pytorch_similarity.py",
+        (f"--train={GLUE}/STS-B/train.tsv", f"--test={GLUE}/STS-B/dev.tsv"), "spearman",
+    ),
+    "squad-retrieval": Case(
+        "configs/squad-retrieval.yaml", (f"data.train={SQUAD}/train.json", f"data.validation={SQUAD}/dev.json"),
+        "mrr@10", "pytorch_similarity.py",
+        (f"--train={SQUAD}/train.json", f"--test={SQUAD}/dev.json", "--epochs=2", "--batch_size=64", "--max_seq_length=256"),
+        "mrr@10",
+    ),
     "mrpc": Case(
         "configs/glue.yaml",
         (f"data.train={GLUE}/MRPC/train.tsv", f"data.validation={GLUE}/MRPC/dev.tsv", "task.label_column=Quality",

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -49,9 +49,15 @@ def run(options: Options) -> None:
 def export_hugging_face(restored: assembly.Restored, workdir: str) -> str:
     """Writes the Hugging Face files of a run; returns their folder."""
     folder, task = files.join(workdir, "huggingface"), restored.assembled.task
-    head = task.hugging_face_head(restored.assembled.model)
+    model = restored.assembled.model
     write_hugging_face(
-        folder, restored.assembled.encoder, restored.tokenizer, *head, task.labels_asset() or (), task.problem_type
+        folder,
+        restored.assembled.encoder,
+        restored.tokenizer,
+        *task.hugging_face_head(model),
+        task.labels_asset() or (),
+        task.problem_type,
+        task.hugging_face_files(model),
     )
     return folder
 
@@ -85,17 +91,22 @@ def export_saved_model(restored: assembly.Restored, workdir: str) -> str:
     texts = {name: [row.values[column] for row in rows] for name, column in columns}
     examples = [task.request_examples(row) for row in rows]
     ids = _padded([example for found in examples for example in found], task.request_features)
-    requests = requests_for(texts, ids, takes_strings=inputs is not None)
+    requests = requests_for(texts, ids, inputs is not None, task.text_signatures)
     of_rows = list(Predictor(restored).windows_of(list(zip(rows, examples, strict=True))))
     replies = _reply_of_predictions(task, of_rows)
-    of_ids = _results_of_windows(of_rows) if task.has_windows else replies
+    expected = dict.fromkeys(requests, replies)
+    if task.has_windows:
+        of_ids = _results_of(window for _, found in of_rows for window in found)
+        expected |= {signature: of_ids for signature, request in requests.items() if "input_ids" in request}
+    for signature, number in task.text_signatures.items():
+        expected[signature] = _results_of(found[number] for _, found in of_rows)
     folder = write_export(
         exports,
         next_version(exports),
         module,
         task.labels_asset(),
         requests,
-        {signature: of_ids if "input_ids" in request else replies for signature, request in requests.items()},
+        expected,
         TOLERANCE[restored.experiment.train.precision],
         task.is_tie,
         serving.library,
@@ -149,7 +160,7 @@ def _reply_of_predictions(task: Task, of_rows: Sequence[tuple[Row, list[Window]]
     return {name: [reply[name] for reply in replies] for name in replies[0]}
 
 
-def _results_of_windows(of_rows: Sequence[tuple[Row, list[Window]]]) -> dict[str, list]:
-    """Returns the results of the rows' windows, one after the other."""
-    windows = [window for _, found in of_rows for window in found]
-    return {name: [window.outputs[name].tolist() for window in windows] for name in windows[0].outputs}
+def _results_of(windows: Iterable[Window]) -> dict[str, list]:
+    """Returns the results of windows, one after the other."""
+    found = list(windows)
+    return {name: [window.outputs[name].tolist() for window in found] for name in found[0].outputs}

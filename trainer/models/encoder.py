@@ -1,13 +1,13 @@
 """The encoder layer: a TFBertModel with its weights and config, run on packed rows."""
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Sequence
 
 import tensorflow as tf
 import tf_keras as keras
 from transformers import BertConfig, TFBertModel
 
 from trainer.models import layers
+from trainer.models.kernels import inference
 from trainer.models.kernels.base import EncoderKernels, PackedIds
 from trainer.models.kernels.xla import XlaKernels
 
@@ -58,6 +58,16 @@ class BertEncoder(keras.layers.Layer):
     def call(self, inputs: dict[str, tf.Tensor], read_positions: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
         ids = PackedIds(*(inputs[name] for name in PACKED_INPUTS))
         return self.kernels.encode(self.bert, ids, self.compute, read_positions, training, self._recompute)
+
+    def layer_outputs(self, inputs: dict[str, tf.Tensor], layers: Sequence[int]) -> tf.Tensor:
+        """Returns the outputs of several layers, without dropout: precision [batch, length, len(layers), hidden].
+
+        Args:
+          inputs: as of a call.
+          layers: ascending; 0 stands for the embeddings, 1 for the first layer.
+        """
+        ids = PackedIds(*(inputs[name] for name in PACKED_INPUTS))
+        return inference.layer_outputs(self.bert, ids, self.compute, layers)
 
     def freeze(self, layers: int) -> list[str]:
         """Stops the training of the embeddings and the first `layers` layers; -1 freezes the whole encoder.
@@ -114,42 +124,9 @@ class Untracked:
         self.value = value
 
 
-class PoolMean(keras.layers.Layer):
-    """Means each packed example's tokens.
-
-    Call: dtype [batch, length, hidden], int32 [batch, length] segments, int32 [batch, K] → float32 [batch, K, hidden].
-    """
-
-    def __init__(self, name: str = "pool_mean"):
-        super().__init__(name=name, dtype="float32")
-
-    def call(self, sequence: tf.Tensor, segment_ids: tf.Tensor, cls_positions: tf.Tensor) -> tf.Tensor:
-        slots = tf.shape(cls_positions)[1]
-        member = tf.one_hot(segment_ids - 1, slots, dtype=tf.float32, axis=1)  # [batch, K, length]
-        total = tf.matmul(member, tf.cast(sequence, tf.float32))
-        return total / tf.maximum(tf.reduce_sum(member, -1, keepdims=True), 1.0)
-
-
-Pooling = Literal["pooler", "cls", "mean"]
-
-
 def packed_inputs() -> dict[str, keras.Input]:
     """Returns the inputs of a model over packed texts: int32 [rows, length], and [rows, K] for cls_positions."""
     return {name: keras.Input([None], dtype="int32", name=name) for name in (*PACKED_INPUTS, "cls_positions")}
-
-
-def pooled_texts(encoder: BertEncoder, inputs: Mapping[str, tf.Tensor], pooling: Pooling) -> tf.Tensor:
-    """Returns a vector for each packed text, [rows, K, hidden].
-
-    Args:
-      encoder: the run's.
-      inputs: as `packed_inputs`.
-      pooling: "pooler", BERT's dense and tanh on [CLS]; "cls", [CLS] itself; "mean" of the tokens.
-    """
-    if pooling == "mean":
-        return PoolMean()(encoder(inputs), inputs["segment_ids"], inputs["cls_positions"])
-    first = encoder(inputs, inputs["cls_positions"])
-    return Pooler(encoder)(first) if pooling == "pooler" else first
 
 
 def check_fits(bert_config: BertConfig, vocabulary_size: int, max_seq_length: int, token_types: int) -> str | None:

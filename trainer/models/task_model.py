@@ -1,7 +1,7 @@
 """The Keras model of a task: functional, trained by `fit`, its step normalized over the whole global batch."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import tensorflow as tf
 import tf_keras as keras
@@ -18,6 +18,8 @@ COUNTS = ("examples", "tokens", "cells")  # of one step, over all replicas
 
 class Objective(Protocol):
     """What a task says of its training; see `trainer.tasks.base.Task`."""
+
+    compares_examples: ClassVar[bool]
 
     @property
     def logged(self) -> Sequence[str]:
@@ -157,6 +159,8 @@ class TaskModel(keras.Model):
             gradients, means = self._micro_batch_gradients(batch, number, 0, scales)
             # Several replicas' gradients are added up: dense, as lists of rows would only grow.
             return (_dense(gradients) if self._whole or replica.num_replicas_in_sync > 1 else gradients), means
+        if self._objective.compares_examples:
+            return self._cached_gradients(batch, cut, used_parts, number, scales)
         parts = cut
 
         def part_gradients(i):
@@ -179,6 +183,55 @@ class TaskModel(keras.Model):
         rest = iter(summed)
         return [next(rest) if is_used else None for is_used in used], means
 
+    def _cached_gradients(
+        self, batch: Batch, parts, used_parts, replica, scales: Tensors
+    ) -> tuple[list[Gradient | None], tf.Tensor]:
+        """`_gradients` of a loss that compares examples, which needs the outputs of the whole batch at once.
+
+        Gao et al. 2021 (arXiv:2101.06983), section 3.2: the outputs are computed without gradients, the loss gives the
+        gradient of each output, and every micro-batch is computed again to carry its own into the weights. Dropout is a
+        function of the step and the micro-batch, so both times are the same. The first micro-batch is computed once only:
+        where the others are empty, nothing is computed twice.
+        """
+        rest = {name: value[1:] for name, value in parts.items()}
+        count = parts["segment_ids"].shape[0] - 1
+
+        def outputs_of(i):
+            with random_scope(step_seed(self._seed, self.optimizer.iterations, replica, i + 1)):
+                return self(self._inputs_of({name: value[i] for name, value in rest.items()}), training=True)
+
+        with tf.GradientTape() as tape:
+            with random_scope(step_seed(self._seed, self.optimizer.iterations, replica, 0)):
+                first = self(self._inputs_of({name: value[0] for name, value in parts.items()}), training=True)
+            with tape.stop_recording():
+                none = {name: tf.zeros(tf.concat([[count], tf.shape(value)], 0), value.dtype) for name, value in first.items()}
+                _, others = tf.while_loop(
+                    lambda i, _: i < used_parts - 1,
+                    lambda i, found: (i + 1, {name: _with_part(found[name], i, one) for name, one in outputs_of(i).items()}),
+                    (0, none),
+                    parallel_iterations=1,
+                )
+            tape.watch(others)
+            whole = {name: _joined(value, others[name]) for name, value in first.items()}
+            objective, means = self._objective_of(batch, whole, scales)
+        variables = self.trainable_variables
+        gradients, of_others = tape.gradient(objective, (variables, others))
+        gradients = _dense(gradients)
+        used = [number for number, gradient in enumerate(gradients) if gradient is not None]
+
+        def add(i, *summed):
+            with tf.GradientTape() as again:
+                outputs = outputs_of(i)
+                share = tf.add_n([tf.reduce_sum(outputs[name] * g[i]) for name, g in of_others.items() if g is not None])
+            more = again.gradient(share, [variables[number] for number in used])
+            return i + 1, *[a + tf.convert_to_tensor(b) for a, b in zip(summed, more, strict=True)]
+
+        begun = (0, *[gradients[number] for number in used])
+        _, *summed = tf.while_loop(lambda i, *_: i < used_parts - 1, add, begun, parallel_iterations=1)
+        for number, gradient in zip(used, summed, strict=True):
+            gradients[number] = gradient
+        return self._unscaled(gradients), means
+
     def _micro_batches(self, batch: Batch) -> tuple[dict[str, tf.Tensor] | None, int | tf.Tensor]:
         """Returns a batch cut into micro-batches, [parts, rows, ...], and how many of them to compute; None: it is one."""
         if self._micro_rows is None:
@@ -196,20 +249,29 @@ class TaskModel(keras.Model):
     def _micro_batch_gradients(self, batch: Batch, replica, number, scales: Tensors):
         """Returns (∇ of the sum over parts of Σ w·l · scale, the micro-batch's share of the means)."""
         seed = step_seed(self._seed, self.optimizer.iterations, replica, number)
-        scaled = isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer)
-        weights = self._objective.loss_weights(batch)
         with tf.GradientTape() as tape, random_scope(seed):
             outputs = self(self._inputs_of(batch), training=True)
-            # The losses are scaled, not the gradients: one number instead of a pass over all of them.
-            losses, measures = self._objective.loss(batch, outputs)
-            parts = {part: tf.reduce_sum(values * weights[part]) * scales[part] for part, values in losses.items()}
-            loss = tf.add_n(list(parts.values()))
-            objective = self.optimizer.get_scaled_loss(loss) if scaled else loss
-        gradients = tape.gradient(objective, self.trainable_variables)
+            objective, means = self._objective_of(batch, outputs, scales)
+        return self._unscaled(tape.gradient(objective, self.trainable_variables)), means
+
+    def _objective_of(self, batch: Batch, outputs: Tensors, scales: Tensors) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns (the sum over parts of Σ w·l · scale, times float16's loss scale; the batch's share of the means)."""
+        weights = self._objective.loss_weights(batch)
+        # The losses are scaled, not the gradients: one number instead of a pass over all of them.
+        losses, measures = self._objective.loss(batch, outputs)
+        parts = {part: tf.reduce_sum(values * weights[part]) * scales[part] for part, values in losses.items()}
+        loss = tf.add_n(list(parts.values()))
         known = {"loss": loss} | {f"{part}_loss": value for part, value in parts.items()}
         known |= {name: tf.reduce_sum(values * weights[part]) * scales[part] for name, (part, values) in measures.items()}
         means = tf.stack([known[name] for name in self.step_means])
-        return self.optimizer.get_unscaled_gradients(gradients) if scaled else gradients, means
+        return self.optimizer.get_scaled_loss(loss) if self._scales_loss else loss, means
+
+    @property
+    def _scales_loss(self) -> bool:
+        return isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer)
+
+    def _unscaled(self, gradients: list[Gradient | None]) -> list[Gradient | None]:
+        return self.optimizer.get_unscaled_gradients(gradients) if self._scales_loss else gradients
 
     def outputs_for(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Returns the outputs without dropout, float32."""
@@ -225,6 +287,19 @@ def _in_parts(values: tf.Tensor, count: int) -> tf.Tensor:
         return tf.reshape(values, [count, values.shape[0] // count, *values.shape[1:]])
     cut = tf.reshape(values, tf.concat([[count, -1], tf.shape(values)[1:]], axis=0))
     return tf.ensure_shape(cut, [count, None, *values.shape[1:]])
+
+
+def _with_part(found: tf.Tensor, place: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+    """Returns `found`, [parts, ...], with a value at a place of it."""
+    return tf.tensor_scatter_nd_update(found, tf.reshape(place, [1, 1]), value[None])
+
+
+def _joined(first: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
+    """[rows, ...] and [parts - 1, rows, ...] → [parts · rows, ...]."""
+    joined = tf.concat([first[None], others], 0)
+    rows = None if first.shape[0] is None else first.shape[0] * joined.shape[0]
+    flat = tf.reshape(joined, tf.concat([[-1], tf.shape(first)[1:]], 0))
+    return tf.ensure_shape(flat, [rows, *first.shape[1:]])
 
 
 def _dense(gradients: list[Gradient | None]) -> list[tf.Tensor | None]:

@@ -76,9 +76,10 @@ def training_shape(experiment: Experiment, manifest: Manifest, placement: Placem
             f"train.batch_size={train.batch_size}: the {together} examples of a row are learned from together, by one replica; "
             f"use a multiple of {together * placement.replicas}"
         )
-    if together > 1 and (steps > 1 or data.length_buckets):
-        key = "train.gradient_accumulation_steps" if steps > 1 else "data.length_buckets"
-        raise UserError(f"{key}: this task learns from the {together} examples of a row together, which it would take apart")
+    if together > 1 and data.length_buckets:
+        raise UserError(
+            f"data.length_buckets: this task learns from the {together} examples of a row together, which it would take apart"
+        )
     length = row_length(experiment, manifest, "train")
     static_rows = experiment.runtime.static_rows
     sequences = len(sequences_of(manifest.spec))
@@ -98,8 +99,8 @@ def training_shape(experiment: Experiment, manifest: Manifest, placement: Placem
     static_rows = math.ceil(static_rows / steps) * steps
     pieces = math.ceil(batch_size / static_rows)  # each example fits into a row of its own: no batch needs more
     packing = Packing(length, data.max_examples_per_row, steps, static_rows, pieces)
-    # Rows of two sequences, or with parts of one group of examples, cannot be cut: all of a batch is one micro-batch then.
-    micro_rows = static_rows * pieces if sequences > 1 or together > 1 else static_rows // steps
+    # Rows of two sequences cannot be cut alike: all of a batch is one micro-batch then.
+    micro_rows = static_rows * pieces if sequences > 1 else static_rows // steps
     return BatchShape(packing, batch_size, micro_rows)
 
 

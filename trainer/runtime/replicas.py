@@ -70,6 +70,31 @@ def replica_context() -> Any:
     return _across[-1] if _across else tf.distribute.get_replica_context()
 
 
+def gathered(values: tf.Tensor) -> tf.Tensor:
+    """Returns the values of all replicas, one replica after the other: [n, ...] → [replicas · n, ...], n the same on each.
+
+    It is a sum over the replicas, each with zeros in the others' places, so that every kind of replicas can do it. Its gradient
+    takes what all replicas make of this one's values: each differentiates its own share of the loss.
+    """
+    replicas = replica_context()
+    count = replicas.num_replicas_in_sync
+    if count == 1:
+        return values
+    number = tf.cast(replicas.replica_id_in_sync_group, tf.int32)
+    everyone = tf.reshape(tf.concat([[count], tf.shape(values)], 0), [-1])
+
+    def summed(tensor):
+        return replicas.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
+
+    @tf.custom_gradient
+    def gather(own):
+        found = summed(tf.scatter_nd([[number]], own[None], everyone))
+        return found, lambda upstream: summed(upstream)[number]
+
+    found = gather(values)
+    return tf.reshape(found, tf.concat([[-1], tf.shape(values)[1:]], 0))
+
+
 def sums_gradients() -> bool:
     """Whether the step must sum its gradients itself: inside `across`, where no strategy does it for the optimizer."""
     return bool(_across) and _across[-1].num_replicas_in_sync > 1

@@ -125,7 +125,10 @@ def _walk(folder: str) -> list[str]:
 
 
 def requests_for(
-    texts: Mapping[str, Sequence[str]], ids: Mapping[str, Sequence[Sequence[int]]], takes_strings: bool = True
+    texts: Mapping[str, Sequence[str]],
+    ids: Mapping[str, Sequence[Sequence[int]]],
+    takes_strings: bool = True,
+    text_signatures: Mapping[str, int] | None = None,
 ) -> Requests:
     """Returns the requests of the comparison for each signature, as `reload.py` reads them.
 
@@ -133,6 +136,7 @@ def requests_for(
       texts: {name of a text input: its texts}, equally many.
       ids: the same rows as int32 [rows, length] for each of TOKEN_INPUTS.
       takes_strings: False for an export that takes token ids only.
+      text_signatures: {a signature for one text: which of the text inputs it is}.
     """
     tokens = {name: {"dtype": "int32", "values": [list(row) for row in rows]} for name, rows in ids.items()}
     if not takes_strings:
@@ -145,7 +149,10 @@ def requests_for(
             for name, text in zip(texts, row, strict=True)
         }
         examples.append(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString().hex())
-    return {"serving_default": strings, "examples": {"examples": {"dtype": "bytes", "values": examples}}, "tokens": tokens}
+    columns = list(strings.values())
+    single = {signature: {"text": columns[number]} for signature, number in (text_signatures or {}).items()}
+    of_examples = {"examples": {"dtype": "bytes", "values": examples}}
+    return {"serving_default": strings, "examples": of_examples, "tokens": tokens, **single}
 
 
 def tensors_of(request: Mapping[str, dict]) -> dict[str, tf.Tensor]:

@@ -20,6 +20,7 @@ def write_hugging_face(
     head: Mapping[str, np.ndarray],
     class_names: Sequence[str],
     problem_type: str | None = None,
+    others: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes config, tokenizer and weights.
 
@@ -34,6 +35,7 @@ def write_hugging_face(
       head: the head's weights by PyTorch's names, as {"classifier.weight": [classes, hidden], ...}.
       class_names: of a classifier's head; others have two unnamed ones, as transformers' question answering.
       problem_type: of a classifier: how transformers reads its logits.
+      others: {path: JSON} of further files.
     """
     import safetensors.numpy
 
@@ -51,6 +53,8 @@ def write_hugging_face(
         files.make_dirs(folder)
         for name in files.list_dir(local):
             files.copy(files.join(local, name), files.join(folder, name))
+    for path, content in (others or {}).items():
+        files.write_json(files.join(folder, path), content)
     tokenizer.save(folder)
 
 

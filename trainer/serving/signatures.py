@@ -1,5 +1,6 @@
 """What a served model takes: strings, token ids, or serialized tf.Examples; dynamic batch and length."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
@@ -21,6 +22,7 @@ class Served(Protocol):
 
     has_windows: ClassVar[bool]
     token_outputs: ClassVar[Mapping[str, str]]
+    text_signatures: ClassVar[Mapping[str, int]]
     request_features: ClassVar[tuple[str, ...]]
     tokenizer: Tokenizer
     max_seq_length: int
@@ -31,6 +33,9 @@ class Served(Protocol):
 
     def request_windows(self, texts: Sequence[tf.Tensor], tokenize: InGraphTokenizer) -> RequestWindows:
         """Returns the windows of a request."""
+
+    def request_ids(self, texts: tf.Tensor, tokenize: InGraphTokenizer, number: int) -> tf.RaggedTensor:
+        """Returns the tokens of one of a request's strings: int32 [batch, (tokens)]."""
 
     def completed(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Adds to a packed batch what the model reads besides."""
@@ -43,7 +48,7 @@ class Served(Protocol):
 
 
 class ServingModule(tf.Module):
-    """A task's model behind three signatures.
+    """A task's model behind three signatures, and the task's own for single texts.
 
     Args:
       model: the task's model, built with kernels for an export.
@@ -63,7 +68,13 @@ class ServingModule(tf.Module):
         self._encode, self.weights = _traced(model, kernels, task)
         self._task, self._takes_strings = task, inputs is not None
         has_windows = inputs is not None and task.has_windows
-        self._windows_of = WindowInputs(task.tokenizer, task.request_windows, task.request_features) if has_windows else None
+        self._windows_of: WindowInputs | None = None
+        self._texts_of: dict[str, WindowInputs] = {}
+        if has_windows:
+            tokenize = InGraphTokenizer(task.tokenizer)
+            self._windows_of = WindowInputs(tokenize, task.request_windows, task.request_features)
+            single = {name: functools.partial(_one_text, task, number) for name, number in task.text_signatures.items()}
+            self._texts_of = {name: WindowInputs(tokenize, windows_of, ()) for name, windows_of in single.items()}
         self._inputs_of = None if inputs is None or has_windows else inputs(task.tokenizer, task.max_seq_length)
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
@@ -78,6 +89,12 @@ class ServingModule(tf.Module):
             "serving_default": tf.function(self._from_strings).get_concrete_function(**strings),
             "tokens": from_tokens,
             "examples": tf.function(self._from_examples).get_concrete_function(tf.TensorSpec([None], tf.string, "examples")),
+            **{
+                name: tf.function(functools.partial(self._from_text, windows_of)).get_concrete_function(
+                    text=tf.TensorSpec([None], tf.string, "text")
+                )
+                for name, windows_of in self._texts_of.items()
+            },
         }
 
     def _from_strings(self, **strings: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -97,6 +114,11 @@ class ServingModule(tf.Module):
             for name, value in self._encode_in_pieces(packed).items()
         }
         return self._task.reply(Request(texts, results, windows))
+
+    def _from_text(self, windows_of: WindowInputs, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        """string [batch], one of a request's strings → the results of its window."""
+        packed, layout, _ = windows_of(text)
+        return {name: tf.gather(value, layout.places) for name, value in self._encode_in_pieces(packed).items()}
 
     def _encode_in_pieces(self, packed: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Runs the model on so many rows at a time that memory stays bounded, whatever the request's size.
@@ -147,6 +169,12 @@ class ServingModule(tf.Module):
         """string [batch] of tf.Examples with the task's names as features → the reply."""
         wanted = {name: tf.io.FixedLenFeature([], tf.string) for name in self._task.request_names}
         return self._from_strings(**tf.io.parse_example(examples, wanted))
+
+
+def _one_text(task: Served, number: int, texts: Sequence[tf.Tensor], tokenize: InGraphTokenizer) -> RequestWindows:
+    """Returns the windows of one of a request's strings: one each."""
+    (text,) = texts
+    return RequestWindows({"input_ids": task.request_ids(text, tokenize, number)}, tf.range(tf.size(text)))
 
 
 def _traced(

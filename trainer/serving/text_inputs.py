@@ -70,8 +70,8 @@ class WindowInputs(tf.Module):
     """Tokenizes texts, cuts them into a task's windows and packs these, by TensorFlow's operations.
 
     Args:
-      tokenizer: the run's.
-      windows_of: the task's `request_windows`.
+      tokenize: by the run's tokenizer.
+      windows_of: the task's `request_windows`, or another one like it.
       features: the token-level features that it gives besides ids.
 
     Call:
@@ -83,12 +83,12 @@ class WindowInputs(tf.Module):
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        tokenize: InGraphTokenizer,
         windows_of: Callable[[Sequence[tf.Tensor], InGraphTokenizer], RequestWindows],
         features: Sequence[str],
     ):
         super().__init__(name="window_inputs")
-        self._tokenize, self._windows_of = InGraphTokenizer(tokenizer), windows_of
+        self._tokenize, self._windows_of = tokenize, windows_of
         self._spec = {**_PACKED, **{name: Feature("int32", "token") for name in features}}
         self._inputs = (*INPUTS, *features)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 import numpy as np
 
 from trainer.config import check
-from trainer.data.labels import has_half_a_surrogate_pair
+from trainer.data.row_values import text_in
 from trainer.data.sources import Row, RowError
 from trainer.data.table import Proposal, Table, UnrecognizedError
 from trainer.features import TOKENS, Example, FeatureSpec
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
     from trainer.data.pipeline import BatchWork
     from trainer.data.sampling import Sampling
-    from trainer.models.encoder import BertEncoder, Pooling
+    from trainer.models.encoder import BertEncoder
+    from trainer.models.pooling import Pooling
     from trainer.serving.windows import Request, RequestWindows
     from trainer.text.in_graph_tokenizer import InGraphTokenizer
 
@@ -67,29 +68,6 @@ Prediction: TypeAlias = dict[str, Any]  # of one row, JSON-able
 Losses: TypeAlias = "dict[str, tf.Tensor]"
 Measures: TypeAlias = "dict[str, tuple[str, tf.Tensor]]"
 Tensors: TypeAlias = "Mapping[str, tf.Tensor]"
-
-
-def value_in(row: Row, column: str) -> Any:
-    """Returns a row's value in a column; raises RowError where the row has no such column."""
-    if column not in row.values:
-        raise RowError(f"no column {column!r}; the row has {', '.join(map(repr, row.values)) or 'nothing'}")
-    return row.values[column]
-
-
-def text_in(row: Row, column: str) -> str:
-    """Returns the text in a row's column.
-
-    Raises:
-      RowError: the column is missing, or its text is empty or no string.
-    """
-    text = value_in(row, column)
-    if not isinstance(text, str):
-        raise RowError(f"column {column!r} holds a {type(text).__name__} where text belongs")
-    if has_half_a_surrogate_pair(text):
-        raise RowError(f"the text in column {column!r} is not valid Unicode: it holds half of a surrogate pair")
-    if not text.strip():
-        raise RowError(f"the text in column {column!r} is empty")
-    return text
 
 
 def check_distinct(names: Sequence[str], field: str) -> None:
@@ -145,12 +123,14 @@ class Task(abc.ABC):
       max_seq_length: tokens an example may have, special tokens included.
     """
 
-    best_score: ClassVar[str]  # the score that chooses the best checkpoint; higher is better
+    best_score: str  # the score that chooses the best checkpoint; higher is better
     txt_as: ClassVar[str] = "txt"  # how training text in .txt files is read: see data.sources.SourceFormat
     loads_head: ClassVar[bool] = False  # whether encoder.init_from gives the head its weights too, where it has them
     is_corpus: ClassVar[bool] = False  # rows are documents: prepared in chunks by size, in shards that outlive a kill
     has_windows: ClassVar[bool] = False  # a row longer than max_seq_length gives several examples; nothing is cut
+    text_signatures: ClassVar[Mapping[str, int]] = {}  # {a signature for one text: which of a request's strings it is}
     request_features: ClassVar[tuple[str, ...]] = ()  # token-level ones of `request_windows` that `results` reads, besides ids
+    compares_examples: ClassVar[bool] = False  # the loss compares examples: it needs the outputs of a whole batch at once
     problem_type: ClassVar[str | None] = None  # how transformers reads the logits of a classifier's head
     token_outputs: ClassVar[Mapping[str, str]] = {}  # {a token-level one of the results: the sequence whose tokens it has}
 
@@ -352,6 +332,21 @@ class Task(abc.ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has windows, but none in the graph")
 
+    def request_ids(self, texts: tf.Tensor, tokenize: InGraphTokenizer, number: int) -> tf.RaggedTensor:
+        """Turns one of a request's strings into the tokens of its window, in the graph; for tasks with `text_signatures`.
+
+        Such a signature takes `text`, and replies with the window's results.
+
+        Args:
+          texts: string [batch].
+          tokenize: the run's tokenizer.
+          number: which of `request_names` the strings are of.
+
+        Returns:
+          int32 [batch, (tokens)].
+        """
+        raise NotImplementedError(f"{type(self).__name__} has signatures for one text, but no tokens for it")
+
     @abc.abstractmethod
     def reply(self, request: Request) -> dict[str, tf.Tensor]:
         """Returns what a request gets back, in the graph: [batch, ...] each."""
@@ -389,6 +384,10 @@ class Task(abc.ABC):
     def hugging_face_head(self, model: keras.Model) -> tuple[str, dict[str, np.ndarray]]:
         """Returns the transformers class with such a head, and the head's weights by its names; BertModel for none."""
         return "BertModel", {}
+
+    def hugging_face_files(self, model: keras.Model) -> Mapping[str, Any]:
+        """Returns {path: JSON} of further files for the Hugging Face folder; by default none."""
+        return {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -432,8 +431,9 @@ class TextTask(Task):
 
     def pooled_model(self, encoder: BertEncoder, pooling: Pooling, units: int, dropout_rate: float, output: str) -> keras.Model:
         """Returns the model of one dense head on a vector of each text: {output: float32 [rows, K, units]}."""
-        from trainer.models.encoder import packed_inputs, pooled_texts
+        from trainer.models.encoder import packed_inputs
         from trainer.models.heads import DenseHead
+        from trainer.models.pooling import pooled_texts
         from trainer.models.task_model import TaskModel
 
         # Inputs

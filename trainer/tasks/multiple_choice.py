@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from trainer.config import check
-from trainer.data.labels import has_half_a_surrogate_pair, label_text
+from trainer.data.labels import label_text
+from trainer.data.row_values import optional_text, text_in, value_in
 from trainer.data.sources import Row, RowError
 from trainer.data.table import Proposal, Table, UnrecognizedError, listed, quoted, token_estimate
 from trainer.errors import NothingToLearnError
@@ -34,7 +35,6 @@ NUMBERED = re.compile(r"(ending|choice|option|answer|alternative|sol)[ _-]?(\d+|
 LISTS = ("choices", "options", "endings", "answers")
 TEXTS, QUESTIONS = ("context", "sent1", "premise", "passage", "article"), ("question", "sent2", "goal", "query", "stem")
 LABELS = ("label", "answerKey", "answer", "gold", "correct")
-ASCII_SPACE = " \t\n\r\f\v"
 NOT_THERE = -1e9  # the score of a choice that a row lacks
 
 
@@ -84,6 +84,7 @@ class Task(base.Task):
     config: Config
     best_score = "accuracy"
     has_windows = True  # of a row: its choices
+    compares_examples = True
 
     @classmethod
     def recognize(cls, table: Table) -> Proposal:
@@ -161,7 +162,7 @@ class Task(base.Task):
         return self.tokenizer.encode(" ".join([*texts[1:], choice]))
 
     def _texts(self, row: Row) -> list[str]:
-        return [base.text_in(row, column) for column in self.text_columns(self.config)]
+        return [text_in(row, column) for column in self.text_columns(self.config)]
 
     def _choices(self, row: Row) -> tuple[list[str], list[str]]:
         """Returns (the texts, "" for one that is not there; their own labels, where they have some)."""
@@ -174,10 +175,10 @@ class Task(base.Task):
             values += [""] * (config.choices - len(values))
         else:
             values = [row.values.get(column) or "" for column in config.names]
-        return [_choice_text(value) for value in values], labels
+        return [optional_text(value, "a choice") for value in values], labels
 
     def _right(self, row: Row, choices: Sequence[str], labels: Sequence[str]) -> int:
-        value = label_text(base.value_in(row, self.config.label_column)) or ""
+        value = label_text(value_in(row, self.config.label_column)) or ""
         there = [number for number, choice in enumerate(choices) if choice]
         letters = {chr(ord("A") + number): number for number in there}
         for known in ({labels[number]: number for number in there if number < len(labels)},
@@ -204,8 +205,9 @@ class Task(base.Task):
     # Batches are learned from: a row's examples follow each other in the stream, from a multiple of `choices` on
 
     def build_model(self, encoder: BertEncoder) -> keras.Model:
-        from trainer.models.encoder import packed_inputs, pooled_texts
+        from trainer.models.encoder import packed_inputs
         from trainer.models.heads import DenseHead
+        from trainer.models.pooling import pooled_texts
         from trainer.models.task_model import TaskModel
 
         # Inputs
@@ -262,7 +264,7 @@ class Task(base.Task):
     def request_examples(self, row: Row) -> list[Example]:
         texts = [str(row.values[column]) for column in self.input_columns]
         count = len(self.text_columns(self.config))
-        return self._examples_of(texts[:count], [_choice_text(text) for text in texts[count:]], None)
+        return self._examples_of(texts[:count], [optional_text(text, "a choice") for text in texts[count:]], None)
 
     def request_windows(self, texts: Sequence[tf.Tensor], tokenize: InGraphTokenizer) -> RequestWindows:
         import tensorflow as tf
@@ -313,26 +315,13 @@ class Task(base.Task):
         return "BertForMultipleChoice", base.head_weights(model)
 
 
-def _choice_text(value: Any) -> str:
-    """Returns a choice's text; "" for one that is not there.
-
-    Raises:
-      RowError: it is no text.
-    """
-    if not isinstance(value, str):
-        raise RowError(f"a choice is a {type(value).__name__} where text belongs")
-    if has_half_a_surrogate_pair(value):
-        raise RowError("a choice is not valid Unicode: it holds half of a surrogate pair")
-    return value if value.strip(ASCII_SPACE) else ""  # as the graph strips
-
-
 def _listed(row: Row, column: str) -> tuple[list[Any], list[str]]:
     """Returns (the choices in a row's column, their own labels where they have some).
 
     Raises:
       RowError: the column holds no list.
     """
-    value = base.value_in(row, column)
+    value = value_in(row, column)
     labels: list[str] = []
     if isinstance(value, dict):
         labels, value = [str(label) for label in value.get("label", ())], value.get("text")

@@ -1,4 +1,4 @@
-"""Writes the tiny samples of tagging, question answering, multi-label and multiple choice: from templates, made up here.
+"""Writes the tiny samples of several tasks: from templates, made up here.
 
     python configs/tiny/requests/generate.py configs/tiny/requests
 
@@ -44,7 +44,7 @@ SIZES = {"train": 240, "validation": 60}
 
 
 def main(folder: str) -> None:
-    """Writes <split>.conll, <split>.json, <split>.jsonl and <split>.csv."""
+    """Writes <split>.conll, <split>.json, <split>.jsonl, <split>.csv and <split>.tsv."""
     draw = random.Random(7)
     for split, size in SIZES.items():
         Path(folder, f"{split}.conll").write_text("\n".join(_tagged(draw) for _ in range(size)), encoding="utf8")
@@ -58,6 +58,11 @@ def main(folder: str) -> None:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["context", "ending0", "ending1", "ending2", "ending3", "label"])
             writer.writerows(_story(draw) for _ in range(size))
+    for split, size in SIZES.items():
+        with open(Path(folder, f"{split}.tsv"), "w", encoding="utf8", newline="") as file:
+            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+            writer.writerow(["query", "positive"])
+            writer.writerows(_asked(draw) for _ in range(size))
 
 
 def _tagged(draw: random.Random) -> str:
@@ -93,6 +98,14 @@ def _story(draw: random.Random) -> list:
     endings, label = [draw.choice(ENDINGS[other]) for other in others], draw.randrange(4)
     endings.insert(label, draw.choice(ENDINGS[place]))
     return [draw.choice(STORIES).format(name=draw.choice(NAMES), place=place), *endings, label]
+
+
+def _asked(draw: random.Random) -> list:
+    """Returns a question on somebody, and a paragraph that answers it."""
+    paragraph = _paragraph(draw, "")
+    born, field, home = (question["answers"][0]["text"] for question in paragraph["qas"])
+    questions = [f"Who was born in {born} and went in for {field}?", f"Whose friend, from {home}, met a student of {field}?"]
+    return [draw.choice(questions), paragraph["context"]]
 
 
 def _wish(draw: random.Random) -> dict:
