@@ -34,6 +34,7 @@ setup(
         "preflight": ["jax==0.10.2", "libtpu==0.0.42.1"],
         "cuda": ["tensorflow[and-cuda]>=2.20,<2.21"],
         "dev": [
+            "faiss-cpu",
             "hypothesis",
             "kubernetes-validate",
             "mypy",
@@ -47,6 +48,7 @@ setup(
             "types-PyYAML",
         ],
         "bench": ["matplotlib"],
+        "search": ["faiss-cpu"],
         "pretraining": ["sentencex"],
         "beam": ["apache-beam"],
     },

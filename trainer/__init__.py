@@ -5,7 +5,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.loading import Run, load, train
+    from trainer.loading import Embedder, Run, load, train
 
 # TFBertModel is a Keras 2 model: both TensorFlow and transformers must pick tf-keras (transformers#29470).
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -16,7 +16,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 __version__ = "0.1.0"
 STARTED = time.monotonic()  # near enough to the start of the process: `train` measures the time to its first step from here
-__all__ = ["Run", "load", "train"]
+__all__ = ["Embedder", "Run", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -93,6 +93,41 @@ COMMANDS = {
             "output": "Where the JSON lines go: a file, or a folder ending in / (default: <workdir>/predictions/).",
         },
     ),
+    "embed": Command(
+        "turn texts into vectors, by a trained run or by any encoder as it is",
+        {
+            "workdir": "The run whose encoder is used.",
+            "encoder": "Another encoder: a folder (also of sentence-transformers), a checkpoint or a Hub id.",
+            "input": "The texts: a csv, tsv, json, jsonl, parquet or txt file.",
+            "output": "A .npy, .parquet, .tfrecord or .jsonl file; or a folder ending in /, an index for search.",
+            "column": "The column of the text.",
+            "pooling": "What a vector is made of; auto: as the run or the folder says, else the mean of the tokens.",
+            "layer": "The layer that is read, from 1, or from -1 for the last backwards; the layers above it are left out.",
+            "normalize": "Vectors of length 1, or not; default: as the run or the folder says, else yes.",
+            "dimensions": "Only the first so many numbers of each vector.",
+            "as_queries": "The texts are queries, where the encoder has a prompt for these.",
+            "tokens": "A vector for each token, as Google's extract_features writes them; --output ends in .jsonl.",
+            "layers": "With --tokens: the layers, as -1,-2,-3,-4.",
+            "set": SET,
+        },
+    ),
+    "search": Command(
+        "find the most similar texts of an index, or hard negatives for pairs",
+        {
+            "index": "The folder that embed wrote.",
+            "input": "The queries: a file as for embed; - for standard input, a query a line.",
+            "output": "Where the JSON lines go (default: standard output).",
+            "column": "The column of the query.",
+            "top": "Texts found for each query.",
+            "engine": "numpy looks at every text; faiss (the extra search) at few of them.",
+            "negatives": "For pairs: writes so many similar texts that do not answer, for task.negatives_column.",
+            "margin": "With --negatives: how much less similar than the pair's own text they must be, at least.",
+            "columns": "With --negatives: the pairs' two columns, as query,positive.",
+            "workdir": "With --negatives and no index: the run whose encoder is used.",
+            "encoder": "With --negatives and no index: another encoder.",
+            "set": SET,
+        },
+    ),
     "export": Command(
         "write a SavedModel that takes strings, checked in a clean process, and Hugging Face files",
         {"workdir": WORKDIR, "set": SET},
@@ -143,14 +178,20 @@ COMMANDS = {
         },
     ),
 }
-SWITCHES = ("input_only", "synthetic", "profile", "lowercase", "recipes", "markdown")
+SWITCHES = (
+    *("input_only", "synthetic", "profile", "lowercase", "recipes", "markdown"),
+    *("normalize", "as_queries", "tokens"),
+)  # fmt: skip
 ONE_OF = {
     "runner": ["local", "beam"],
     "format": ["auto", *FORMATS],
+    "pooling": ["auto", "cls", "mean", "max", "weighted_mean", "pooler", "last_four"],
+    "engine": ["numpy", "faiss"],
 }
-NUMBERS = ("price",)
-LEAST = {"steps": 1, "seeds": 1, "size": 200, "unused": 0, "min_frequency": 1, "port": 0}  # flag → its lowest value
-PATHS = ("config", "workdir", "data", "input", "output", "from", "encoder", "extend", "google_records", "chips")
+NUMBERS = ("price", "margin")
+LEAST = {"steps": 1, "seeds": 1, "size": 200, "unused": 0, "min_frequency": 1, "port": 0, "layer": -1000,
+         "dimensions": 1, "top": 1, "negatives": 1}  # flag → its lowest value  # fmt: skip
+PATHS = ("config", "workdir", "data", "input", "output", "from", "encoder", "extend", "google_records", "chips", "index")
 OUT_OF_MEMORY = (
     "out of memory. To use less: a smaller train.batch_size, or more train.gradient_accumulation_steps with the same "
     "batch_size (the same gradient, in parts); train.recompute_activations=true; a smaller data.max_seq_length; "
@@ -200,6 +241,19 @@ class Options:
     chips: str | None = None
     port: int = 5050
     host: str | None = None
+    pooling: str = "auto"
+    layer: int | None = None
+    layers: str | None = None
+    normalize: bool | None = None
+    dimensions: int | None = None
+    as_queries: bool = False
+    tokens: bool = False
+    index: str | None = None
+    top: int = 10
+    engine: str = "numpy"
+    negatives: int | None = None
+    margin: float = 0.0
+    columns: str = "query,positive"
 
     def required(self, name: str) -> str:
         """Returns a flag's value; raises UserError if it was not given."""

@@ -18,11 +18,13 @@ from trainer.commands import train as train_command
 from trainer.data.sources import Row
 from trainer.errors import UserError
 from trainer.run import assembly, experiment
+from trainer.run.embedding import Asked, Embedder
 from trainer.run.inference import Predictor
 from trainer.runtime import distribution
 from trainer.runtime.logs import StartUp
 from trainer.runtime.quiet import quieten
 
+__all__ = ["Asked", "Embedder", "Run", "load", "train"]
 Texts = str | Sequence[str] | Mapping[str, Any]
 
 

@@ -6,7 +6,8 @@ from trainer import files
 from trainer.errors import UserError
 
 TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-HUB_FILES = ("config.json", *TOKENIZER_FILES)
+SENTENCE_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "*/config.json")
+HUB_FILES = ("config.json", *TOKENIZER_FILES, *SENTENCE_FILES)
 HUB_WEIGHTS = (
     # The same weights again and again: the first kind that is there is fetched
     ("model.safetensors", "model*.safetensors", "model.safetensors.index.json"),

@@ -4,7 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import gc
-import json
 import logging
 import math
 from collections.abc import Iterator
@@ -97,7 +96,7 @@ def prepare(
             if files.exists(kept):
                 splits[split]["kept"] = {"file": kept_name(split), "bytes": files.size(kept), "sha256": files.sha256(kept)}
             rejected += [{"split": split, **dataclasses.asdict(row)} for row in totals.rejected]
-            files.write_text(rejected_path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rejected))
+            files.write_json_lines(rejected_path, rejected)
             _report(job, totals, len(shards), rejected_path)
         manifest = Manifest(folder, task.features(), made_from, splits, plain(task.config))
         write_tfds_metadata(manifest)

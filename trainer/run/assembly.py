@@ -54,6 +54,10 @@ def bert_config_of(experiment: Experiment, tokenizer: Tokenizer) -> BertConfig:
         config.attention_probs_dropout_prob = encoder.attention_dropout_rate
     if folder is None or encoder.extend_vocabulary:
         config.vocab_size, config.pad_token_id = tokenizer.vocabulary_size, tokenizer.pad_id
+    if encoder.layers is not None:
+        if encoder.layers > config.num_hidden_layers:
+            raise UserError(f"encoder.layers={encoder.layers}, but the encoder has {config.num_hidden_layers}; ask for fewer")
+        config.num_hidden_layers = encoder.layers
     if encoder.max_position_embeddings is not None:
         if folder is not None and encoder.max_position_embeddings < config.max_position_embeddings:
             raise UserError(
@@ -118,11 +122,21 @@ class Assembled:
 
 
 def build(
-    experiment: Experiment, tokenizer: Tokenizer, bert_config: BertConfig, kernels: EncoderKernels | None = None
+    experiment: Experiment,
+    tokenizer: Tokenizer,
+    bert_config: BertConfig,
+    kernels: EncoderKernels | None = None,
+    task: Task | None = None,
 ) -> Assembled:
-    """Builds encoder and task model with random weights, computed by `kernels`; call inside the strategy's scope."""
+    """Builds encoder and task model with random weights; call inside the strategy's scope.
+
+    Args:
+      experiment, tokenizer, bert_config: the run.
+      kernels: compute the encoder.
+      task: another one than the config's.
+    """
     check_encoder(experiment, tokenizer, bert_config)
-    task = experiment.build_task(tokenizer)
+    task = task or experiment.build_task(tokenizer)
     encoder = BertEncoder(bert_config, experiment.train.precision, experiment.train.recompute_activations, kernels)
     return Assembled(task, encoder, task.build_model(encoder))
 

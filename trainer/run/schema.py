@@ -48,6 +48,8 @@ class EncoderConfig:
     """vocabulary_path lists the encoder's own tokens first, then new ones; a new token starts as the mean of its old pieces."""
     max_position_embeddings: int | None = None
     """More positions than init_from has; the added ones start as copies of the existing ones."""
+    layers: int | None = None
+    """Use only the first so many layers of the encoder; null: all. The rest is left out of the graph, and of what is saved."""
     allow_missing: tuple[str, ...] = ()
     """Patterns of encoder weights that may be missing from init_from and stay random, as [pooler/*]."""
     freeze_layers: int = 0
@@ -58,6 +60,7 @@ class EncoderConfig:
     """Dropout of attention weights; null keeps its config's."""
 
     def __post_init__(self):
+        check(self.layers is None or self.layers >= 1, "layers", f"must be 1 or more, got {self.layers}")
         check(self.freeze_layers >= -1, "freeze_layers", f"must be -1 or more, got {self.freeze_layers}")
         for field in ("dropout_rate", "attention_dropout_rate"):
             rate = getattr(self, field)

@@ -100,3 +100,12 @@ def test_it_is_the_encoders_pass_outside_of_training(encoder):
     ids = PackedIds(*inputs_of())
     direct = inference.encode(encoder.bert, ids, tf.float32, None, inference.read_weight)
     assert np.array_equal(encoder(inputs).numpy(), direct.numpy())
+
+
+def test_outputs_of_several_layers_are_tfbertmodels(encoder):
+    ids, types, positions, _ = inputs_of()
+    mask = tf.ones_like(ids)
+    found = inference.layer_outputs(encoder.bert, PackedIds(ids, types, positions, mask), tf.float32, [0, 2]).numpy()
+    states = encoder.model(ids, attention_mask=mask, token_type_ids=types, output_hidden_states=True).hidden_states
+    assert found.shape == (3, 9, 2, 32)
+    assert np.allclose(found, np.stack([states[0], states[2]], axis=2), atol=1e-5)

@@ -96,14 +96,9 @@ def encode(
     Returns:
       dtype [B, L, H], or [B, P, H] of the tokens that are read.
     """
-    config, embeddings = bert.config, bert.embeddings
-    words = tf.gather(embeddings.weight, ids.input_ids)
-    positions = tf.gather(weight([embeddings.position_embeddings], tf.float32), ids.position_ids)
-    types = tf.gather(weight([embeddings.token_type_embeddings], tf.float32), ids.token_type_ids)
-    layers = _Layers(config, weight, transpose)
-    hidden = layers.normalize(tf.reshape(words + types + positions, [-1, config.hidden_size]), embeddings.LayerNorm, dtype)
     shape, segment_ids = tf.shape(ids.input_ids), ids.segment_ids
-    mask = _mask(segment_ids, segment_ids, dtype)
+    layers = _Layers(bert.config, weight, transpose)
+    hidden, mask = layers.embed(bert.embeddings, ids, dtype), _mask(segment_ids, segment_ids, dtype)
     *lower, last = bert.encoder.layer
     for layer in lower:
         hidden = layers.run(layer, hidden, hidden, shape, shape, mask)
@@ -115,7 +110,23 @@ def encode(
         readers = tf.gather(hidden, tf.reshape(cells, [-1]))
         mask = _mask(tf.gather(segment_ids, read_positions, batch_dims=1), segment_ids, dtype)
     hidden = layers.run(last, hidden, readers, shape, read_shape, mask)
-    return tf.reshape(hidden, [read_shape[0], read_shape[1], config.hidden_size])
+    return tf.reshape(hidden, [read_shape[0], read_shape[1], bert.config.hidden_size])
+
+
+def layer_outputs(bert: Any, ids: PackedIds, dtype: tf.DType, wanted: Sequence[int]) -> tf.Tensor:
+    """Returns the outputs of several layers, for who reads more than the last one: dtype [B, L, len(wanted), H].
+
+    Args:
+      bert, ids, dtype: as `EncoderKernels.encode`'s.
+      wanted: layers, ascending; 0 stands for the embeddings, 1 for the first layer.
+    """
+    shape, mask = tf.shape(ids.input_ids), _mask(ids.segment_ids, ids.segment_ids, dtype)
+    layers = _Layers(bert.config, read_weight, tf.transpose)
+    hidden = [layers.embed(bert.embeddings, ids, dtype)]
+    for layer in bert.encoder.layer[: wanted[-1]]:
+        hidden.append(layers.run(layer, hidden[-1], hidden[-1], shape, shape, mask))
+    kept = tf.stack([hidden[number] for number in wanted], axis=1)
+    return tf.reshape(kept, [shape[0], shape[1], len(wanted), bert.config.hidden_size])
 
 
 def _mask(reading_segments, segment_ids, dtype):
@@ -131,10 +142,18 @@ def _transpose_bits(values, order):
 
 
 class _Layers:
-    """BERT's layers on rows of tokens, over weights from one source."""
+    """BERT's embeddings and layers on rows of tokens, over weights from one source."""
 
     def __init__(self, config, weight, transpose):
         self._config, self._weight, self._transpose = config, weight, transpose
+
+    def embed(self, embeddings, ids, dtype):
+        """Embeds tokens: int32 [B, L] each to dtype [B·L, H]."""
+        words = tf.gather(embeddings.weight, ids.input_ids)
+        positions = tf.gather(self._weight([embeddings.position_embeddings], tf.float32), ids.position_ids)
+        types = tf.gather(self._weight([embeddings.token_type_embeddings], tf.float32), ids.token_type_ids)
+        summed = tf.reshape(words + types + positions, [-1, self._config.hidden_size])
+        return self.normalize(summed, embeddings.LayerNorm, dtype)
 
     def run(self, layer, hidden, readers, shape, read_shape, mask):
         """One layer: dtype [B·L, H], of which [B·P, H] read, to [B·P, H]."""

@@ -1,0 +1,242 @@
+"""Vectors of texts, by any encoder: that of a run, of a sentence-transformers folder, or plain BERT. Nothing is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from trainer import files
+from trainer.data.sources import Row
+from trainer.errors import UserError
+from trainer.models.encoder_folders import find_encoder, is_workdir
+from trainer.models.initialization import read_bert_config
+from trainer.models.sentence_transformers import read_recipe
+from trainer.run import assembly, experiment, kernels
+from trainer.run.inference import Predictor
+from trainer.tasks import similarity
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+    import tf_keras as keras
+
+    from trainer.models.encoder import BertEncoder
+    from trainer.tasks import base
+
+TextPooling = Literal["cls", "mean", "max", "weighted_mean", "pooler", "last_four"]
+LAST_FOUR = 4  # Devlin et al. 2019, table 7, find that several of the last layers together make the best features
+LONGEST = 512  # tokens of a text where nothing says it
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What is asked of vectors, besides the encoder.
+
+    Attributes:
+      pooling: what a vector is made of; None: what the run or the folder says, else the mean of the tokens. last_four: the mean
+        over the tokens and the last four layers.
+      layer: whose output is read, from 1, or from -1 for the last backwards; the graph ends there. None: the last.
+      normalize: to length 1; None: what the run or the folder says, else yes.
+      dimensions: the first so many of a vector; None: all.
+    """
+
+    pooling: TextPooling | None = None
+    layer: int | None = None
+    normalize: bool | None = None
+    dimensions: int | None = None
+
+
+class Embedder:
+    """Turns texts into vectors.
+
+    Args:
+      encoder: an earlier workdir, a folder of sentence-transformers or of a plain encoder, a checkpoint, or a Hub id.
+      asked: of the vectors.
+      overrides: changes of config keys, as ["data.max_seq_length=64"].
+
+    Attributes:
+      settings: the config keys that were set, by which the same vectors can be made again.
+      dimensions: of a vector.
+
+    Raises:
+      UserError: no such encoder; a layer, dimensions or a kind of pooling that it has not.
+    """
+
+    def __init__(self, encoder: str, asked: Asked = Asked(), overrides: Sequence[str] = ()):
+        self.asked = asked
+        folder = find_encoder(encoder)
+        layers = read_bert_config(folder).num_hidden_layers
+        pooling: Any = "mean" if asked.pooling == "last_four" else asked.pooling
+        known = {"task.pooling": pooling, "task.normalize": asked.normalize, "encoder.layers": _cut(layers, asked.layer)}
+        found = _settings_of(folder) | {key: value for key, value in known.items() if value is not None}
+        self.settings = [f"{key}={json.dumps(value)}" for key, value in found.items()] + list(overrides)
+        self._experiment = experiment.load(
+            None, ["task.name=similarity", f"encoder.init_from={json.dumps(encoder)}", *self.settings]
+        )
+        size = read_bert_config(folder).hidden_size
+        if asked.dimensions is not None and not 1 <= asked.dimensions <= size:
+            raise UserError(f"--dimensions={asked.dimensions}: this encoder's vectors have {size}")
+        self.dimensions = asked.dimensions or size
+        if asked.pooling == "last_four" and (_cut(layers, asked.layer) or layers) < LAST_FOUR:
+            raise UserError(f"--pooling=last_four: there are only {_cut(layers, asked.layer) or layers} layers")
+        self._predictor = self._build(_LastFour if asked.pooling == "last_four" else similarity.Task)
+
+    def _build(self, task_class: type[similarity.Task]) -> Predictor:
+        tokenizer, bert_config = assembly.asked_encoder(self._experiment)
+        chosen = kernels.for_inference(self._experiment.train, bert_config)
+        task = task_class(self._experiment.task, tokenizer, self._experiment.data.max_seq_length)
+        assembled = assembly.build(self._experiment, tokenizer, bert_config, chosen, task)
+        assembly.initialize_encoder(self._experiment, assembled)
+        self._task = task
+        return Predictor(assembly.Restored(self._experiment, tokenizer, assembled, step=0))
+
+    def vectors(self, texts: Sequence[str], as_queries: bool = False) -> np.ndarray:
+        """Returns a vector for each text: float32 [texts, dimensions].
+
+        Args:
+          texts: not empty, each.
+          as_queries: with the prompt and the length of queries, where the encoder tells them from other texts.
+        """
+        found = np.zeros([len(texts), self.dimensions], np.float32)
+        rows = [(Row({}, "", number), [self._task.example_of(text, as_queries)]) for number, text in enumerate(texts)]
+        for row, windows in self._predictor.windows_of(rows):
+            found[row.line] = windows[0].outputs["embedding"][: self.dimensions]
+        if self.asked.dimensions is not None and self._experiment.task.normalize:
+            found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+        return found
+
+
+class TokenEmbedder(Embedder):
+    """Turns texts into a vector for each token and layer, as google-research/bert's extract_features.py.
+
+    Args:
+      encoder, overrides: as of Embedder.
+      layers: from 1, or from -1 for the last backwards, as extract_features' --layers.
+    """
+
+    def __init__(self, encoder: str, layers: Sequence[int] = (-1,), overrides: Sequence[str] = ()):
+        self.layers = list(layers)
+        super().__init__(encoder, Asked(), overrides)
+
+    def _build(self, task_class: type[similarity.Task]) -> Predictor:
+        count = read_bert_config(find_encoder(self._experiment.encoder.init_from)).num_hidden_layers
+        self._wanted = [_cut(count, layer, "--layers") or count for layer in self.layers]
+        task_class = type("Tokens", (_Tokens,), {"layers": sorted(set(self._wanted))})
+        return super()._build(task_class)
+
+    def tokens(self, texts: Sequence[str]) -> list[tuple[list[str], np.ndarray]]:
+        """Returns each text's tokens, [CLS] and [SEP] among them, and their vectors: float32 [tokens, layers, hidden]."""
+        backend, order = self._task.tokenizer.backend, sorted(set(self._wanted))
+        places = [order.index(layer) for layer in self._wanted]
+        rows = [(Row({}, "", number), [self._task.example_of(text, False)]) for number, text in enumerate(texts)]
+        found = []
+        for row, windows in self._predictor.windows_of(rows):
+            names = [str(backend.id_to_token(number)) for number in rows[row.line][1][0]["input_ids"]]
+            found.append((names, windows[0].outputs["states"][:, places]))
+        return found
+
+
+class _LastFour(similarity.Task):
+    """Similarity that reads the mean of the last four layers."""
+
+    def build_model(self, encoder: BertEncoder) -> keras.Model:
+        """Returns the model: the mean over tokens and layers."""
+        from trainer.models.pooling import PoolMean
+
+        count = encoder.bert_config.num_hidden_layers
+
+        def pooled(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            import tensorflow as tf
+
+            states = encoder.layer_outputs(inputs, range(count - LAST_FOUR + 1, count + 1))
+            mean = tf.reduce_mean(tf.cast(states, tf.float32), axis=2)
+            return {"embedding": PoolMean()(mean, inputs["segment_ids"], inputs["cls_positions"])}
+
+        return _model_of(encoder, pooled)
+
+
+class _Tokens(similarity.Task):
+    """Similarity that hands back the layers' outputs for each token."""
+
+    layers: Sequence[int]
+    token_outputs = {"states": ""}
+
+    def build_model(self, encoder: BertEncoder) -> keras.Model:
+        """Returns the model: float32 [rows, length, layers, hidden]."""
+        return _model_of(encoder, lambda inputs: {"states": encoder.layer_outputs(inputs, self.layers)})
+
+    def results(self, batch: base.Tensors, outputs: base.Tensors, labelled: bool) -> dict[str, tf.Tensor]:
+        """Returns the model's outputs as they are."""
+        return dict(outputs)
+
+
+def _model_of(encoder: BertEncoder, function: Any) -> keras.Model:
+    """Returns a model that owns the encoder's weights and computes a function of its inputs."""
+    import tf_keras as keras
+
+    from trainer.models.encoder import packed_inputs
+    from trainer.models.task_model import TaskModel
+
+    class Computed(keras.layers.Layer):
+        """The function as a layer."""
+
+        def __init__(self):
+            super().__init__(name="computed", dtype="float32")
+            self.encoder = encoder
+
+        def call(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            return function(inputs)
+
+    inputs = packed_inputs()
+    return TaskModel(inputs, Computed()(inputs), name="embedding")
+
+
+def _settings_of(folder: str) -> dict[str, Any]:
+    """Returns the config keys that an encoder's folder decides."""
+    found: dict[str, Any] = {"encoder.allow_missing": ["pooler/*"]}
+    if is_workdir(folder):
+        saved = experiment.load_workdir(folder)
+        found["data.max_seq_length"], found["train.precision"] = saved.data.max_seq_length, saved.train.precision
+        if isinstance(saved.task, similarity.Config):
+            kept = ("pooling", "normalize", "query_prompt", "document_prompt", "max_query_tokens")
+            found |= {f"task.{name}": getattr(saved.task, name) for name in kept}
+        return found
+    positions = read_bert_config(folder).max_position_embeddings
+    recipe = read_recipe(folder)
+    if recipe is None:
+        return {**found, "data.max_seq_length": min(LONGEST, positions)}
+    found |= {"task.pooling": recipe.pooling, "task.normalize": recipe.normalize}
+    found |= {"task.query_prompt": recipe.query_prompt, "task.document_prompt": recipe.document_prompt}
+    return {**found, "data.max_seq_length": min(recipe.max_seq_length or LONGEST, positions)}
+
+
+def _cut(count: int, layer: int | None, flag: str = "--layer") -> int | None:
+    """Returns the number of layers up to one that is named from either end; None for all.
+
+    >>> _cut(12, -2), _cut(12, 3), _cut(12, None)
+    (11, 3, None)
+    """
+    if layer is None:
+        return None
+    number = count + 1 + layer if layer < 0 else layer
+    if not 1 <= number <= count:
+        raise UserError(f"{flag}={layer}: the encoder has layers 1 to {count}, or -{count} to -1")
+    return number
+
+
+def probe(embedder: Embedder) -> list[float]:
+    """Returns some numbers by which an encoder is known again: the first of the vector of a fixed text."""
+    return embedder.vectors(["The encoder that made these vectors."])[0, :8].tolist()
+
+
+def is_same(embedder: Embedder, numbers: Sequence[float]) -> bool:
+    """Returns whether an encoder gives the numbers of a `probe`, but for rounding."""
+    return bool(np.allclose(probe(embedder), numbers, atol=0.02))
+
+
+def folder_of(path: str) -> str:
+    """Returns an encoder's folder in full, so that it is found from anywhere; a Hub id as it is."""
+    return files.absolute(path) if files.exists(path) else path
