@@ -40,11 +40,18 @@ ENDINGS = {  # what somebody at a place does next
     "stadium": ["cheered for the team", "watched the race", "booed the referee", "sang with the other fans"],
 }
 STORIES = ["{name} went to the {place}.", "{name} had spent all day at the {place}.", "At the {place}, {name} met a friend."]
+EVENTS = [
+    ("opened the first museum of clocks", "opened a museum of clocks"),
+    ("won the chess tournament with a black rook", "won at chess with a rook"),
+    ("found a comet that nobody had seen before", "found a new comet"),
+    ("sold the oldest ferry of the harbour", "sold an old ferry"),
+    ("signed a treaty on clean water", "signed a treaty on water"),
+]
 SIZES = {"train": 240, "validation": 60}
 
 
 def main(folder: str) -> None:
-    """Writes <split>.conll, <split>.json, <split>.jsonl, <split>.csv and <split>.tsv."""
+    """Writes <split>.conll, <split>.json, <split>.jsonl, <split>.csv, <split>.tsv and <split>.reports.jsonl."""
     draw = random.Random(7)
     for split, size in SIZES.items():
         Path(folder, f"{split}.conll").write_text("\n".join(_tagged(draw) for _ in range(size)), encoding="utf8")
@@ -63,6 +70,9 @@ def main(folder: str) -> None:
             writer = csv.writer(file, delimiter="\t", lineterminator="\n")
             writer.writerow(["query", "positive"])
             writer.writerows(_asked(draw) for _ in range(size))
+    for split, size in SIZES.items():
+        reports = (json.dumps(_report(draw)) for _ in range(size))
+        Path(folder, f"{split}.reports.jsonl").write_text("".join(f"{report}\n" for report in reports), encoding="utf8")
 
 
 def _tagged(draw: random.Random) -> str:
@@ -106,6 +116,18 @@ def _asked(draw: random.Random) -> list:
     born, field, home = (question["answers"][0]["text"] for question in paragraph["qas"])
     questions = [f"Who was born in {born} and went in for {field}?", f"Whose friend, from {home}, met a student of {field}?"]
     return [draw.choice(questions), paragraph["context"]]
+
+
+def _report(draw: random.Random) -> dict:
+    """Returns a report of five to eight sentences, of which one says what happened, and a summary in other words."""
+    name, city, day = draw.choice(NAMES), draw.choice(CITIES), draw.choice(DAYS)
+    what, short = draw.choice(EVENTS)
+    sentences = [
+        draw.choice(STORIES).format(name=draw.choice(NAMES), place=draw.choice(list(ENDINGS)))
+        for _ in range(draw.randint(4, 7))
+    ]
+    sentences.insert(draw.randrange(len(sentences) + 1), f"In {city}, {name} {what} {day}.")
+    return {"document": sentences, "summary": f"{name} {short} in {city}."}
 
 
 def _wish(draw: random.Random) -> dict:
