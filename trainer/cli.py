@@ -122,9 +122,23 @@ COMMANDS = {
             "engine": "numpy looks at every text; faiss (the extra search) at few of them.",
             "negatives": "For pairs: writes so many similar texts that do not answer, for task.negatives_column.",
             "margin": "With --negatives: how much less similar than the pair's own text they must be, at least.",
-            "columns": "With --negatives: the pairs' two columns, as query,positive.",
+            "columns": "With --negatives: the pairs' two columns (default: query,positive).",
             "workdir": "With --negatives and no index: the run whose encoder is used.",
             "encoder": "With --negatives and no index: another encoder.",
+            "set": SET,
+        },
+    ),
+    "score": Command(
+        "compare candidates with references by the meaning of their tokens (BERTScore)",
+        {
+            "workdir": "The run whose encoder is used.",
+            "encoder": "Another encoder: a folder, a checkpoint or a Hub id.",
+            "input": "The rows: a csv, tsv, json, jsonl or parquet file.",
+            "columns": "The two columns (default: candidate,reference).",
+            "layer": "The layer that is read (default: three quarters up).",
+            "idf": "Rare tokens count more, by how many references have them.",
+            "baseline": "Rescales scores: auto, so that unrelated pairs of these rows get 0; or three numbers.",
+            "output": "A file for a JSON line a row.",
             "set": SET,
         },
     ),
@@ -180,7 +194,7 @@ COMMANDS = {
 }
 SWITCHES = (
     *("input_only", "synthetic", "profile", "lowercase", "recipes", "markdown"),
-    *("normalize", "as_queries", "tokens"),
+    *("normalize", "as_queries", "tokens", "idf"),
 )  # fmt: skip
 ONE_OF = {
     "runner": ["local", "beam"],
@@ -253,7 +267,9 @@ class Options:
     engine: str = "numpy"
     negatives: int | None = None
     margin: float = 0.0
-    columns: str = "query,positive"
+    columns: str | None = None
+    idf: bool = False
+    baseline: str | None = None
 
     def required(self, name: str) -> str:
         """Returns a flag's value; raises UserError if it was not given."""

@@ -50,7 +50,7 @@ def test_token_vectors(cli, rows, tmp_path, tiny_encoder):
     for more, message in (
         ([f"--output={tmp_path}/x.npy"], "with --tokens it ends in .jsonl"),
         ([f"--output={tmp_path}/x.jsonl", "--layers=last"], "--layers=last: numbers with commas between"),
-        ([f"--output={tmp_path}/x.jsonl", "--layers=2"], "--layers=2: the encoder has layers 1 to 1"),
+        ([f"--output={tmp_path}/x.jsonl", "--layers=2"], "layer 2: the encoder has layers 1 to 1"),
     ):
         status, _, error = cli("embed", *flags, *more)
         assert status == 1 and message in error

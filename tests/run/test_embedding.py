@@ -70,7 +70,7 @@ def test_tokens_of_several_layers(two_layers):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (Asked(layer=3), r"--layer=3: the encoder has layers 1 to 1, or -1 to -1"),
+        (Asked(layer=3), r"layer 3: the encoder has layers 1 to 1, or -1 to -1"),
         (Asked(dimensions=33), "--dimensions=33: this encoder's vectors have 32"),
         (Asked("last_four"), "--pooling=last_four: there are only 1 layers"),
     ],

@@ -111,7 +111,7 @@ def _pairs(options: Options) -> tuple[list[Pair], list[Line]]:
     Raises:
       UserError: there are none.
     """
-    columns = options.columns.split(",")
+    columns = (options.columns or "query,positive").split(",")
     if len(columns) != 2:
         raise UserError(f"--columns={options.columns}: two columns with a comma between, as query,positive")
     pairs: list[Pair] = []

@@ -123,7 +123,7 @@ class TokenEmbedder(Embedder):
 
     def _build(self, task_class: type[similarity.Task]) -> Predictor:
         count = read_bert_config(find_encoder(self._experiment.encoder.init_from)).num_hidden_layers
-        self._wanted = [_cut(count, layer, "--layers") or count for layer in self.layers]
+        self._wanted = [_cut(count, layer) or count for layer in self.layers]
         task_class = type("Tokens", (_Tokens,), {"layers": sorted(set(self._wanted))})
         return super()._build(task_class)
 
@@ -213,7 +213,7 @@ def _settings_of(folder: str) -> dict[str, Any]:
     return {**found, "data.max_seq_length": min(recipe.max_seq_length or LONGEST, positions)}
 
 
-def _cut(count: int, layer: int | None, flag: str = "--layer") -> int | None:
+def _cut(count: int, layer: int | None) -> int | None:
     """Returns the number of layers up to one that is named from either end; None for all.
 
     >>> _cut(12, -2), _cut(12, 3), _cut(12, None)
@@ -223,7 +223,7 @@ def _cut(count: int, layer: int | None, flag: str = "--layer") -> int | None:
         return None
     number = count + 1 + layer if layer < 0 else layer
     if not 1 <= number <= count:
-        raise UserError(f"{flag}={layer}: the encoder has layers 1 to {count}, or -{count} to -1")
+        raise UserError(f"layer {layer}: the encoder has layers 1 to {count}, or -{count} to -1")
     return number
 
 
