@@ -63,6 +63,7 @@ def test_what_cannot_be_scored_is_told(cli, run_copy, tmp_path):
     assert status == 1 and "TensorFlow cannot read checkpoints from such a path" in error
 
 
+@pytest.mark.slow
 def test_records_alone_are_scored_wherever_they_are(cli, config_file, tmp_path):
     run, alone = f"--workdir={tmp_path}/run", ["--set=data.train=null", "--set=data.validation=null"]
     assert cli("prepare", f"--config={config_file}", f"--set=data.records_dir={tmp_path}/records")[0] == 0

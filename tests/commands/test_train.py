@@ -323,6 +323,7 @@ def records_alone(cli, config_file, tmp_path):
     return ["--set=data.train=null", "--set=data.validation=null", f"--set=data.records_dir={tmp_path}/records"]
 
 
+@pytest.mark.slow
 def test_records_alone_train_as_their_rows_do(cli, config_file, tmp_path):
     usual = ["train", f"--config={config_file}", f"--workdir={tmp_path}/usual"]
     with StopAfter(7):

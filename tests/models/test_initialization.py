@@ -71,8 +71,8 @@ def test_configs_of_other_models_are_refused(tmp_path, minilm):
     stored = json.loads((minilm / "config.json").read_text())
     (tmp_path / "bert_config.json").write_text(json.dumps({**stored, "model_type": "bert"}))
     assert read_bert_config(str(tmp_path)).hidden_size == 384
-    (tmp_path / "config.json").write_text(json.dumps({**stored, "model_type": "roberta"}))
-    with pytest.raises(UserError, match="is a 'roberta' model; this encoder is BERT"):
+    (tmp_path / "config.json").write_text(json.dumps({**stored, "model_type": "gpt2"}))
+    with pytest.raises(UserError, match="is a 'gpt2' model; supported are bert, roberta"):
         read_bert_config(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({**stored, "position_embedding_type": "relative_key"}))
     with pytest.raises(UserError, match="position_embedding_type 'relative_key'; BERT's is 'absolute'"):

@@ -42,6 +42,7 @@ def test_one_device_draws_and_learns_as_tensorflow_does(cli, config_file, tmp_pa
     assert rates[0] == pytest.approx(rates[1])
 
 
+@pytest.mark.slow
 def test_several_devices_and_steps_a_call_after_a_stop_elsewhere(cli, config_file, tmp_path):
     """Begun by TensorFlow, gone on on two devices, three steps a call, and finished on four: as if nothing had happened."""
     train(cli, config_file, tmp_path / "one", *NO_DROPOUT, DEFAULT)

@@ -31,6 +31,7 @@ def compile_in_a_process():
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_second_process_finds_what_the_first_compiled(environment):
     folder, values = compile_in_a_process()
     kept = {path: path.stat().st_mtime_ns for path in Path(folder).iterdir()}

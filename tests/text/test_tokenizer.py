@@ -285,16 +285,20 @@ def test_lowercase_changes_nothing_else(tmp_path, converted, lowercase):
     [
         (
             {"tokenizer_config.json": {"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab"}},
-            "the tokenizer is a BertJapaneseTokenizer, which is not supported; supported is BERT's WordPiece",
+            "the tokenizer is a BertJapaneseTokenizer, which is not supported; supported are BertTokenizer",
         ),
         ({"tokenizer_config.json": {"word_tokenizer_type": "mecab"}}, "asks for word_tokenizer_type 'mecab'"),
         ({"tokenizer_config.json": {"subword_tokenizer_type": "character"}}, "asks for subword_tokenizer_type 'character'"),
-        ({"config.json": {"tokenizer_class": "RobertaTokenizer"}}, "the tokenizer is a RobertaTokenizer"),
-        ({"tokenizer.json": {"model": {"type": "BPE"}}}, "tokenizer.json holds a BPE model; supported is WordPiece"),
+        ({"config.json": {"tokenizer_class": "T5Tokenizer"}}, "the tokenizer is a T5Tokenizer"),
+        (
+            {"tokenizer.json": {"model": {"type": "WordLevel"}}},
+            "tokenizer.json holds a WordLevel model; supported are WordPiece",
+        ),
+        ({"tokenizer.json": {"model": {"type": "BPE"}}}, "tokenizer.json holds a BPE model, which is none of a BertTokenizer"),
         ({"added_tokens.json": ["x"]}, "added_tokens.json: "),
     ],
 )
-def test_what_is_no_wordpiece_is_refused_by_name(tmp_path, parts, message):
+def test_what_is_not_supported_is_refused_by_name(tmp_path, parts, message):
     folder = encoder_folder(tmp_path / "encoder", parts)
     with pytest.raises(UserError, match=re.escape(message)):
         load_tokenizer(str(folder))

@@ -148,11 +148,10 @@ def _unwrapped(name: str, prefixes: Sequence[str] = ()) -> str:
 
 def _from_pytorch(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
     """Renames one PyTorch parameter; dense kernels are [output, input] there."""
-    parts = name.split(".")
-    # ["encoder", "layer", "0", ...] → ["encoder", "layer_._0", ...]
-    if parts[:2] == ["encoder", "layer"]:
-        parts[1:3] = [f"layer_._{parts[2]}"]
-    is_norm = "LayerNorm" in parts
+    # "encoder.layer.0.x" → ["encoder", "layer_._0", "x"]
+    parts = re.split(r"\.(?!\d+\.)", name)
+    parts = [re.sub(r"\.(\d+)$", r"_._\1", part) for part in parts]
+    is_norm = any(part == "LayerNorm" or part.endswith("_layer_norm") for part in parts)
     if parts[-1] in ("weight", "gamma") and is_norm:
         parts[-1] = "gamma"
     elif parts[-1] in ("bias", "beta") and is_norm:
@@ -167,7 +166,7 @@ def _from_pytorch(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
 def _keras_name(name: str) -> str:
     """Drops the model's prefixes and ":0": "tf_bert_model/bert/pooler/dense/bias:0" → "pooler/dense/bias"."""
     name = name.removesuffix(":0")
-    found = re.search(r"(?:^|/)((?:embeddings|encoder|pooler)/.*)", name)
+    found = re.search(r"(?:^|/)((?:embeddings|embeddings_project|encoder|transformer|pooler)/.*)", name)
     if not found:  # transformers calls the heads' layers mlm___cls and nsp___cls
         found = re.search(r"(?:^|/)(?:mlm___|nsp___)?(cls/(?:predictions|seq_relationship)/.*)", name)
     return found.group(1) if found else name
@@ -301,7 +300,8 @@ def _tf2_head(path: str) -> str:
 
 
 WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
-_WRAPPERS = ("module.", "_orig_mod.", "0.auto_model.", "auto_model.", "model.", "bert.")
+_WRAPPERS = ("module.", "_orig_mod.", "0.auto_model.", "auto_model.", "model.")
+_WRAPPERS += ("bert.", "roberta.", "distilbert.", "electra.", "albert.")
 _SAFETENSORS_DTYPES = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 import tf_keras as keras
-from transformers import BertConfig, TFBertModel
+from transformers import BertConfig, TFPreTrainedModel
 
+from trainer.errors import UserError
 from trainer.models import layers
+from trainer.models.families import family_of, trainable_layers
 from trainer.models.kernels import inference
 from trainer.models.kernels.base import EncoderKernels, PackedIds
 from trainer.models.kernels.xla import XlaKernels
@@ -15,14 +17,14 @@ PACKED_INPUTS = PackedIds._fields
 
 
 class BertEncoder(keras.layers.Layer):
-    """BERT on packed rows.
+    """BERT, or an encoder of its family, on packed rows.
 
     Args:
-      bert_config: transformers' BertConfig.
+      bert_config: transformers' BertConfig, or the config of another one of `families.FAMILIES`.
       precision: "float32", "bfloat16" or "float16": the type of the matrix products; weights stay float32.
       recompute: compute each layer again in the backward pass, to hold less memory.
       kernels: what computes the layers; XLA's where none are given.
-      model: the TFBertModel whose weights are used; a new one, with random weights, where none is given.
+      model: the TFBertModel, or TFRobertaModel and so on, whose weights are used; a new one, with random weights, for None.
 
     Call:
       inputs: {name: int32 [batch, length]} for each of PACKED_INPUTS.
@@ -38,25 +40,25 @@ class BertEncoder(keras.layers.Layer):
         precision: str = "float32",
         recompute: bool = False,
         kernels: EncoderKernels | None = None,
-        model: TFBertModel | None = None,
+        model: TFPreTrainedModel | None = None,
         name: str = "encoder",
     ):
         super().__init__(name=name, dtype="float32")
         self.bert_config = bert_config
         self.compute, self._recompute = tf.as_dtype(precision), recompute
         self.kernels = kernels or XlaKernels()
-        if model is None:
-            model = TFBertModel(bert_config, name="tf_bert_model")
-            model.build_in_name_scope()  # names as from_pretrained gives them: tf_model.h5 is matched by name
-        self.model = model
+        self.family = family_of(bert_config)
+        self.model = model or self.family.build(bert_config)
+        # What it names is part of the model already: kept out of this layer's tracking, so that weights are counted once.
+        self._main = Untracked(self.family.main_layer(self.model))
 
     @property
     def bert(self):
-        """transformers' TFBertMainLayer: embeddings, encoder, pooler."""
-        return self.model.bert
+        """transformers' TFBertMainLayer, or what has its names: embeddings, encoder, pooler."""
+        return self._main.value
 
     def call(self, inputs: dict[str, tf.Tensor], read_positions: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
-        ids = PackedIds(*(inputs[name] for name in PACKED_INPUTS))
+        ids = self._ids(inputs)
         return self.kernels.encode(self.bert, ids, self.compute, read_positions, training, self._recompute)
 
     def layer_outputs(self, inputs: dict[str, tf.Tensor], layers: Sequence[int]) -> tf.Tensor:
@@ -66,8 +68,15 @@ class BertEncoder(keras.layers.Layer):
           inputs: as of a call.
           layers: ascending; 0 stands for the embeddings, 1 for the first layer.
         """
+        return inference.layer_outputs(self.bert, self._ids(inputs), self.compute, layers)
+
+    def _ids(self, inputs: dict[str, tf.Tensor]) -> PackedIds:
+        """Returns the inputs as the weights number them."""
         ids = PackedIds(*(inputs[name] for name in PACKED_INPUTS))
-        return inference.layer_outputs(self.bert, ids, self.compute, layers)
+        if not self.family.has_types:
+            ids = ids._replace(token_type_ids=tf.zeros_like(ids.token_type_ids))
+        first = self.family.first_position
+        return ids._replace(position_ids=ids.position_ids + first) if first else ids
 
     def freeze(self, layers: int) -> list[str]:
         """Stops the training of the embeddings and the first `layers` layers; -1 freezes the whole encoder.
@@ -81,13 +90,15 @@ class BertEncoder(keras.layers.Layer):
         count = len(self.bert.encoder.layer)
         if layers > count:
             raise ValueError(f"{layers} is more than the encoder has: {count}")
+        embeddings, own = trainable_layers(self.bert)
+        if layers > 0 and not own:
+            raise ValueError("this encoder's layers share their weights; -1 freezes all of it")
         if layers < 0:
             self.model.trainable = False
             return ["the whole encoder"]
         if layers == 0:
             return []
-        frozen = [self.bert.embeddings, *self.bert.encoder.layer[:layers]]
-        for layer in frozen:
+        for layer in (embeddings, *own[:layers]):
             layer.trainable = False
         return ["embeddings"] + [f"layer {i}" for i in range(layers)]
 
@@ -110,6 +121,8 @@ class Pooler(keras.layers.Layer):
 
     def __init__(self, encoder: BertEncoder, name: str = "pooler"):
         super().__init__(name=name, dtype="float32")
+        if not encoder.family.has_pooler:
+            raise UserError(f"task.pooling: an encoder of type {encoder.bert_config.model_type} has no pooler; use mean or cls")
         # The encoder owns the pooler's weights: kept out of this layer's tracking, so that they are counted once.
         self._bert = Untracked(encoder.bert)
 
@@ -131,7 +144,8 @@ def packed_inputs() -> dict[str, keras.Input]:
 
 def check_fits(bert_config: BertConfig, vocabulary_size: int, max_seq_length: int, token_types: int) -> str | None:
     """Returns why an encoder does not go with a tokenizer, a sequence length and a number of token types, or None."""
-    if token_types > bert_config.type_vocab_size:
+    family = family_of(bert_config)
+    if family.has_types and token_types > bert_config.type_vocab_size:
         return (
             f"the task tells two texts apart by token_type_ids 0 and 1, but the encoder's type_vocab_size is "
             f"{bert_config.type_vocab_size}; choose an encoder with 2, or one text column"
@@ -141,9 +155,10 @@ def check_fits(bert_config: BertConfig, vocabulary_size: int, max_seq_length: in
             f"the tokenizer has {vocabulary_size} ids, the encoder embeddings for {bert_config.vocab_size}: this vocabulary "
             "is not the encoder's; give the folder that holds both, or the matching vocab.txt"
         )
-    if max_seq_length > bert_config.max_position_embeddings:
+    positions = family.positions(bert_config)
+    if max_seq_length > positions:
         return (
-            f"data.max_seq_length={max_seq_length} is over the encoder's {bert_config.max_position_embeddings} positions; "
-            f"set data.max_seq_length to {bert_config.max_position_embeddings} or less"
+            f"data.max_seq_length={max_seq_length} is over the encoder's {positions} positions; "
+            f"set data.max_seq_length to {positions} or less"
         )
     return None

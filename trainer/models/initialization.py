@@ -2,7 +2,9 @@
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +15,7 @@ from trainer.errors import UserError
 from trainer.models.checkpoint_formats import Weights, read_weights
 from trainer.models.encoder import BertEncoder
 from trainer.models.encoder_folders import is_workdir
+from trainer.models.families import FAMILIES
 from trainer.runtime.checkpoints import check_folder, read_variables
 
 CONFIG_NAMES = ("config.json", "bert_config.json")
@@ -59,16 +62,21 @@ def read_bert_config(folder: str) -> BertConfig:
             raise UserError(f"encoder.config_path: no file {folder}")
         raise UserError(f"encoder.init_from: {folder} has no {' or '.join(CONFIG_NAMES)}")
     stored = files.read_json_object(path)
-    if stored.get("model_type", "bert") != "bert":
-        raise UserError(
-            f"encoder.init_from: {path} is a {stored['model_type']!r} model; this encoder is BERT (model_type 'bert')"
-        )
+    kind = stored.get("model_type", "bert")
+    if kind not in FAMILIES:
+        raise UserError(f"encoder.init_from: {path} is a {kind!r} model; supported are {', '.join(FAMILIES)}")
     if stored.get("position_embedding_type", "absolute") != "absolute":
         raise UserError(f"{path}: position_embedding_type {stored['position_embedding_type']!r}; BERT's is 'absolute'")
     try:
-        return BertConfig.from_dict(stored)
+        return config_of(stored)
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: no usable config of a BERT: {error}") from None
+
+
+def config_of(stored: Mapping[str, Any]) -> BertConfig:
+    """Returns the config that a config.json holds: a BertConfig, or that of another encoder of the family."""
+    found: Any = FAMILIES[stored.get("model_type", "bert")].config_class.from_dict(dict(stored))
+    return found
 
 
 def load_encoder_weights(
@@ -152,6 +160,9 @@ def variable_key(variable_name: str) -> str:
 
     >>> variable_key("tf_bert_model/bert/pooler/dense/bias:0"), variable_key("head/dense/bias")
     ('pooler/dense/bias', 'head/dense/bias')
+    >>> variable_key("encoder/tf_roberta_model/roberta/embeddings/LayerNorm/beta:0")
+    'embeddings/LayerNorm/beta'
     """
     name = variable_name.removesuffix(":0")
-    return name.partition("bert/")[2] or name
+    found = re.search(r"(?:bert|roberta|electra)/(.*)", name)  # of DistilBERT and ALBERT, too
+    return found[1] if found else name

@@ -48,6 +48,12 @@ def layer_norm(values: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: fl
     return centred * tf.math.rsqrt(variance + epsilon) * gamma + beta
 
 
+def project(bert: Any, embedded: tf.Tensor) -> tf.Tensor:
+    """Returns embeddings in the layers' size, where they are narrower (ELECTRA, ALBERT): dtype [..., E] → [..., H]."""
+    layer = getattr(bert, "embeddings_project", None)
+    return embedded if layer is None else dense(embedded, layer.kernel, layer.bias)
+
+
 def pool(bert: Any, first: tf.Tensor) -> tf.Tensor:
     """Returns BERT's pooled output of first tokens: dense, tanh; dtype [B, K, H] to the same."""
     layer = bert.pooler.dense

@@ -12,7 +12,7 @@ from trainer.errors import UserError
 from trainer.models.encoder import BertEncoder, check_fits
 from trainer.models.encoder_folders import checkpoint_of
 from trainer.models.extension import extension
-from trainer.models.initialization import load_encoder_weights, read_bert_config
+from trainer.models.initialization import config_of, load_encoder_weights, read_bert_config
 from trainer.models.kernels.base import EncoderKernels
 from trainer.models.optimizers import OPTIMIZERS, AdamW, layerwise_rates
 from trainer.models.schedules import WarmupDecay
@@ -84,7 +84,7 @@ def saved_encoder(workdir: str) -> tuple[Tokenizer, BertConfig]:
     path = files.join(workdir, ENCODER_CONFIG)
     if not files.exists(path):
         raise UserError(f"--workdir: {workdir} has no trained model yet; run train first")
-    return load_saved_tokenizer(tokenizer_folder(workdir)), BertConfig.from_dict(files.read_json(path))
+    return load_saved_tokenizer(tokenizer_folder(workdir)), config_of(files.read_json(path))
 
 
 def check_encoder(experiment: Experiment, tokenizer: Tokenizer, bert_config: BertConfig) -> None:

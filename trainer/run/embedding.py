@@ -13,6 +13,7 @@ from trainer import files
 from trainer.data.sources import Row
 from trainer.errors import UserError
 from trainer.models.encoder_folders import find_encoder, is_workdir
+from trainer.models.families import family_of
 from trainer.models.initialization import read_bert_config
 from trainer.models.sentence_transformers import read_recipe
 from trainer.run import assembly, experiment, kernels
@@ -204,7 +205,8 @@ def _settings_of(folder: str) -> dict[str, Any]:
             kept = ("pooling", "normalize", "query_prompt", "document_prompt", "max_query_tokens")
             found |= {f"task.{name}": getattr(saved.task, name) for name in kept}
         return found
-    positions = read_bert_config(folder).max_position_embeddings
+    bert_config = read_bert_config(folder)
+    positions = family_of(bert_config).positions(bert_config)
     recipe = read_recipe(folder)
     if recipe is None:
         return {**found, "data.max_seq_length": min(LONGEST, positions)}

@@ -14,6 +14,7 @@ from trainer import files
 from trainer.data.pipeline import read_records
 from trainer.data.records import Manifest
 from trainer.errors import UserError
+from trainer.models.families import family_of
 from trainer.run import experiment as experiments
 from trainer.run.experiment import Experiment
 from trainer.run.schema import is_share
@@ -107,7 +108,7 @@ def record_checks(
     yield Check(f"train has {shards} shard(s) for {hosts} host(s)", few if hosts > 1 and shards < hosts else None)
     yield Check(f"token ids of {CHECKED_RECORDS:,} records at most", _id_problem(manifest, bert_config.vocab_size))
     longest = manifest.splits["train"]["longest"]
-    allowed = min(length, bert_config.max_position_embeddings)
+    allowed = min(length, family_of(bert_config).positions(bert_config))
     problem = f"the longest example has {longest} tokens, and only {allowed} are allowed" if longest > allowed else None
     yield Check(f"longest example: {longest} of {allowed} tokens", problem)
     differ = f"the vocabulary has {tokenizer.vocabulary_size:,} tokens, the encoder only {bert_config.vocab_size:,}"

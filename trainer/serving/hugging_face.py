@@ -32,6 +32,7 @@ def write_hugging_face(
       encoder: its weights and config.
       tokenizer: the run's.
       architecture: the transformers class that the weights are of, "BertForSequenceClassification"; "BertModel" without a head.
+        For another encoder of the family its own, which is written without the head where that differs from ours.
       head: the head's weights by PyTorch's names, as {"classifier.weight": [classes, hidden], ...}.
       class_names: of a classifier's head; others have two unnamed ones, as transformers' question answering.
       problem_type: of a classifier: how transformers reads its logits.
@@ -40,11 +41,14 @@ def write_hugging_face(
     import safetensors.numpy
 
     config = type(encoder.bert_config).from_dict(encoder.bert_config.to_dict())
-    config.architectures = [architecture]
+    known = encoder.family.architecture(architecture)
+    if known is None:  # transformers' class has another head than ours
+        known, head = f"{encoder.family.prefix}Model", {}
+    config.architectures = [known]
     names = list(class_names) if head and class_names else ["LABEL_0", "LABEL_1"]  # not those of the encoder's own past
     config.id2label, config.label2id = dict(enumerate(names)), {name: number for number, name in enumerate(names)}
     config.problem_type = problem_type
-    prefix = "bert." if head else ""
+    prefix = f"{encoder.family.attribute}." if head else ""
     weights = {prefix + pytorch_name(variable_key(v.name)): pytorch_array(v) for v in encoder.model.weights}
     with tempfile.TemporaryDirectory() as local:
         encoder.model.save_pretrained(local, safe_serialization=False)  # tf_model.h5
@@ -65,7 +69,7 @@ def pytorch_name(key: str) -> str:
     'encoder.layer.0.attention.self.query.weight'
     """
     endings = {"kernel": "weight", "gamma": "weight", "beta": "bias", "embeddings": "weight"}
-    *path, last = key.replace("layer_._", "layer/").split("/")
+    *path, last = key.replace("_._", "/").split("/")
     return ".".join([*path, endings.get(last, last)])
 
 

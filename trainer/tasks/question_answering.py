@@ -190,7 +190,7 @@ class Task(base.Task):
 
     def _windows_of(self, question: str, context: str, answer: tuple[int, int] | None) -> list[Example]:
         asked, tokens = self._question_ids(question), self._tokens_of(context)
-        cls_id, sep_id = self.tokenizer.cls_id, self.tokenizer.sep_id
+        cls_id, sep_id, between = self.tokenizer.cls_id, self.tokenizer.sep_id, self.tokenizer.separators
         first = last = -1
         if answer:
             touched = [i for i, (start, end) in enumerate(tokens.offsets) if start < answer[1] and end > answer[0]]
@@ -199,11 +199,11 @@ class Task(base.Task):
             first, last = touched[0], touched[-1]
         examples: list[Example] = []
         for window in self._cut(len(asked), len(tokens.ids)):
-            before = len(asked) + 2
+            before = len(asked) + self._specials - 1
             is_inside = answer is not None and window.start <= first and last < window.end
             examples.append(
                 {
-                    "input_ids": [cls_id, *asked, sep_id, *tokens.ids[window.start : window.end], sep_id],
+                    "input_ids": [cls_id, *asked, *between, *tokens.ids[window.start : window.end], sep_id],
                     "token_type_ids": [0] * before + [1] * (window.end - window.start + 1),
                     # A window without the answer points to its first token, as in google-research/bert's run_squad.py.
                     "answer_start": before + first - window.start if is_inside else 0,
@@ -212,16 +212,21 @@ class Task(base.Task):
             )
         return examples
 
+    @property
+    def _specials(self) -> int:
+        """Special tokens of a window."""
+        return 2 + len(self.tokenizer.separators)
+
     def _question_ids(self, question: str) -> list[int]:
         return self.tokenizer.encode(question, self._most_question_tokens)
 
     @property
     def _most_question_tokens(self) -> int:
-        return min(self.config.max_question_tokens, (self.max_seq_length - 3) // 2)
+        return min(self.config.max_question_tokens, (self.max_seq_length - self._specials) // 2)
 
     def _cut(self, asked: int, length: int) -> list[TokenWindow]:
         """Returns the windows over a context of so many tokens, beside a question of so many."""
-        size = self.max_seq_length - 3 - asked
+        size = self.max_seq_length - self._specials - asked
         return token_windows(length, size, min(self.config.window_stride_tokens, max(size // 2, 1)))
 
     @functools.cached_property
@@ -295,12 +300,13 @@ class Task(base.Task):
         """
         question, context = (row.values[column] for column in self.input_columns)
         asked, tokens = self._question_ids(question), self._tokens_of(context)
+        first = len(asked) + self._specials - 1  # of the context's tokens
         found: list[Answer] = []
         no_answer = np.inf
         for cut, window in zip(self._cut(len(asked), len(tokens.ids)), windows, strict=True):
             starts, ends = window.outputs["start_logits"], window.outputs["end_logits"]
             no_answer = min(no_answer, float(starts[0] + ends[0]))
-            inside = slice(len(asked) + 2, len(asked) + 2 + cut.end - cut.start)
+            inside = slice(first, first + cut.end - cut.start)
             for score, start, end in self._combined(starts[inside], ends[inside], cut):
                 found.append(Answer(score, tokens.offsets[start][0], tokens.offsets[end][1]))
         found.sort(key=lambda answer: -answer.score)  # stable: of equal ones the first

@@ -13,10 +13,14 @@ def single_sequence(ids: Sequence[int], tokenizer: Tokenizer, max_seq_length: in
 def pair_sequence(
     first: Sequence[int], second: Sequence[int], tokenizer: Tokenizer, max_seq_length: int
 ) -> tuple[list[int], list[int]]:
-    """Returns (input_ids, token_type_ids) of [CLS] first [SEP] second [SEP], the longer text cut first."""
-    first_length, second_length = pair_lengths(len(first), len(second), max_seq_length - 3)
-    ids = [tokenizer.cls_id, *first[:first_length], tokenizer.sep_id, *second[:second_length], tokenizer.sep_id]
-    return ids, [0] * (first_length + 2) + [1] * (second_length + 1)
+    """Returns (input_ids, token_type_ids) of [CLS] first [SEP] second [SEP], the longer text cut first.
+
+    Where the tokenizer separates texts by two [SEP], as RoBERTa's, there are two.
+    """
+    between = tokenizer.separators
+    first_length, second_length = pair_lengths(len(first), len(second), max_seq_length - 2 - len(between))
+    ids = [tokenizer.cls_id, *first[:first_length], *between, *second[:second_length], tokenizer.sep_id]
+    return ids, [0] * (first_length + 1 + len(between)) + [1] * (second_length + 1)
 
 
 def pair_lengths(first: int, second: int, budget: int) -> tuple[int, int]:

@@ -1,7 +1,8 @@
-"""The WordPiece tokenizer of a BERT encoder: Hugging Face's fast tokenizer, loaded, checked, saved, sent to workers.
+"""The tokenizer of an encoder: Hugging Face's fast tokenizer, loaded, checked, saved, sent to workers.
 
-An encoder's folder is read as transformers reads it: every file and key that decides ids counts. transformers'
-BertTokenizerFast combines them, and what it builds is taken over whole. What is no BERT WordPiece tokenizer is refused by name.
+An encoder's folder is read as transformers reads it: every file and key that decides ids counts. transformers' own fast class
+combines them, and what it builds is taken over whole: BERT's WordPiece, RoBERTa's byte-level BPE, or SentencePiece's unigram
+model as XLM-R, CamemBERT and ALBERT have it. What is none of them is refused by name.
 """
 
 from __future__ import annotations
@@ -24,14 +25,25 @@ from trainer.features import ID_TYPE
 from trainer.text.word_cache import IdsOfWords, added_texts, splits_at_spaces
 
 COMMON_MARKS = ",.()\"'-:;"  # ASCII punctuation: always a word of its own to BERT
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
+VOCABULARY_FILES = ("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model")
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", *VOCABULARY_FILES)
 # Classes of transformers that build the same tokenizer as BertTokenizerFast does.
-KNOWN_CLASSES = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer", "PreTrainedTokenizer")
+BERT_CLASSES = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer")
+OTHER_CLASSES = ("RobertaTokenizer", "XLMRobertaTokenizer", "CamembertTokenizer", "AlbertTokenizer")
+KNOWN_CLASSES = (*BERT_CLASSES, *OTHER_CLASSES, "PreTrainedTokenizer")
+CLASS_OF_ENCODER = {
+    # Where no file names the tokenizer's class: config.json's model_type → the class
+    "roberta": "RobertaTokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
+    "camembert": "CamembertTokenizer",
+    "albert": "AlbertTokenizer",
+}
+MODELS = ("WordPiece", "BPE", "Unigram")
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
 
 class Tokenizer:
-    """Hugging Face's fast BERT tokenizer, held as its JSON so that worker processes need nothing else.
+    """Hugging Face's fast tokenizer, held as its JSON so that worker processes need nothing else.
 
     Args:
       tokenizer_json: the `tokenizer.json` text.
@@ -68,6 +80,12 @@ class Tokenizer:
 
     def __reduce__(self):
         return Tokenizer, (self.json, self.special_tokens)
+
+    @functools.cached_property
+    def separators(self) -> list[int]:
+        """The ids between the two texts of a pair: [SEP] once, as BERT has it, or twice, as RoBERTa."""
+        between = self.backend.encode("a", "a").ids.count(self.sep_id) - 1
+        return [self.sep_id] * max(between, 1)
 
     @property
     def vocabulary_size(self) -> int:
@@ -221,10 +239,11 @@ def load_tokenizer(folder: str, lowercase: bool | None = None) -> Tokenizer:
       UserError: no tokenizer in the folder, a damaged file, or a tokenizer of another kind than BERT's WordPiece.
     """
     names = files.list_dir(folder)
-    if not {"tokenizer.json", "vocab.txt"} & set(names):
+    if not {"tokenizer.json", *VOCABULARY_FILES} & set(names):
         raise UserError(f"{folder}: no tokenizer.json or vocab.txt there; found {', '.join(names[:8]) or 'nothing'}")
     stated = _json_in(folder, names, "tokenizer_config.json")
-    _check_kind(folder, stated, _json_in(folder, names, "tokenizer.json"), _json_in(folder, names, "config.json"))
+    config = _json_in(folder, names, "config.json")
+    kind = _checked_kind(folder, stated, _json_in(folder, names, "tokenizer.json"), config)
     for name in ("special_tokens_map.json", "added_tokens.json"):
         _json_in(folder, names, name)
     with tempfile.TemporaryDirectory() as local:
@@ -235,7 +254,7 @@ def load_tokenizer(folder: str, lowercase: bool | None = None) -> Tokenizer:
             files.write_text(files.join(local, "vocab.txt"), vocabulary)  # without a byte-order mark, as editors add it
             if stated is None and "tokenizer.json" not in names:
                 lowercase = guessed_lowercase(lines_of(vocabulary)) if lowercase is None else lowercase
-        tokenizer = _from_transformers(local, folder, stated)
+        tokenizer = _from_transformers(local, folder, stated, kind)
     return tokenizer if lowercase is None else tokenizer.with_lowercase(lowercase)
 
 
@@ -273,21 +292,26 @@ def _json_in(folder: str, names: list[str], name: str) -> dict[str, Any] | None:
     return files.read_json_object(files.join(folder, name)) if name in names else None
 
 
-def _check_kind(folder: str, stated: dict | None, content: dict | None, config: dict | None) -> None:
-    """Raises UserError for a tokenizer that is not BERT's WordPiece."""
+def _checked_kind(folder: str, stated: dict | None, content: dict | None, config: dict | None) -> str:
+    """Returns the class of a folder's tokenizer, as "BertTokenizer"; raises UserError for one that is not supported."""
     name = (stated or {}).get("tokenizer_class") or (config or {}).get("tokenizer_class")
     if name and name.removesuffix("Fast") not in KNOWN_CLASSES:
         raise UserError(
-            f"{folder}: the tokenizer is a {name}, which is not supported; supported is BERT's WordPiece "
-            f"({', '.join(KNOWN_CLASSES)}, each also as ...Fast)"
+            f"{folder}: the tokenizer is a {name}, which is not supported; supported are {', '.join(KNOWN_CLASSES)}, each also "
+            "as ...Fast"
         )
     for key, usual in (("word_tokenizer_type", "basic"), ("subword_tokenizer_type", "wordpiece")):
         value = (stated or {}).get(key, usual)
         if value != usual:
             raise UserError(f"{folder}: tokenizer_config.json asks for {key} {value!r}; supported is {usual!r}")
     kind = ((content or {}).get("model") or {}).get("type", "WordPiece")
-    if kind != "WordPiece":
-        raise UserError(f"{folder}: tokenizer.json holds a {kind} model; supported is WordPiece, as BERT has it")
+    if kind not in MODELS:
+        raise UserError(f"{folder}: tokenizer.json holds a {kind} model; supported are {', '.join(MODELS)}")
+    usual_class = CLASS_OF_ENCODER.get(str((config or {}).get("model_type")), "BertTokenizer")
+    found = (name or usual_class).removesuffix("Fast")
+    if kind != "WordPiece" and found in BERT_CLASSES:
+        raise UserError(f"{folder}: tokenizer.json holds a {kind} model, which is none of a {found}; which class is it of?")
+    return found
 
 
 def _check_vocabulary(path: str, tokens: list[str]) -> None:
@@ -296,12 +320,11 @@ def _check_vocabulary(path: str, tokens: list[str]) -> None:
         raise UserError(f"{path}: the vocabulary lacks {missing[0]}, which BERT needs; is it a BERT vocabulary?")
 
 
-def _from_transformers(local: str, folder: str, stated: dict | None) -> Tokenizer:
-    from transformers import BertTokenizerFast, PreTrainedTokenizerFast
+def _from_transformers(local: str, folder: str, stated: dict | None, kind: str) -> Tokenizer:
+    import transformers
 
-    is_plain = ((stated or {}).get("tokenizer_class") or "").startswith("PreTrainedTokenizer")
-    loader = PreTrainedTokenizerFast if is_plain else BertTokenizerFast
-    if "tokenizer.json" not in files.list_dir(local) and not is_plain:
+    loader = getattr(transformers, f"{kind if kind in (*OTHER_CLASSES, 'PreTrainedTokenizer') else 'BertTokenizer'}Fast")
+    if "tokenizer.json" not in files.list_dir(local) and kind in BERT_CLASSES:
         _check_vocabulary_of_folder(local, folder, stated)
     try:
         loaded = loader.from_pretrained(local)

@@ -76,6 +76,7 @@ def test_products_are_the_same_bits_each_time(product):
     assert all(np.array_equal(product(matrix, matrix), first) for _ in range(5)), "whatever thread took which part"
 
 
+@pytest.mark.slow
 def test_a_second_process_finds_what_the_first_compiled(native, tmp_path, monkeypatch):
     monkeypatch.setenv("BERT_TRAINER_CACHE", str(tmp_path))
     (tmp_path / "training.cc").write_text("int nothing() { return 0; }\n")  # compiles at once

@@ -98,7 +98,7 @@ def encode(
     """
     shape, segment_ids = tf.shape(ids.input_ids), ids.segment_ids
     layers = _Layers(bert.config, weight, transpose)
-    hidden, mask = layers.embed(bert.embeddings, ids, dtype), _mask(segment_ids, segment_ids, dtype)
+    hidden, mask = layers.embed(bert, ids, dtype), _mask(segment_ids, segment_ids, dtype)
     *lower, last = bert.encoder.layer
     for layer in lower:
         hidden = layers.run(layer, hidden, hidden, shape, shape, mask)
@@ -122,7 +122,7 @@ def layer_outputs(bert: Any, ids: PackedIds, dtype: tf.DType, wanted: Sequence[i
     """
     shape, mask = tf.shape(ids.input_ids), _mask(ids.segment_ids, ids.segment_ids, dtype)
     layers = _Layers(bert.config, read_weight, tf.transpose)
-    hidden = [layers.embed(bert.embeddings, ids, dtype)]
+    hidden = [layers.embed(bert, ids, dtype)]
     for layer in bert.encoder.layer[: wanted[-1]]:
         hidden.append(layers.run(layer, hidden[-1], hidden[-1], shape, shape, mask))
     kept = tf.stack([hidden[number] for number in wanted], axis=1)
@@ -147,13 +147,16 @@ class _Layers:
     def __init__(self, config, weight, transpose):
         self._config, self._weight, self._transpose = config, weight, transpose
 
-    def embed(self, embeddings, ids, dtype):
+    def embed(self, bert, ids, dtype):
         """Embeds tokens: int32 [B, L] each to dtype [B·L, H]."""
+        embeddings = bert.embeddings
         words = tf.gather(embeddings.weight, ids.input_ids)
         positions = tf.gather(self._weight([embeddings.position_embeddings], tf.float32), ids.position_ids)
         types = tf.gather(self._weight([embeddings.token_type_embeddings], tf.float32), ids.token_type_ids)
-        summed = tf.reshape(words + types + positions, [-1, self._config.hidden_size])
-        return self.normalize(summed, embeddings.LayerNorm, dtype)
+        summed = tf.reshape(words + types + positions, [-1, words.shape[-1]])
+        embedded = self.normalize(summed, bert.embeddings.LayerNorm, dtype)
+        narrow = getattr(bert, "embeddings_project", None)
+        return embedded if narrow is None else self._dense(narrow, embedded)
 
     def run(self, layer, hidden, readers, shape, read_shape, mask):
         """One layer: dtype [B·L, H], of which [B·P, H] read, to [B·P, H]."""

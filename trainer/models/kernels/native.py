@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from trainer.models.kernels.base import EncoderKernels, PackedIds
 from trainer.models.kernels.native_library import Purpose, library
+from trainer.models.layers import project
 from trainer.runtime.randomness import draw_seed
 
 PRECISIONS = ("float32", "bfloat16")
@@ -56,6 +57,8 @@ def unfit(bert_config: Any, precision: str, purpose: Purpose) -> str | None:
         return f"native kernels do not support hidden_act={bert_config.hidden_act}"
     if purpose == "inference" and precision == "bfloat16" and (bert_config.hidden_size | bert_config.intermediate_size) % 2:
         return "native kernels in bfloat16 need an even hidden_size and intermediate_size"
+    if purpose == "inference" and getattr(bert_config, "embedding_size", bert_config.hidden_size) != bert_config.hidden_size:
+        return "native kernels for an export need embeddings of the layers' size"
     found = library(purpose)
     return None if found.operations else f"native kernels are not available: {found.reason}"
 
@@ -94,7 +97,7 @@ def encode(
         return tf.gather_nd(tf.reshape(values, [-1]), cells)
 
     token_ids = [of_tokens(values) for values in (ids.input_ids, ids.token_type_ids, ids.position_ids)]
-    tokens = _embed(bert.embeddings, config, token_ids, dtype)[None]  # [1, tokens, H]
+    tokens = project(bert, _embed(bert.embeddings, config, token_ids, dtype)[None])  # [1, tokens, H]
     row_starts = tf.range(rows)[:, None]
     of_row = tf.where(segment_ids > 0, row_starts * (tf.reduce_max(segment_ids) + 1) + segment_ids, 0)
     segments = of_tokens(of_row)[None]
@@ -123,7 +126,7 @@ def _embed(embeddings, config, ids, dtype):
     def apply(words, types, positions, gamma, beta):
         inputs = (*ids, words, types, positions, gamma, beta, seed)
         output, normalized, inverse = operations.bert_embeddings(*inputs, T=dtype, epsilon=norm.epsilon, rate=rate)
-        output.set_shape([None, config.hidden_size])
+        output.set_shape([None, words.shape[-1]])
 
         def gradient(upstream):
             saved = (ids[1], ids[2], gamma, normalized, inverse, seed)

@@ -12,7 +12,7 @@ from transformers.activations_tf import get_tf_activation
 
 from trainer.models.kernels import inference
 from trainer.models.kernels.base import EncoderKernels, PackedIds
-from trainer.models.layers import MASKED, dense, layer_norm, matmul_2d
+from trainer.models.layers import MASKED, dense, layer_norm, matmul_2d, project
 from trainer.runtime.fusion import OTHERWISE, OUTPUT, fused
 from trainer.runtime.randomness import draw_seed, drop
 from trainer.runtime.target import traced_target
@@ -38,7 +38,7 @@ class XlaKernels(EncoderKernels):
         if not training:
             return inference.encode(bert, ids, dtype, read_positions, inference.read_weight)
         config = bert.config
-        hidden = _embed(bert.embeddings, config, ids, dtype)  # [B, L, H]
+        hidden = project(bert, _embed(bert.embeddings, config, ids, dtype))  # [B, L, H]
         *lower, last = bert.encoder.layer
         for layer in lower:
             hidden = _layer(layer, config, hidden, ids.segment_ids, None, recompute)

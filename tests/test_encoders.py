@@ -1,0 +1,111 @@
+"""The other encoders of the family from their files to a prediction: their tokenizers, pairs, training, export."""
+
+import json
+
+import pytest
+import tokenizers
+import transformers
+
+from tests.conftest import ROOT, run_cli
+from trainer.models.encoder import BertEncoder
+from trainer.models.families import FAMILIES
+from trainer.serving.hugging_face import write_hugging_face
+from trainer.text.sequences import pair_sequence
+from trainer.text.tokenizer import load_saved_tokenizer, load_tokenizer
+
+SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+NAMED = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>"}
+NAMED |= {"unk_token": "<unk>", "mask_token": "<mask>"}
+TEXTS = [
+    "Sounds wonderful, and was easy to set up.",
+    "  Alles bestens!",
+    "很好用，推荐",
+    "x",
+    "a <mask> b",
+    "ﬁ ½ İ \u200b e\u0301",
+]
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+
+
+def corpus():
+    return (ROOT / "configs/quickstart/train.csv").read_text(encoding="utf8").splitlines()
+
+
+def byte_level():
+    """RoBERTa's: byte-level BPE."""
+    backend = tokenizers.ByteLevelBPETokenizer()
+    backend.train_from_iterator(corpus(), vocab_size=800, special_tokens=SPECIALS, show_progress=False)
+    backend = tokenizers.Tokenizer.from_str(backend.to_str())
+    backend.post_processor = tokenizers.processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    return transformers.RobertaTokenizerFast(tokenizer_object=backend, **NAMED)
+
+
+def unigram(tokenizer_class):
+    """SentencePiece's unigram model, as transformers converts it."""
+    backend = tokenizers.SentencePieceUnigramTokenizer()
+    backend.train_from_iterator(corpus(), vocab_size=600, special_tokens=SPECIALS, unk_token="<unk>", show_progress=False)
+    backend = tokenizers.Tokenizer.from_str(backend.to_str())
+    pair = "<s> $A </s> </s> $B </s>"
+    backend.post_processor = tokenizers.processors.TemplateProcessing("<s> $A </s>", pair, [("<s>", 0), ("</s>", 2)])
+    return tokenizer_class(tokenizer_object=backend, **NAMED)
+
+
+def made(kind):
+    """Returns (a tokenizer as transformers has it, the encoder's further sizes)."""
+    if kind == "roberta":
+        return byte_level(), {"max_position_embeddings": 66, "type_vocab_size": 1, "pad_token_id": 1}
+    if kind in ("xlm-roberta", "camembert"):
+        name = {"xlm-roberta": "XLMRobertaTokenizerFast", "camembert": "CamembertTokenizerFast"}[kind]
+        return unigram(getattr(transformers, name)), {"max_position_embeddings": 66, "type_vocab_size": 1, "pad_token_id": 1}
+    return unigram(transformers.AlbertTokenizerFast), {"embedding_size": 16, "max_position_embeddings": 64, "pad_token_id": 1}
+
+
+@pytest.fixture(params=["roberta", "xlm-roberta", "camembert", "albert"])
+def encoder(request, tmp_path, tokenizer):
+    """(transformers' tokenizer, a folder as the Hub has it)."""
+    kind = request.param
+    theirs, sizes = made(kind)
+    config = FAMILIES[kind].config_class(vocab_size=len(theirs), **SIZES, **sizes)
+    write_hugging_face(str(tmp_path / "encoder"), BertEncoder(config), tokenizer, "BertModel", {}, ())
+    for path in (tmp_path / "encoder").iterdir():
+        if path.name not in ("config.json", "model.safetensors"):
+            path.unlink()
+    theirs.save_pretrained(str(tmp_path / "encoder"))
+    return theirs, tmp_path / "encoder"
+
+
+def test_ids_are_those_of_transformers(encoder, tmp_path):
+    theirs, folder = encoder
+    ours = load_tokenizer(str(folder))
+    assert ours.special_ids() == {0, 1, 2, 3, 4} and ours.pad_id == 1 and ours.cls_id == 0
+    ours.save(str(tmp_path / "saved"))
+    for tokenizer in (ours, load_saved_tokenizer(str(tmp_path / "saved"))):
+        for text in TEXTS:
+            assert tokenizer.encode(text) == theirs(text, add_special_tokens=False)["input_ids"], text
+        for length in (64, 16, 9):
+            for first, second in zip(TEXTS, TEXTS[1:], strict=False):
+                ids, types = pair_sequence(tokenizer.encode(first), tokenizer.encode(second), tokenizer, length)
+                expected = theirs(first, second, truncation="longest_first", max_length=length)["input_ids"]
+                assert len(ids) == len(types) and (ids == expected or len(expected) == length == len(ids))
+
+
+def test_a_pair_is_trained_predicted_and_exported_by_ids(encoder, tmp_path, capsys):
+    """One kind is the rule for the others: with its embeddings, its pairs, and a tokenizer that no graph holds."""
+    theirs, folder = encoder
+    if json.loads((folder / "config.json").read_text())["model_type"] not in ("roberta", "albert"):
+        pytest.skip("as roberta")
+    rows = [{"a": text, "b": text[::-1], "label": number % 2} for number, text in enumerate(TEXTS[:4] * 4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = {"encoder.init_from": folder, "data.train": tmp_path / "rows.jsonl", "data.validation": tmp_path / "rows.jsonl"}
+    keys |= {"task.text_columns": "[a,b]", "task.pooling": "mean", "train.steps": 3, "train.batch_size": 8}
+    keys |= {"data.max_seq_length": 64}
+    assert run_cli("train", f"--workdir={tmp_path}/run", *[f"--set={k}={v}" for k, v in keys.items()]) == 0
+    flags = ("predict", f"--workdir={tmp_path}/run", f"--input={tmp_path}/rows.jsonl", f"--output={tmp_path}/out.jsonl")
+    assert run_cli(*flags) == 0
+    predicted = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert len(predicted) == 16 and all("probability" in line for line in predicted)
+    capsys.readouterr()
+    assert run_cli("export", f"--workdir={tmp_path}/run") == 0
+    assert "the SavedModel takes token ids, not strings" in capsys.readouterr().err
+    again = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "run/huggingface"))
+    assert again(TEXTS[0])["input_ids"] == theirs(TEXTS[0])["input_ids"]
