@@ -19,6 +19,7 @@ from trainer.models.kernels.native_inference import NativeExportKernels
 from trainer.models.kernels.xla import XlaKernels
 from trainer.runtime.randomness import random_scope
 from trainer.serving.hugging_face import write_hugging_face
+from trainer.tasks import pretraining
 
 GOLDEN = json.loads(Path(__file__).with_name("family_outputs.json").read_text())
 KINDS = list(CONFIGS)
@@ -153,10 +154,12 @@ def test_freezing_and_depths(tmp_path):
     assert albert.freeze(-1) == ["the whole encoder"] and not albert.trainable_variables
 
 
-def test_what_an_encoder_has_not():
+def test_what_an_encoder_has_not(tokenizer):
     electra = config_of({"model_type": "electra", **CONFIGS["electra"]})
     with pytest.raises(UserError, match="task.pooling: an encoder of type electra has no pooler; use mean or cls"):
         Pooler(BertEncoder(electra))
     roberta = config_of({"model_type": "roberta", **CONFIGS["roberta"]})
+    with pytest.raises(UserError, match="task.name=pretraining trains BERT; the encoder is of type roberta"):
+        pretraining.Task(pretraining.Config(), tokenizer, 32).build_model(BertEncoder(roberta))
     assert check_fits(roberta, 120, 40, 2) is None, "a pair needs no types, and two positions are padding's"
     assert "is over the encoder's 40 positions" in check_fits(roberta, 120, 41, 2)

@@ -314,6 +314,8 @@ class Task(base.TextTask):
         return Sampling("language_number", counts, rates)
 
     def build_model(self, encoder: BertEncoder) -> keras.Model:
+        if encoder.bert_config.model_type != "bert":
+            raise UserError(f"task.name=pretraining trains BERT; the encoder is of type {encoder.bert_config.model_type}")
         import tensorflow as tf
         import tf_keras as keras
 
