@@ -158,6 +158,15 @@ COMMANDS = {
             "set": SET,
         },
     ),
+    "crossvalidate": Command(
+        "score a config on all of its training rows, each by a run that has not seen it",
+        {
+            "config": CONFIG,
+            "workdir": WORKDIR,
+            "set": SET,
+            "folds": "Parts, and runs: classes are spread over all, equal texts (or data.holdout_column) stay together.",
+        },
+    ),
     "preflight": Command(
         "compile a config's steps for a TPU slice that is not here, and check what the run needs, before it costs money",
         {
@@ -204,7 +213,7 @@ ONE_OF = {
 }
 NUMBERS = ("price", "margin")
 LEAST = {"steps": 1, "seeds": 1, "size": 200, "unused": 0, "min_frequency": 1, "port": 0, "layer": -1000,
-         "dimensions": 1, "top": 1, "negatives": 1}  # flag → its lowest value  # fmt: skip
+         "dimensions": 1, "top": 1, "negatives": 1, "folds": 2}  # flag → its lowest value  # fmt: skip
 PATHS = ("config", "workdir", "data", "input", "output", "from", "encoder", "extend", "google_records", "chips", "index")
 OUT_OF_MEMORY = (
     "out of memory. To use less: a smaller train.batch_size, or more train.gradient_accumulation_steps with the same "
@@ -269,6 +278,7 @@ class Options:
     margin: float = 0.0
     columns: str | None = None
     idf: bool = False
+    folds: int = 5
     baseline: str | None = None
 
     def required(self, name: str) -> str:

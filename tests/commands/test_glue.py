@@ -39,7 +39,7 @@ def here(monkeypatch):
         calls.append(arguments)
         return run_cli(*arguments)
 
-    monkeypatch.setattr(glue, "_call", call)
+    monkeypatch.setattr(glue, "call", call)
     return calls
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.holdout import Holdout
+from trainer.data.holdout import Holdout, folds_of
 from trainer.data.sources import Rejected, Row
 from trainer.errors import UserError
 
@@ -77,3 +77,21 @@ def test_a_share_of_nothing_is_refused():
         match=r"data.validation: 0.1 of the training rows is less than one row of each class: data.train has 3 different",
     ):
         split_all(rows, {"validation": 0.1})
+
+
+def test_folds_spread_classes_and_keep_groups_together():
+    rows = [Row({"text": f"t{n % 60}", "label": "ab"[n % 3 == 0], "group": n % 7}, "f", n + 1) for n in range(90)]
+    rows.append(Row({"text": None, "label": "a"}, "f", 91))
+    folds = folds_of(rows, ("text",), "label", 5, "task.text_columns")
+    parts = [folds.of(row) for row in rows[:90]]
+    assert folds.of(rows[90]) is None and parts[:30] == parts[60:], "equal texts"
+    for name in "ab":
+        counts = [
+            sum(1 for row, part in zip(rows[:60], parts, strict=False) if part == k and row.values["label"] == name)
+            for k in range(5)
+        ]
+        assert max(counts) - min(counts) <= 1
+    groups = folds_of(rows[:90], ("group",), None, 3, "data.holdout_column")
+    assert len({(row.values["group"], groups.of(row)) for row in rows[:90]}) == 7
+    with pytest.raises(UserError, match="--folds=8: data.train has only 7 different texts"):
+        folds_of(rows[:90], ("group",), None, 8, "data.holdout_column")

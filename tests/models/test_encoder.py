@@ -1,4 +1,5 @@
 import pytest
+import tensorflow as tf
 
 from tests.conftest import tiny_config
 from trainer.models.encoder import BertEncoder, Pooler, check_fits
@@ -14,6 +15,24 @@ def test_freezing_stops_the_embeddings_and_the_lower_layers():
     with pytest.raises(ValueError, match="3 is more than the encoder has: 2"):
         encoder.freeze(3)
     assert encoder.freeze(-1) == ["the whole encoder"] and encoder.trainable_variables == []
+
+
+def test_the_top_layers_begin_anew():
+    encoder = BertEncoder(tiny_config(num_hidden_layers=3))
+    for variable in encoder.model.weights:
+        variable.assign(tf.fill(variable.shape, 7.0))
+    encoder.reinitialize(2)
+    for variable in encoder.model.weights:
+        is_kept = "/embeddings/" in variable.name or "layer_._0/" in variable.name
+        values = variable.numpy()
+        if is_kept:
+            assert (values == 7).all(), variable.name
+        elif "gamma" in variable.name or "beta" in variable.name or "bias" in variable.name:
+            assert (values == float("gamma" in variable.name)).all(), variable.name
+        else:
+            assert 0.01 < values.std() < 0.03 and abs(values.mean()) < 0.01, variable.name
+    with pytest.raises(ValueError, match="4 is more than the encoder has: 3"):
+        encoder.reinitialize(4)
 
 
 def test_depths_rise_from_the_embeddings_to_the_head():

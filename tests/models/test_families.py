@@ -151,6 +151,8 @@ def test_freezing_and_depths(tmp_path):
     albert = BertEncoder(config_of({"model_type": "albert", **CONFIGS["albert"]}))
     with pytest.raises(ValueError, match="this encoder's layers share their weights; -1 freezes all of it"):
         albert.freeze(1)
+    with pytest.raises(ValueError, match="this encoder's layers share their weights"):
+        albert.reinitialize(1)
     assert albert.freeze(-1) == ["the whole encoder"] and not albert.trainable_variables
 
 

@@ -8,14 +8,13 @@ import dataclasses
 import json
 import logging
 import statistics
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer import files
 from trainer.cli import Options
 from trainer.errors import UserError, suggestion
+from trainer.run.own_process import call
 
 log = logging.getLogger(__name__)
 CONFIG = "glue"  # the recipe whose rates and lengths count, unless another is named
@@ -139,7 +138,7 @@ def _trained_and_scored(name: str, data: str, folder: str, seed: int, options: O
     _check_same_keys(folder, [*keys, options.config or CONFIG])
     if not files.exists(files.join(folder, "evaluation", f"{task.dev[0]}.json")):
         arguments = ["train", f"--config={options.config or CONFIG}", f"--workdir={folder}"]
-        status = _call([*arguments, *(f"--set={key}" for key in keys)])
+        status = call([*arguments, *(f"--set={key}" for key in keys)])
         if status:
             return status
     for domain in task.dev:
@@ -147,7 +146,7 @@ def _trained_and_scored(name: str, data: str, folder: str, seed: int, options: O
         if files.exists(path):
             continue
         source = _source(name, data, domain)
-        status = _call(["evaluate", f"--workdir={folder}", "--split=test", f"--set=data.test={source}"])
+        status = call(["evaluate", f"--workdir={folder}", "--split=test", f"--set=data.test={source}"])
         if status:
             return status
         files.rename(files.join(folder, "evaluation", "test.json"), path)
@@ -188,16 +187,6 @@ def _source(name: str, data: str, split: str) -> str:
     return f"tfds:glue/{TASKS[name].tfds_name}:{split.replace('dev', 'validation')}"
 
 
-def _call(arguments: Sequence[str]) -> int:
-    """Runs a command of this program; Ctrl-C reaches it as well, and it saves before it ends."""
-    process = subprocess.Popen([sys.executable, "-m", "trainer", *arguments])
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
-
-
 def _at(scores: Mapping[str, Any], name: str) -> float:
     for part in name.split("."):
         scores = scores[part]
@@ -230,7 +219,7 @@ def _write_submission(name: str, data: str, workdir: str, scores: Mapping[str, S
             continue
         arguments = ["predict", f"--workdir={files.join(workdir, name, f'seed-{best}')}", f"--input={source}"]
         # A test file has a header, also where the training file has none.
-        if _call([*arguments, f"--output={predictions}", "--set=data.column_names=[]"]):
+        if call([*arguments, f"--output={predictions}", "--set=data.column_names=[]"]):
             raise UserError(f"{source} could not be predicted; the messages above say why")
         rows = [json.loads(line) for line in files.read_text(predictions).splitlines()]
         values = [row.get("label", row.get("value")) for row in rows]

@@ -96,6 +96,41 @@ class Holdout:
         return "train"
 
 
+@dataclasses.dataclass(frozen=True)
+class Folds:
+    """Rows in parts of about the same size, equal texts in one part, each class spread over all.
+
+    Attributes:
+      fold_of: {hash of a text: its part, from 0}.
+      columns: that are hashed.
+    """
+
+    fold_of: Mapping[bytes, int]
+    columns: tuple[str, ...]
+
+    def of(self, row: Row) -> int | None:
+        """Returns a row's part; None for a row without a text."""
+        key = _hash(row, self.columns)
+        return None if key is None else self.fold_of[key]
+
+
+def folds_of(rows: Iterable[Row | Rejected], columns: Sequence[str], label: str | None, count: int, key: str) -> Folds:
+    """Deals rows to `count` parts by the hash of their texts: stratified by class, grouped by equal values of the columns.
+
+    Args:
+      rows, columns, label, key: as `Holdout.of`'s.
+      count: of parts.
+
+    Raises:
+      UserError: there are fewer different texts than parts.
+    """
+    strata = _texts_by_class(rows, columns, label, key)
+    dealt = [text for name in sorted(strata) for text in sorted(strata[name])]  # class by class: each is dealt round
+    if len(dealt) < count:
+        raise UserError(f"--folds={count}: data.train has only {len(dealt)} different texts")
+    return Folds({text: number % count for number, text in enumerate(dealt)}, tuple(columns))
+
+
 def _texts_by_class(
     rows: Iterable[Row | Rejected], columns: Sequence[str], label: str | None, column_key: str
 ) -> dict[str, set[bytes]]:

@@ -102,6 +102,27 @@ class BertEncoder(keras.layers.Layer):
             layer.trainable = False
         return ["embeddings"] + [f"layer {i}" for i in range(layers)]
 
+    def reinitialize(self, layers: int) -> None:
+        """Gives the top layers and the pooler new random weights, as a new model has them (Zhang et al. 2021, section 4.2).
+
+        Raises:
+          ValueError: more layers than there are, or layers that share their weights.
+        """
+        _, own = trainable_layers(self.bert)
+        if not own:
+            raise ValueError("this encoder's layers share their weights")
+        if layers > len(own):
+            raise ValueError(f"{layers} is more than the encoder has: {len(own)}")
+        spread, pooler = self.bert_config.initializer_range, getattr(self.bert, "pooler", None)
+        renewed = [weight for layer in own[len(own) - layers :] for weight in layer.weights]
+        for variable in [*renewed, *(pooler.weights if pooler is not None else ())]:
+            if "LayerNorm" in variable.name or "layer_norm" in variable.name:
+                variable.assign(tf.ones_like(variable) if "gamma" in variable.name else tf.zeros_like(variable))
+            elif "bias" in variable.name:
+                variable.assign(tf.zeros_like(variable))
+            else:
+                variable.assign(keras.initializers.TruncatedNormal(stddev=spread)(variable.shape))
+
     def depth_of(self, variable_name: str) -> int:
         """Returns a variable's depth for layer-wise learning rates: 0 embeddings, 1 the first layer, ..., the rest last."""
         count = len(self.bert.encoder.layer)

@@ -161,6 +161,12 @@ def initialize_encoder(experiment: Experiment, assembled: Assembled) -> None:
         allowed = experiment.encoder.allow_missing
         report = load_encoder_weights(assembled.encoder, folder, allowed, head, extend, checkpoint)
         log.info("%s", "\n".join(report.lines()))
+    if experiment.encoder.reinit_layers:
+        try:
+            assembled.encoder.reinitialize(experiment.encoder.reinit_layers)
+        except ValueError as error:
+            raise UserError(f"encoder.reinit_layers: {error}") from None
+        log.info("random again: the pooler and the top %d layer(s)", experiment.encoder.reinit_layers)
     try:
         frozen = assembled.encoder.freeze(experiment.encoder.freeze_layers)
     except ValueError as error:

@@ -54,6 +54,9 @@ class EncoderConfig:
     """Patterns of encoder weights that may be missing from init_from and stay random, as [pooler/*]."""
     freeze_layers: int = 0
     """Layers that do not train, from the embeddings up; -1 freezes the whole encoder (feature-based transfer)."""
+    reinit_layers: int = 0
+    """Layers that begin with random weights, from the top down, and with them the pooler: steadier on little data (Zhang et al.
+    2021, arXiv:2006.05987)."""
     dropout_rate: float | None = None
     """Dropout in the encoder's hidden layers; null keeps its config's."""
     attention_dropout_rate: float | None = None
@@ -62,6 +65,7 @@ class EncoderConfig:
     def __post_init__(self):
         check(self.layers is None or self.layers >= 1, "layers", f"must be 1 or more, got {self.layers}")
         check(self.freeze_layers >= -1, "freeze_layers", f"must be -1 or more, got {self.freeze_layers}")
+        check(self.reinit_layers >= 0, "reinit_layers", f"must be 0 or more, got {self.reinit_layers}")
         for field in ("dropout_rate", "attention_dropout_rate"):
             rate = getattr(self, field)
             check(rate is None or 0 <= rate < 1, field, f"must be in [0, 1), got {rate}")
