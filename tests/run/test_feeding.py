@@ -77,3 +77,36 @@ def test_replicas_have_buckets_of_about_equal_length(buckets):
 def test_buckets_need_shapes_that_vary(buckets):
     with pytest.raises(UserError, match="data.length_buckets: runtime.static_rows asks for one shape; pack the rows instead"):
         buckets(0, 1, "runtime.static_rows=8")
+
+
+def test_training_examples_are_changed_and_others_are_not(config_file, tmp_path):
+    found = {}
+    for prob in (0.0, 0.3):
+        resolved = learning.learned(experiment.load(str(config_file), [f"data.augment_mask_prob={prob}"], None))
+        tokenizer = find_tokenizer(resolved)
+        manifest = preparation.ensure_records(resolved, str(tmp_path / "w"), tokenizer)
+        task, placement = resolved.build_task(tokenizer), Placement(tf.distribute.get_strategy(), "default", "")
+        shape = feeding.training_shape(resolved, manifest, placement, whole=False)
+        training = feeding.training_batches(resolved, manifest, placement, task, shape, first_step=0)
+        validation = feeding.evaluation_batches(resolved, manifest, "validation", task)
+        batches = next(iter(training)), next(iter(validation))
+        found[prob] = [np.count_nonzero(batch["input_ids"] == tokenizer.mask_id) for batch in batches]
+    assert found[0.0] == [0, 0] and found[0.3][0] > 10 and found[0.3][1] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tagging", "data.augment_swap_prob: .* says something of single tokens; augmentation is for tasks on whole texts"),
+        ("question_answering", "data.augment_swap_prob: answer_start says something of single tokens"),
+        ("pretraining", "data.augment_swap_prob: pre-training masks tokens itself"),
+    ],
+)
+def test_tokens_with_labels_are_not_augmented(config_file, tokenizer, name, message):
+    from trainer.tasks import task_module
+
+    resolved = experiment.load(str(config_file), ["data.augment_swap_prob=0.1"], None)
+    module = task_module(name)
+    known = {"entity_types": ("x",), "tag_scheme": "IOB2"} if name == "tagging" else {}
+    with pytest.raises(UserError, match=message):
+        feeding._augmented_work(resolved, module.Task(module.Config(**known), tokenizer, 32), 32)

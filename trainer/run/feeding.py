@@ -7,8 +7,10 @@ import math
 import tensorflow as tf
 
 from trainer import files
+from trainer.data.augmentation import MOVABLE, Augmentation, augmented
 from trainer.data.pipeline import (
     WINDOW_BATCHES,
+    BatchWork,
     Packing,
     StreamPosition,
     length_grouped,
@@ -23,6 +25,7 @@ from trainer.run.experiment import Experiment
 from trainer.runtime.data_service import check_servers, from_servers
 from trainer.runtime.distribution import Placement
 from trainer.tasks.base import Task
+from trainer.text.masks import MaskableTokens
 
 ROW_LENGTH_UNIT = 16  # tokens; vector units and TPU tiles divide it evenly
 EVALUATION_TOKENS = 8192  # of a batch in evaluation and prediction: without gradients more fits than in training
@@ -136,7 +139,7 @@ def training_batches(
             window = position.step // WINDOW_BATCHES
             ids_name = in_sequence(sequences_of(task.features())[0], "input_ids")
             stream = length_grouped(stream, shape.batch_size, local_replicas, train.seed, window, ids_name)
-        work = task.batch_work()
+        work = _augmented_work(experiment, task, shape.packing.row_length)
         every = server, servers
         return packed_batches(stream, task.features(), shape.batch_size, shape.packing, work, position, every)
 
@@ -147,6 +150,33 @@ def training_batches(
     return placement.strategy.distribute_datasets_from_function(
         lambda context: pipeline(position.share(context.input_pipeline_id, context.num_input_pipelines))
     )
+
+
+def _augmented_work(experiment: Experiment, task: Task, most_tokens: int) -> BatchWork | None:
+    """Returns what is done to training batches: the task's work, after the examples were changed where the config says so.
+
+    Raises:
+      UserError: the task's tokens have labels or places, which would no longer be theirs.
+    """
+    probs, spec = experiment.data.augmentation(), task.features()
+    if not any(probs.values()):
+        return task.batch_work()
+    fixed = [name for name, feature in spec.items() if feature.per == "token" and not name.endswith(MOVABLE)]
+    fixed += [name for name in ("answer_start", "answer_end") if name in spec]
+    if fixed or task.is_corpus:
+        key = next(f"data.augment_{name}" for name, prob in probs.items() if prob)
+        what = f"{fixed[0]} says something of single tokens" if fixed else "pre-training masks tokens itself"
+        raise UserError(f"{key}: {what}; augmentation is for tasks on whole texts")
+    tokens = MaskableTokens(task.tokenizer)
+    augmentation = Augmentation(
+        **probs,
+        seed=experiment.train.seed,
+        mask_id=tokens.mask_id,
+        special_ids=sorted(tokens.special),
+        usable_ids=tokens.usable,
+        most_tokens=most_tokens,
+    )
+    return augmented(task.batch_work(), augmentation, spec)
 
 
 def row_length(experiment: Experiment, manifest: Manifest, split: str) -> int:

@@ -144,6 +144,16 @@ class DataConfig:
     """Processes that prepare records; 0: one per core when there are many rows."""
     max_rejected_fraction: float = 0.01
     """Fraction of rows that may be rejected before the command stops; rejected.jsonl lists them in any case."""
+    augment_mask_prob: float = 0.0
+    """Of each training token, the chance that it is masked, anew in each epoch; never on other splits. For little data."""
+    augment_replace_prob: float = 0.0
+    """The chance that it is replaced by a random token."""
+    augment_swap_prob: float = 0.0
+    """The chance that it changes places with the next one."""
+    augment_insert_prob: float = 0.0
+    """The chance that a random token comes after it."""
+    augment_delete_prob: float = 0.0
+    """The chance that it is deleted."""
     shuffle_buffer_examples: int = 100_000
     """Examples held for shuffling; at least the number of training examples gives a perfect shuffle."""
 
@@ -171,8 +181,15 @@ class DataConfig:
             "max_rejected_fraction",
             f"must be in [0, 1], got {self.max_rejected_fraction}",
         )
+        for field, prob in self.augmentation().items():
+            check(0 <= prob < 1, f"augment_{field}", f"must be in [0, 1), got {prob}")
         for field in ("shards", "workers", "shuffle_buffer_examples"):
             check(getattr(self, field) >= 0, field, f"must be 0 or more, got {getattr(self, field)}")
+
+    def augmentation(self) -> dict[str, float]:
+        """Returns {"mask_prob": ..., ...}: what happens to training tokens."""
+        names = ("mask_prob", "replace_prob", "swap_prob", "insert_prob", "delete_prob")
+        return {name: getattr(self, f"augment_{name}") for name in names}
 
     def source_format(self, txt_as: str = "txt") -> SourceFormat:
         """Returns how to read sources, those that end in .txt as `txt_as`."""
