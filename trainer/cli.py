@@ -158,6 +158,16 @@ COMMANDS = {
             "set": SET,
         },
     ),
+    "fewshot": Command(
+        "learn classes from a handful of rows each: pairs of texts first, then a head (SetFit)",
+        {
+            "config": CONFIG,
+            "workdir": WORKDIR,
+            "set": SET,
+            "pairs": "Pairs of each text with others of its class, and as many with texts of other classes.",
+            "contrastive": "Keys of the first training, as 'train.epochs=2 train.learning_rate=2e-5'.",
+        },
+    ),
     "crossvalidate": Command(
         "score a config on all of its training rows, each by a run that has not seen it",
         {
@@ -213,7 +223,7 @@ ONE_OF = {
 }
 NUMBERS = ("price", "margin")
 LEAST = {"steps": 1, "seeds": 1, "size": 200, "unused": 0, "min_frequency": 1, "port": 0, "layer": -1000,
-         "dimensions": 1, "top": 1, "negatives": 1, "folds": 2}  # flag → its lowest value  # fmt: skip
+         "dimensions": 1, "top": 1, "negatives": 1, "folds": 2, "pairs": 1}  # flag → its lowest value  # fmt: skip
 PATHS = ("config", "workdir", "data", "input", "output", "from", "encoder", "extend", "google_records", "chips", "index")
 OUT_OF_MEMORY = (
     "out of memory. To use less: a smaller train.batch_size, or more train.gradient_accumulation_steps with the same "
@@ -279,6 +289,8 @@ class Options:
     columns: str | None = None
     idf: bool = False
     folds: int = 5
+    pairs: int = 20
+    contrastive: str | None = None
     baseline: str | None = None
 
     def required(self, name: str) -> str:
