@@ -128,10 +128,6 @@ def test_configs_that_cannot_be(config, message):
     ("change", "message"),
     [
         ("train.batch_size=8", "the 3 examples of a row are learned from together, by one replica; use a multiple of 3"),
-        (
-            "train.gradient_accumulation_steps=2",
-            "train.gradient_accumulation_steps: this task learns from the 3 examples of a row",
-        ),
         ("data.length_buckets=true data.max_examples_per_row=1", "data.length_buckets: this task learns from the 3 examples"),
     ],
 )

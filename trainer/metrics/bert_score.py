@@ -90,8 +90,8 @@ def _f1(precision: float, recall: float) -> float:
 def rescaled(score: Score, baseline: Score) -> Score:
     """Returns a score such that texts which have nothing to do with each other get about 0 (section 3, "baseline rescaling").
 
-    >>> rescaled(Score(0.9, 0.8, 0.85), Score(0.8, 0.6, 0.7)).precision
-    0.5000000000000001
+    >>> rescaled(Score(0.75, 0.5, 0.6), Score(0.5, 0.5, 0.5)).precision
+    0.5
     """
     return Score(*((value - low) / (1 - low) for value, low in zip(score, baseline, strict=True)))
 

@@ -48,7 +48,7 @@ class Family:
       has_types: whether token types tell two texts apart; False: a pair is told by its separators only.
       has_pooler: whether there is a pooler to read.
       first_position: the number of the first token's position embedding.
-      classifiers: heads of a dense layer that its transformers classes have as BERT's, as "ForTokenClassification".
+      classifiers: heads that its transformers classes have as BERT's, as "ForTokenClassification"; BERT has all.
     """
 
     config_class: type[transformers.PretrainedConfig]
@@ -82,7 +82,8 @@ class Family:
         ('RobertaForTokenClassification', 'ElectraModel')
         """
         kind = berts.removeprefix("Bert")
-        return f"{self.prefix}{kind}" if kind in ("Model", *self.classifiers) else None
+        has_it = self.prefix == "Bert" or kind in ("Model", *self.classifiers)
+        return f"{self.prefix}{kind}" if has_it else None
 
 
 def _layer_view(query, key, value, output, output_norm, inner, outer, norm) -> SimpleNamespace:
@@ -143,12 +144,7 @@ def _roberta(config_class: type[transformers.PretrainedConfig], prefix: str) -> 
 
 FAMILIES: Mapping[str, Family] = {
     # config.json's model_type → what it is
-    "bert": Family(
-        BertConfig,
-        "Bert",
-        "bert",
-        classifiers=("ForTokenClassification", "ForQuestionAnswering", "ForSequenceClassification", "ForMultipleChoice"),
-    ),
+    "bert": Family(BertConfig, "Bert", "bert"),
     "roberta": _roberta(RobertaConfig, "Roberta"),
     "xlm-roberta": _roberta(XLMRobertaConfig, "XLMRoberta"),
     "camembert": _roberta(CamembertConfig, "Camembert"),
