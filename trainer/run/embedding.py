@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 TextPooling = Literal["cls", "mean", "max", "weighted_mean", "pooler", "last_four"]
 LAST_FOUR = 4  # Devlin et al. 2019, table 7, find that several of the last layers together make the best features
 LONGEST = 512  # tokens of a text where nothing says it
+TOKENS_AT_A_TIME = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +93,7 @@ class Embedder:
         assembled = assembly.build(self._experiment, tokenizer, bert_config, chosen, task)
         assembly.initialize_encoder(self._experiment, assembled)
         self._task = task
+        self._embed = _embedding_function(assembled)
         return Predictor(assembly.Restored(self._experiment, tokenizer, assembled, step=0))
 
     def vectors(self, texts: Sequence[str], as_queries: bool = False) -> np.ndarray:
@@ -102,12 +104,46 @@ class Embedder:
           as_queries: with the prompt and the length of queries, where the encoder tells them from other texts.
         """
         found = np.zeros([len(texts), self.dimensions], np.float32)
-        rows = [(Row({}, "", number), [self._task.example_of(text, as_queries)]) for number, text in enumerate(texts)]
-        for row, windows in self._predictor.windows_of(rows):
-            found[row.line] = windows[0].outputs["embedding"][: self.dimensions]
+        ids = [self._task.ids_of(text, as_queries) for text in texts]
+        # Sorted by length, a text a row: nothing is to be packed, and hardly anything is padding.
+        order = sorted(range(len(ids)), key=lambda number: -len(ids[number]))
+        start = 0
+        while start < len(order):
+            width = len(ids[order[start]])
+            places = order[start : start + max(TOKENS_AT_A_TIME // width, 1)]
+            found[places] = self._embed(_padded([ids[place] for place in places], width))[:, : self.dimensions]
+            start += len(places)
         if self.asked.dimensions is not None and self._experiment.task.normalize:
             found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
         return found
+
+
+def _padded(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
+    """Returns ids with -1 after them: int32 [rows, width]."""
+    found = np.full([len(rows), width], -1, np.int32)
+    for row, ids in zip(found, rows, strict=True):
+        row[: len(ids)] = ids
+    return found
+
+
+def _embedding_function(assembled: assembly.Assembled) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns what embeds texts: int32 [texts, length], -1 where there is no token, to float32 [texts, hidden]."""
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)], autograph=False)
+    def embed(ids: tf.Tensor) -> tf.Tensor:
+        is_there = tf.cast(ids >= 0, tf.int32)
+        inputs = {
+            "input_ids": tf.maximum(ids, 0),
+            "token_type_ids": tf.zeros_like(ids),
+            "position_ids": tf.range(tf.shape(ids)[1]) * is_there,
+            "segment_ids": is_there,
+            "cls_positions": tf.zeros([tf.shape(ids)[0], 1], tf.int32),
+        }
+        outputs = assembled.model.outputs_for(inputs)
+        return assembled.task.results(inputs, outputs, labelled=False)["embedding"][:, 0]
+
+    return lambda ids: embed(tf.constant(ids)).numpy()
 
 
 class TokenEmbedder(Embedder):
