@@ -193,6 +193,18 @@ def run_cli(*arguments: str) -> int:
     return main([str(argument) for argument in arguments])
 
 
+def calls_here(monkeypatch, module) -> list[list[str]]:
+    """Makes a command that starts others run them in this process; returns the list that it fills with their arguments."""
+    calls: list[list[str]] = []
+
+    def call(arguments):
+        calls.append(arguments)
+        return run_cli(*arguments)
+
+    monkeypatch.setattr(module, "call", call)
+    return calls
+
+
 @pytest.fixture
 def cli(capsys):
     """Runs a command line in this process: (exit status, standard output, standard error)."""

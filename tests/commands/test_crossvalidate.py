@@ -2,21 +2,13 @@ import json
 
 import pytest
 
-from tests.conftest import run_cli, write_csv
+from tests.conftest import calls_here, write_csv
 from trainer.commands import crossvalidate
 
 
 @pytest.fixture
 def here(monkeypatch):
-    """Runs the commands in this process, and lists them."""
-    calls = []
-
-    def call(arguments):
-        calls.append(arguments[0])
-        return run_cli(*arguments)
-
-    monkeypatch.setattr(crossvalidate, "call", call)
-    return calls
+    return calls_here(monkeypatch, crossvalidate)
 
 
 def test_every_row_is_predicted_by_a_run_that_has_not_seen_it(cli, here, tmp_path, tiny_encoder, reviews):
@@ -26,7 +18,7 @@ def test_every_row_is_predicted_by_a_run_that_has_not_seen_it(cli, here, tmp_pat
     keys |= {"train.steps": 2, "train.batch_size": 4, "data.quoting": "standard"}
     flags = ("crossvalidate", f"--workdir={tmp_path}/cv", "--folds=2", *[f"--set={k}={v}" for k, v in keys.items()])
     status, out, _ = cli(*flags)
-    assert status == 0 and here == ["train", "evaluate", "predict"] * 2
+    assert status == 0 and [call[0] for call in here] == ["train", "evaluate", "predict"] * 2
     scores = json.loads((tmp_path / "cv/scores.json").read_text())
     assert len(scores["accuracy"]["folds"]) == 2 and f"| accuracy | {scores['accuracy']['mean']:.4f} |" in out
     assert (tmp_path / "cv/scores.md").read_text() in out

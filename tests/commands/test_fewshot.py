@@ -3,22 +3,14 @@ import random
 
 import pytest
 
-from tests.conftest import run_cli, write_csv
+from tests.conftest import calls_here, write_csv
 from trainer.commands import fewshot
 from trainer.commands.fewshot import pairs_of
 
 
 @pytest.fixture
 def here(monkeypatch):
-    """Runs the commands in this process, and lists them."""
-    calls = []
-
-    def call(arguments):
-        calls.append(arguments)
-        return run_cli(*arguments)
-
-    monkeypatch.setattr(fewshot, "call", call)
-    return calls
+    return calls_here(monkeypatch, fewshot)
 
 
 def some(reviews, count):

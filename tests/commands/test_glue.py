@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.conftest import run_cli
+from tests.conftest import calls_here
 from trainer.commands import glue
 from trainer.commands.glue import TASKS, table
 
@@ -32,15 +32,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def here(monkeypatch):
-    """Runs the commands in this process, and lists them."""
-    calls = []
-
-    def call(arguments):
-        calls.append(arguments)
-        return run_cli(*arguments)
-
-    monkeypatch.setattr(glue, "call", call)
-    return calls
+    return calls_here(monkeypatch, glue)
 
 
 def test_a_table_over_seeds_that_goes_on_where_it_stopped(cli, tmp_path, data, here, tiny_encoder):
@@ -67,7 +59,7 @@ def test_a_table_over_seeds_that_goes_on_where_it_stopped(cli, tmp_path, data, h
 
 
 def test_a_run_that_stops_stops_all(cli, tmp_path, data, monkeypatch):
-    monkeypatch.setattr(glue, "_call", lambda _: 130)
+    monkeypatch.setattr(glue, "call", lambda _: 130)
     status, _, log = cli("glue", f"--data={data}", f"--workdir={tmp_path}/run")
     assert status == 130 and "CoLA with seed 1 ended with status 130; the same command goes on from there" in log
 

@@ -9,10 +9,10 @@ from typing import Any
 from trainer import files
 from trainer.cli import Options
 from trainer.data.holdout import folds_of
-from trainer.data.sources import Rejected, Row, read_rows
+from trainer.data.sources import Row, read_rows
 from trainer.errors import UserError
 from trainer.run import experiment
-from trainer.run.own_process import call
+from trainer.run.own_process import call, keep_flags
 from trainer.tasks import task_module
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,8 @@ def run(options: Options) -> int:
     asked = experiment.load(options.config, options.set)
     asked.data.require_rows()
     keys = {"config": options.config, "set": list(options.set), "folds": count}
-    path = files.join(workdir, KEYS_FILE)
-    if files.exists(path) and files.read_json(path) != keys:
-        raise UserError(f"--workdir: {workdir} was run with another config, --set or --folds; choose another, or remove it")
-    files.write_json(path, keys)
+    told = f"--workdir: {workdir} was run with another config, --set or --folds; choose another, or remove it"
+    keep_flags(workdir, KEYS_FILE, keys, lambda _: told)
     fold_of_row = _write_parts(asked, workdir, count)
     scores: list[dict[str, Any]] = []
     for fold in range(count):
@@ -60,28 +58,24 @@ def _write_parts(asked: experiment.Experiment, workdir: str, count: int) -> list
     task, by = task_module(asked.task.name).Task, asked.data.holdout_column
     if task.is_corpus:
         raise UserError(f"task.name={asked.task.name} learns from a corpus, which is not cross-validated")
-
-    def rows() -> Iterator[Row | Rejected]:
-        return read_rows(str(asked.data.train), "data.train", asked.data.source_format(task.txt_as))
-
+    rows = list(read_rows(str(asked.data.train), "data.train", asked.data.source_format(task.txt_as)))
     label = None if by else task.class_column(asked.task)
     columns = (by,) if by else task.text_columns(asked.task)
-    folds = folds_of(rows(), columns, label, count, "data.holdout_column" if by else "task.text_columns")
-    found = [(row, fold) for row in rows() if isinstance(row, Row) and (fold := folds.of(row)) is not None]
-    left_out = sum(1 for _ in rows()) - len(found)
-    if left_out:
-        log.warning("%d row(s) cannot be read, or have no text: they are in no fold", left_out)
+    folds = folds_of(rows, columns, label, count, "data.holdout_column" if by else "task.text_columns")
+    found = [
+        (json.dumps(row.values, ensure_ascii=False, default=str) + "\n", fold)
+        for row in rows
+        if isinstance(row, Row) and (fold := folds.of(row)) is not None
+    ]
+    if len(found) < len(rows):
+        log.warning("%d row(s) cannot be read, or have no text: they are in no fold", len(rows) - len(found))
     for fold in range(count):
         folder = files.join(workdir, f"fold-{fold + 1}")
         for name, is_own in (("validation", True), ("train", False)):
             path = files.join(folder, f"{name}.jsonl")
             if not files.exists(path):
-                files.write_json_lines(path, (_plain(row) for row, own in found if (own == fold) is is_own))
+                files.write_text(path, "".join(line for line, own in found if (own == fold) is is_own))
     return [fold for _, fold in found]
-
-
-def _plain(row: Row) -> dict[str, Any]:
-    return json.loads(json.dumps(row.values, ensure_ascii=False, default=str))
 
 
 def _finished(options: Options, folder: str) -> int:

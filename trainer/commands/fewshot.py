@@ -19,7 +19,7 @@ from trainer.data.row_values import text_in
 from trainer.data.sources import Row, RowError
 from trainer.errors import UserError
 from trainer.run import experiment
-from trainer.run.own_process import call
+from trainer.run.own_process import call, keep_flags
 from trainer.tasks import classification
 
 log = logging.getLogger(__name__)
@@ -51,10 +51,8 @@ def run(options: Options) -> int:
     asked.data.require_rows()
     encoder_dir, run_dir = files.join(workdir, "encoder"), files.join(workdir, "run")
     keys = {"config": options.config, "set": list(options.set), "pairs": options.pairs, "contrastive": options.contrastive}
-    path = files.join(workdir, KEYS_FILE)
-    if files.exists(path) and files.read_json(path) != keys:
-        raise UserError(f"--workdir: {workdir} was run with other flags; choose another, or remove it")
-    files.write_json(path, keys)
+    told = f"--workdir: {workdir} was run with other flags; choose another, or remove it"
+    keep_flags(workdir, KEYS_FILE, keys, lambda _: told)
     pairs = files.join(workdir, PAIRS_FILE)
     if not files.exists(pairs):
         found = list(pairs_of(_texts_by_class(asked), options.pairs, random.Random(asked.train.seed)))

@@ -14,7 +14,7 @@ from typing import Any
 from trainer import files
 from trainer.cli import Options
 from trainer.errors import UserError, suggestion
-from trainer.run.own_process import call
+from trainer.run.own_process import call, keep_flags
 
 log = logging.getLogger(__name__)
 CONFIG = "glue"  # the recipe whose rates and lengths count, unless another is named
@@ -155,13 +155,12 @@ def _trained_and_scored(name: str, data: str, folder: str, seed: int, options: O
 
 def _check_same_keys(folder: str, keys: list[str]) -> None:
     """Raises UserError where a finished or half-finished run was made with other keys."""
-    path = files.join(folder, "glue-keys.json")
-    if files.exists(path) and files.read_json(path) != keys:
-        changed = sorted(set(keys) ^ set(files.read_json(path)))
-        raise UserError(
-            f"{folder} was run with other keys: {', '.join(changed)}; choose another --workdir, or remove that folder"
-        )
-    files.write_json(path, keys)
+
+    def refused(kept: list[str]) -> str:
+        changed = sorted(set(keys) ^ set(kept))
+        return f"{folder} was run with other keys: {', '.join(changed)}; choose another --workdir, or remove that folder"
+
+    keep_flags(folder, "glue-keys.json", keys, refused)
 
 
 def _keys(name: str, data: str, seed: int, options: Options) -> list[str]:

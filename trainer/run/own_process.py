@@ -2,7 +2,11 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from trainer import files
+from trainer.errors import UserError
 
 
 def call(arguments: Sequence[str]) -> int:
@@ -13,3 +17,23 @@ def call(arguments: Sequence[str]) -> int:
             return process.wait()
         except KeyboardInterrupt:
             continue
+
+
+def keep_flags(folder: str, name: str, flags: Any, refused: Callable[[Any], str]) -> None:
+    """Keeps the flags that decide the runs in a folder, so that they are finished with the same ones.
+
+    Args:
+      folder: of the runs.
+      name: of the file that holds the flags.
+      flags: JSON-able.
+      refused: gives the message for other flags, from those that were kept.
+
+    Raises:
+      UserError: the folder was begun with other flags.
+    """
+    path = files.join(folder, name)
+    if files.exists(path):
+        kept = files.read_json(path)
+        if kept != flags:
+            raise UserError(refused(kept))
+    files.write_json(path, flags)
