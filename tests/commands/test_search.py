@@ -45,6 +45,10 @@ def test_hard_negatives(cli, tmp_path, tiny_encoder, index):
         answers = {a for q, a in pairs if q == line["q"]}
         assert len(line["negatives"]) <= 2 and not answers & set(line["negatives"]) and line["q"] not in line["negatives"]
     assert any(line["negatives"] for line in lines)
+    both = (f"--encoder={tiny_encoder}", f"--input={path}", "--column=a", f"--output={tmp_path}/answers/")
+    assert cli("embed", *both)[0] == 0
+    of_answers = json.loads(cli("search", f"--index={tmp_path}/answers", *flags)[1].splitlines()[0])
+    assert set(of_answers["negatives"]) <= set(TEXTS), "of the column whose vectors they are"
     mined = json.loads(cli("search", f"--index={index}", *flags)[1].splitlines()[0])
     assert set(mined["negatives"]) <= set(TEXTS)
     none = [json.loads(line)["negatives"] for line in cli("search", f"--index={index}", *flags, "--margin=3")[1].splitlines()]

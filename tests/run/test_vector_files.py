@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from trainer.errors import UserError
-from trainer.run.vector_files import vector_file, write_token_vectors
+from trainer.run.vector_files import token_vectors_line, vector_file
 
 VECTORS = np.arange(12, dtype=np.float32).reshape([4, 3])
 ROWS = [{"text": "a", "id": 7}, {"text": "ü", "id": None}, None, {"text": "c", "id": "x"}]
@@ -77,11 +77,10 @@ def test_paths_that_cannot_be(tmp_path):
         vector_file(str(tmp_path / "file/x.npy"), 3)
 
 
-def test_googles_lines(tmp_path):
+def test_googles_lines():
     """The format of google-research/bert's extract_features.py."""
-    with open(tmp_path / "x", "wb") as file:
-        write_token_vectors(file, 3, ["[CLS]", "a"], np.arange(8, dtype=np.float32).reshape([2, 2, 2]) / 3, [-1, -2])
-    line = json.loads((tmp_path / "x").read_text())
+    vectors = np.arange(8, dtype=np.float32).reshape([2, 2, 2]) / 3
+    line = json.loads(token_vectors_line(3, ["[CLS]", "a"], vectors, [-1, -2]))
     assert line["linex_index"] == 3 and [one["token"] for one in line["features"]] == ["[CLS]", "a"]
     assert line["features"][1]["layers"] == [
         {"index": -1, "values": [1.333333, 1.666667]},

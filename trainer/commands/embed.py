@@ -3,24 +3,25 @@
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer import files
+from trainer import config, files
 from trainer.cli import Options
 from trainer.data.row_values import text_in
 from trainer.data.sources import Rejected, Row, RowError, read_rows
 from trainer.errors import UserError
 from trainer.preparation.chunks import rejected_row
-from trainer.run import experiment
 from trainer.run.embedding import Asked, Embedder, TokenEmbedder
-from trainer.run.vector_files import Values, vector_file, write_token_vectors
-from trainer.run.vector_index import IndexWriter
+from trainer.run.schema import RENAMED, DataConfig
+from trainer.run.text_output import TextOutput
+from trainer.run.vector_files import Values, token_vectors_line, vector_file
+from trainer.run.vector_index import IndexWriter, text_column
 
 log = logging.getLogger(__name__)
 ROWS_AT_A_TIME = 4096
-TEXT_NAMES = ("text", "query", "question", "sentence")
 
 
 def run(options: Options) -> int:
@@ -35,7 +36,7 @@ def run(options: Options) -> int:
     rows_of_source = rows_of(options, source)
     embedder = Embedder(encoder, asked_of(options), options.set)
     is_index = output.endswith("/") or files.is_dir(output)
-    target = IndexWriter(output, encoder, embedder) if is_index else vector_file(output, embedder.dimensions)
+    target = IndexWriter(output, encoder, embedder, options.column) if is_index else vector_file(output, embedder.dimensions)
     refused: list[Rejected] = []
     count = 0
     with target:
@@ -63,16 +64,15 @@ def _embed_tokens(options: Options, encoder: str, source: str, output: str) -> i
     embedder = TokenEmbedder(encoder, layers, options.set)
     refused: list[Rejected] = []
     count = number = 0
-    with files.explain_full_disk(output), files.open_binary(f"{output}.partial", "wb") as file:
+    with TextOutput(output) as lines:
         for rows in _chunks(rows_of_source, ROWS_AT_A_TIME // 16):
             texts = [_text_of(row, options.column, refused) for row in rows]
             found = iter(embedder.tokens([text for text in texts if text is not None]))
             for text in texts:
                 if text is not None:
-                    write_token_vectors(file, number, *next(found), layers)
+                    lines.write(token_vectors_line(number, *next(found), layers))
                     count += 1
                 number += 1
-    files.rename(f"{output}.partial", output)
     return _told(count, refused, options, f"{output}: the token vectors of {count:,} texts")
 
 
@@ -114,18 +114,75 @@ def rows_of(options: Options, source: str) -> Iterator[Row | Rejected]:
     """
     if not source.startswith("tfds:"):
         files.expand(source, "--input")  # before the work, not after it
-    overrides = [change for change in options.set if change.startswith("data.")]
-    section = experiment.load(None, ["encoder.config_path=none", *overrides]).data
+    leaves = config.read_overrides([change for change in options.set if change.startswith("data.")])
+    section = config.build({"data": DataConfig}, leaves, RENAMED)["data"]
     return read_rows(source, "--input", section.source_format())
 
 
-def text_column(row: Row, asked: str) -> str:
-    """Returns the column of a row's text: the one that is asked for, or the only one that can be meant."""
-    if asked in row.values or asked != "text":
-        return asked
-    textual = [name for name, value in row.values.items() if isinstance(value, str)]
-    named = [name for name in TEXT_NAMES if name in textual]
-    return named[0] if named else textual[0] if len(textual) == 1 else asked
+class Pair(NamedTuple):
+    """Two texts of a row.
+
+    Attributes:
+      values: the whole row.
+      first, second: the texts.
+    """
+
+    values: dict[str, Any]
+    first: str
+    second: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PairRows:
+    """The rows of a file of pairs, in order.
+
+    Attributes:
+      rows: the pair of each, or why it cannot be used: {"error", "file", "line"}.
+    """
+
+    rows: Sequence[Pair | dict[str, Any]]
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Those that can be used."""
+        return [row for row in self.rows if isinstance(row, Pair)]
+
+    @property
+    def refused(self) -> list[dict[str, Any]]:
+        """Those that cannot."""
+        return [row for row in self.rows if isinstance(row, dict)]
+
+    @property
+    def first_reason(self) -> str:
+        """Where the first row is that cannot be used, and why; "" where all can."""
+        return "; the first, {file}:{line}: {error}".format(**self.refused[0]) if self.refused else ""
+
+
+def pairs_of(options: Options, usual: str) -> PairRows:
+    """Returns the rows of --input as pairs.
+
+    Args:
+      options: --columns names the two columns, with a comma between.
+      usual: the columns where it does not.
+
+    Raises:
+      UserError: the flag names no two columns; there are no pairs.
+    """
+    columns = (options.columns or usual).split(",")
+    if len(columns) != 2:
+        raise UserError(f"--columns={options.columns}: two columns with a comma between, as {usual}")
+    read: list[Pair | dict[str, Any]] = []
+    for row in rows_of(options, options.required("input")):
+        try:
+            if isinstance(row, Rejected):
+                raise RowError(row.reason)
+            read.append(Pair(row.values, text_in(row, columns[0]), text_in(row, columns[1])))
+        except RowError as error:
+            read.append({"error": str(error), "file": row.path, "line": row.line})
+    found = PairRows(read)
+    if not found.pairs:
+        raise UserError(f"--input: {options.input} has no pair in {' and '.join(columns)}{found.first_reason}")
+    return found
 
 
 def _text_of(row: Row | Rejected, column: str, refused: list[Rejected]) -> str | None:
@@ -133,7 +190,7 @@ def _text_of(row: Row | Rejected, column: str, refused: list[Rejected]) -> str |
         refused.append(row)
         return None
     try:
-        return text_in(row, text_column(row, column))
+        return text_in(row, text_column(row.values, column))
     except RowError as error:
         refused.append(rejected_row(row, error))
         return None

@@ -7,8 +7,6 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from types import TracebackType
-from typing import IO
 
 from trainer import files
 from trainer.cli import Options
@@ -18,6 +16,7 @@ from trainer.data.text_lines import encoding_by_mark
 from trainer.errors import UserError
 from trainer.run import assembly, experiment, programs
 from trainer.run.inference import Predictor
+from trainer.run.text_output import TextOutput
 from trainer.runtime import distribution
 from trainer.tasks.base import Task
 
@@ -49,7 +48,7 @@ def run(options: Options) -> int:
     target = _target(options.output, workdir, source)
     _check_target(target, source)
 
-    with _Output(target) as output:
+    with TextOutput(target) as output:
         rows_at_a_time = 1 if source == "-" and sys.stdin.isatty() else ROWS_AT_A_TIME
         for chunk in iter(lambda: list(itertools.islice(rows, rows_at_a_time)), []):
             for line in predictor.predict(chunk):
@@ -151,44 +150,3 @@ def _typed_rows(lines: Iterable[str], task: Task) -> Iterator[Row | Rejected]:
             yield Rejected("standard input", number, reason, text)
         else:
             yield Row({columns[0]: text}, "standard input", number)
-
-
-class _Output:
-    """Standard output, or a file that is whole or not there."""
-
-    def __init__(self, target: str):
-        self._target = target
-        # A device or a pipe, as /dev/null, is written to; a file takes its name when it is whole.
-        is_device = not files.is_remote(target) and os.path.exists(target) and not os.path.isfile(target)
-        self._written = target if is_device else f"{target}.partial"
-        self._file: IO[bytes] | None = None
-
-    def __enter__(self) -> "_Output":
-        if self._target != "-":
-            try:
-                files.make_dirs(self._target.rpartition("/")[0] or ".")
-                self._file = files.open_binary(self._written, "wb")
-            except OSError as error:  # before the work, not after it
-                raise UserError(
-                    f"{self._target} cannot be written: {error.strerror or error}; choose another place with --output"
-                ) from None
-        return self
-
-    def write(self, text: str) -> None:
-        """Writes text, at once where it goes to a person."""
-        if self._file is None:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        else:
-            with files.explain_full_disk(self._target):
-                self._file.write(text.encode())
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._file is not None:
-            self._file.close()
-            if self._written == self._target:
-                return
-            if kind is None:
-                files.rename(self._written, self._target)
-            else:
-                files.remove_tree(self._written)

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 from trainer import files
 from trainer.cli import Options
-from trainer.commands.embed import encoder_of, rows_of
-from trainer.data.row_values import text_in
-from trainer.data.sources import Rejected, RowError
+from trainer.commands.embed import encoder_of, pairs_of
 from trainer.errors import UserError
 from trainer.metrics.bert_score import Embedded, InverseFrequency, Score, bert_score, mean_score, rescaled
 from trainer.models.encoder_folders import find_encoder
@@ -27,10 +25,14 @@ def run(options: Options) -> int:
       The exit status: 1 where not one row could be used.
     """
     encoder = encoder_of(options)
-    pairs, lines = _pairs(options)
+    read = pairs_of(options, "candidate,reference")
+    if read.refused:
+        log.warning("%d row(s) were left out%s", len(read.refused), read.first_reason)
     layer = options.layer or usual_layer(read_bert_config(find_encoder(encoder)).num_hidden_layers)
     embedder = TokenEmbedder(encoder, [layer], options.set)
-    candidates, references = (_embedded(embedder, [pair[side] for pair in pairs]) for side in (0, 1))
+    candidates, references = (
+        _embedded(embedder, texts) for texts in zip(*((pair.first, pair.second) for pair in read.pairs), strict=True)
+    )
     frequency = InverseFrequency.of(text.tokens for text in references) if options.idf else None
     scores = [bert_score(*both, frequency) for both in zip(candidates, references, strict=True)]
     baseline = _baseline(options.baseline, candidates, references, frequency)
@@ -39,7 +41,9 @@ def run(options: Options) -> int:
         scores = [rescaled(score, baseline) for score in scores]
     if options.output:
         of_pairs = iter(scores)
-        files.write_json_lines(options.output, [line if "error" in line else next(of_pairs)._asdict() for line in lines])
+        files.write_json_lines(
+            options.output, [one if isinstance(one, dict) else next(of_pairs)._asdict() for one in read.rows]
+        )
     mean = mean_score(scores)
     print(f"rows: {len(scores)}\nprecision: {mean.precision:.4f}\nrecall: {mean.recall:.4f}\nf1: {mean.f1:.4f}")
     print(
@@ -55,30 +59,6 @@ def usual_layer(layers: int) -> int:
     (9, 18, 5)
     """
     return max((3 * layers + 3) // 4, 1)
-
-
-def _pairs(options: Options) -> tuple[list[tuple[str, str]], list[dict]]:
-    """Returns (the candidates with their references, a line for each row: {} or why it cannot be used)."""
-    columns = (options.columns or "candidate,reference").split(",")
-    if len(columns) != 2:
-        raise UserError(f"--columns={options.columns}: two columns with a comma between, as candidate,reference")
-    pairs: list[tuple[str, str]] = []
-    lines: list[dict] = []
-    for row in rows_of(options, options.required("input")):
-        try:
-            if isinstance(row, Rejected):
-                raise RowError(row.reason)
-            pairs.append((text_in(row, columns[0]), text_in(row, columns[1])))
-            lines.append({})
-        except RowError as error:
-            lines.append({"error": str(error), "file": row.path, "line": row.line})
-    refused = [line for line in lines if line]
-    first = f"; the first, {refused[0]['file']}:{refused[0]['line']}: {refused[0]['error']}" if refused else ""
-    if not pairs:
-        raise UserError(f"--input: {options.input} has no pair in {' and '.join(columns)}{first}")
-    if refused:
-        log.warning("%d row(s) were left out%s", len(refused), first)
-    return pairs, lines
 
 
 def _embedded(embedder: TokenEmbedder, texts: Sequence[str]) -> list[Embedded]:

@@ -181,13 +181,10 @@ def vector_file(path: str, dimensions: int) -> VectorFile:
     return FORMATS[ending](path, dimensions)
 
 
-def write_token_vectors(
-    file: IO[bytes], number: int, tokens: Sequence[str], vectors: np.ndarray, layers: Sequence[int]
-) -> None:
-    """Writes a text's token vectors as a line of google-research/bert's extract_features.py (its "linex_index" included).
+def token_vectors_line(number: int, tokens: Sequence[str], vectors: np.ndarray, layers: Sequence[int]) -> str:
+    """Returns a text's token vectors as a line of google-research/bert's extract_features.py (its "linex_index" included).
 
     Args:
-      file: takes the line.
       number: of the text.
       tokens: its tokens.
       vectors: float32 [tokens, layers, hidden].
@@ -203,7 +200,7 @@ def write_token_vectors(
         }
         for token, of_token in zip(tokens, vectors, strict=True)
     ]
-    file.write((json.dumps({"linex_index": number, "features": features}, ensure_ascii=False) + "\n").encode())
+    return json.dumps({"linex_index": number, "features": features}, ensure_ascii=False) + "\n"
 
 
 def as_text(value: Any) -> str:

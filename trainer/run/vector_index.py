@@ -16,7 +16,17 @@ from trainer.run.embedding import Asked, Embedder, folder_of, is_same, probe
 from trainer.run.vector_files import NumpyFile, Values
 
 VECTORS, ROWS, DESCRIPTION, GRAPH = "embeddings.npy", "rows.jsonl", "index.json", "hnsw.faiss"
+TEXT_NAMES = ("text", "query", "question", "sentence")
 NEIGHBOURS, SEARCHED = 32, 128  # of faiss' graph (Malkov and Yashunin 2016): links of a text, texts looked at
+
+
+def text_column(values: Values, asked: str) -> str:
+    """Returns the column of a row's text: the one that is asked for, or the only one that can be meant."""
+    if asked in values or asked != "text":
+        return asked
+    textual = [name for name, value in values.items() if isinstance(value, str)]
+    named = [name for name in TEXT_NAMES if name in textual]
+    return named[0] if named else textual[0] if len(textual) == 1 else asked
 
 
 class IndexWriter:
@@ -26,16 +36,17 @@ class IndexWriter:
       folder: of the index.
       encoder: as the embedder was given it.
       embedder: makes the vectors.
+      column: of the rows' texts, as `text_column` takes it.
     """
 
-    def __init__(self, folder: str, encoder: str, embedder: Embedder):
+    def __init__(self, folder: str, encoder: str, embedder: Embedder, column: str = "text"):
         self._folder, self._count = folder.rstrip("/"), 0
         description = {
             "encoder": folder_of(encoder),
             "settings": embedder.settings,
             "asked": dataclasses.asdict(embedder.asked),
         }
-        self._description = {**description, "dimensions": embedder.dimensions, "probe": probe(embedder)}
+        self._description = {**description, "column": column, "dimensions": embedder.dimensions, "probe": probe(embedder)}
         for name in (DESCRIPTION, GRAPH):
             if files.exists(files.join(self._folder, name)):
                 files.remove_tree(files.join(self._folder, name))
@@ -81,7 +92,7 @@ class VectorIndex:
         """Reads an index.
 
         Raises:
-          UserError: there is none, or it is damaged.
+          UserError: the index is missing or damaged.
         """
         path = files.join(folder, DESCRIPTION)
         if not files.exists(path):
@@ -94,6 +105,10 @@ class VectorIndex:
         if not len(vectors) == len(rows) == description["rows"]:
             raise UserError(f"--index: {folder} is damaged: {len(vectors)} vectors for {len(rows)} rows; write it again")
         return cls(folder, description, vectors, rows)
+
+    def texts(self) -> list[str]:
+        """Returns the texts whose vectors these are."""
+        return [row[text_column(row, self.description["column"])] for row in self.rows]
 
     def embedder(self) -> Embedder:
         """Returns what made the vectors.
