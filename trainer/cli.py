@@ -214,7 +214,7 @@ COMMANDS = {
 SWITCHES = (
     *("input_only", "synthetic", "profile", "lowercase", "recipes", "markdown"),
     *("normalize", "as_queries", "tokens", "idf"),
-)  # fmt: skip
+)
 ONE_OF = {
     "runner": ["local", "beam"],
     "format": ["auto", *FORMATS],
@@ -222,8 +222,21 @@ ONE_OF = {
     "engine": ["numpy", "faiss"],
 }
 NUMBERS = ("price", "margin")
-LEAST = {"steps": 1, "seeds": 1, "size": 200, "unused": 0, "min_frequency": 1, "port": 0, "layer": -1000,
-         "dimensions": 1, "top": 1, "negatives": 1, "folds": 2, "pairs": 1}  # flag → its lowest value  # fmt: skip
+LEAST: dict[str, int | None] = {
+    # A flag that is a whole number → its lowest value
+    "steps": 1,
+    "seeds": 1,
+    "size": 200,
+    "unused": 0,
+    "min_frequency": 1,
+    "port": 0,
+    "layer": None,
+    "dimensions": 1,
+    "top": 1,
+    "negatives": 1,
+    "folds": 2,
+    "pairs": 1,
+}
 PATHS = ("config", "workdir", "data", "input", "output", "from", "encoder", "extend", "google_records", "chips", "index")
 OUT_OF_MEMORY = (
     "out of memory. To use less: a smaller train.batch_size, or more train.gradient_accumulation_steps with the same "

@@ -74,7 +74,7 @@ def test_labels_that_are_given(tokenizer):
     task = task_of(tokenizer, labels_column="labels", summary_column=None)
     (example,) = task.examples(Row({"document": ["a", "b"], "labels": [0, 1]}, "f", 1))
     assert [target for target in example["sentence_targets"] if target] == [1, 2]
-    assert "rouge1" in task.score(iter([(Row({"sentences": ["a"], "references": [], "labels": [1]}, "", 0), [window(0.9)])]))
+    assert "rouge1" in task.score(iter([(Row({"sentences": ["a"], "references": []}, "", 0), [window(0.9, labels=[1])])]))
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,11 @@ def test_configs_that_cannot_be(config, message):
         Config(**config)
 
 
-def window(*scores):
-    return Window({"score": np.array([part for score in scores for part in (score, -1.0, -1.0)], np.float32)}, {})
+def window(*scores, labels=()):
+    """A window of sentences of three tokens each."""
+    outputs = {"score": [part for score in scores for part in (score, -1.0, -1.0)]}
+    outputs["target"] = [part for label in labels for part in (1 + label, 0, 0)]
+    return Window({name: np.array(values, np.float32) for name, values in outputs.items()}, {})
 
 
 def test_a_sentences_logit_is_the_mean_of_its_tokens(tokenizer):
@@ -135,9 +138,16 @@ def test_a_sentence_that_repeats_a_better_one_is_left_out(tokenizer):
 
 
 def test_scores_beside_the_first_sentences_and_the_best(tokenizer):
-    kept = {"sentences": ["a b c", "d e f", "g h i"], "references": ["d e f"], "labels": [0, 1, 0]}
+    kept = {"sentences": ["a b c", "d e f", "g h i"], "references": ["d e f"]}
     task = task_of(tokenizer, summary_sentences=1)
-    scores = task.score(iter([(Row(kept, "", 0), [window(0.1, 0.4, 0.3)]), (Row(kept, "", 0), [window(0.1, 0.4, 0.6)])]))
+    scores = task.score(
+        iter(
+            [
+                (Row(kept, "", 0), [window(0.1, 0.4, 0.3, labels=[0, 1, 0])]),
+                (Row(kept, "", 0), [window(0.1, 0.4, 0.6, labels=[0, 1, 0])]),
+            ]
+        )
+    )
     assert scores["rouge1"] == 0.5 and scores["lead"]["rouge1"] == 0.0 and scores["oracle"]["rougeL"] == 1.0
     assert scores["sentence_accuracy"] == pytest.approx(3 / 6) and scores["rows"] == 2
 

@@ -300,8 +300,8 @@ def _tf2_head(path: str) -> str:
 
 
 WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
-_WRAPPERS = ("module.", "_orig_mod.", "0.auto_model.", "auto_model.", "model.")
-_WRAPPERS += ("bert.", "roberta.", "distilbert.", "electra.", "albert.")
+_MAIN_LAYERS = ("bert.", "roberta.", "distilbert.", "electra.", "albert.")
+_WRAPPERS = ("module.", "_orig_mod.", "0.auto_model.", "auto_model.", "model.", *_MAIN_LAYERS)
 _SAFETENSORS_DTYPES = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),

@@ -163,6 +163,23 @@ def packed_inputs() -> dict[str, keras.Input]:
     return {name: keras.Input([None], dtype="int32", name=name) for name in (*PACKED_INPUTS, "cls_positions")}
 
 
+def one_a_row(input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+    """Returns the inputs of a model over texts that are not packed: as `packed_inputs`, with K = 1.
+
+    Args:
+      input_ids: int32 [batch, length], [CLS] first.
+      attention_mask: 1 for tokens, 0 for padding.
+      token_type_ids: None: all 0.
+    """
+    return {
+        "input_ids": input_ids,
+        "token_type_ids": tf.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
+        "position_ids": tf.broadcast_to(tf.range(tf.shape(input_ids)[1]), tf.shape(input_ids)),
+        "segment_ids": attention_mask,
+        "cls_positions": tf.zeros([tf.shape(input_ids)[0], 1], tf.int32),
+    }
+
+
 def check_fits(bert_config: BertConfig, vocabulary_size: int, max_seq_length: int, token_types: int) -> str | None:
     """Returns why an encoder does not go with a tokenizer, a sequence length and a number of token types, or None."""
     family = family_of(bert_config)

@@ -1,5 +1,6 @@
 """Where an encoder's files are: `encoder.init_from` found, in a folder, in a registry's package or on the Hub."""
 
+import functools
 import importlib.util
 
 from trainer import files
@@ -58,6 +59,7 @@ def checkpoint_of(init_from: str) -> str | None:
     return prefix if files.exists(f"{prefix}.index") and not files.is_dir(prefix) else None
 
 
+@functools.cache  # the weights are hashed once, however often a command asks where they are
 def _registry_folder(package: str, subfolder: str, digest: str) -> str | None:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:

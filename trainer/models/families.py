@@ -45,7 +45,7 @@ class Family:
       prefix: of the names of its classes, as "Roberta" in RobertaModel.
       attribute: of its main layer in the TF model, and its name in the weights' names.
       view: gives the main layer TFBertMainLayer's names; None where it has them.
-      has_types: whether token types tell two texts apart; False: a pair is told by its separators only.
+      has_types: whether token types tell two texts apart; False: only the separators do.
       has_pooler: whether there is a pooler to read.
       first_position: the number of the first token's position embedding.
       classifiers: heads that its transformers classes have as BERT's, as "ForTokenClassification"; BERT has all.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +13,7 @@ import numpy as np
 from trainer import files
 from trainer.data.sources import Row
 from trainer.errors import UserError
+from trainer.models.encoder import one_a_row
 from trainer.models.encoder_folders import find_encoder, is_workdir
 from trainer.models.families import family_of
 from trainer.models.initialization import read_bert_config
@@ -70,31 +72,20 @@ class Embedder:
     def __init__(self, encoder: str, asked: Asked = Asked(), overrides: Sequence[str] = ()):
         self.asked = asked
         folder = find_encoder(encoder)
-        layers = read_bert_config(folder).num_hidden_layers
-        pooling: Any = "mean" if asked.pooling == "last_four" else asked.pooling
-        known = {"task.pooling": pooling, "task.normalize": asked.normalize, "encoder.layers": _cut(layers, asked.layer)}
-        found = _settings_of(folder) | {key: value for key, value in known.items() if value is not None}
-        self.settings = [f"{key}={json.dumps(value)}" for key, value in found.items()] + list(overrides)
-        self._experiment = experiment.load(
-            None, ["task.name=similarity", f"encoder.init_from={json.dumps(encoder)}", *self.settings]
-        )
-        size = read_bert_config(folder).hidden_size
+        bert_config = read_bert_config(folder)
+        count, size = bert_config.num_hidden_layers, bert_config.hidden_size
+        layers, is_of_four = _cut(count, asked.layer), asked.pooling == "last_four"
         if asked.dimensions is not None and not 1 <= asked.dimensions <= size:
             raise UserError(f"--dimensions={asked.dimensions}: this encoder's vectors have {size}")
+        if is_of_four and (layers or count) < LAST_FOUR:
+            raise UserError(f"--pooling=last_four: there are only {layers or count} layers")
         self.dimensions = asked.dimensions or size
-        if asked.pooling == "last_four" and (_cut(layers, asked.layer) or layers) < LAST_FOUR:
-            raise UserError(f"--pooling=last_four: there are only {_cut(layers, asked.layer) or layers} layers")
-        self._predictor = self._build(_LastFour if asked.pooling == "last_four" else similarity.Task)
-
-    def _build(self, task_class: type[similarity.Task]) -> Predictor:
-        tokenizer, bert_config = assembly.asked_encoder(self._experiment)
-        chosen = kernels.for_inference(self._experiment.train, bert_config)
-        task = task_class(self._experiment.task, tokenizer, self._experiment.data.max_seq_length)
-        assembled = assembly.build(self._experiment, tokenizer, bert_config, chosen, task)
-        assembly.initialize_encoder(self._experiment, assembled)
-        self._task = task
-        self._embed = _embedding_function(assembled)
-        return Predictor(assembly.Restored(self._experiment, tokenizer, assembled, step=0))
+        pooling = None if is_of_four else asked.pooling
+        known = {"task.pooling": pooling, "task.normalize": asked.normalize, "encoder.layers": layers}
+        found = _settings_of(folder) | {key: value for key, value in known.items() if value is not None}
+        self.settings = [f"{key}={json.dumps(value)}" for key, value in found.items()] + list(overrides)
+        restored, self._task = _restored(encoder, self.settings, _LastFour if is_of_four else similarity.Task)
+        self._embed = _embedding_function(restored.assembled)
 
     def vectors(self, texts: Sequence[str], as_queries: bool = False) -> np.ndarray:
         """Returns a vector for each text: float32 [texts, dimensions].
@@ -113,7 +104,7 @@ class Embedder:
             places = order[start : start + max(TOKENS_AT_A_TIME // width, 1)]
             found[places] = self._embed(_padded([ids[place] for place in places], width))[:, : self.dimensions]
             start += len(places)
-        if self.asked.dimensions is not None and self._experiment.task.normalize:
+        if self.asked.dimensions is not None and self._task.config.normalize:
             found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
         return found
 
@@ -132,48 +123,56 @@ def _embedding_function(assembled: assembly.Assembled) -> Callable[[np.ndarray],
 
     @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)], autograph=False)
     def embed(ids: tf.Tensor) -> tf.Tensor:
-        is_there = tf.cast(ids >= 0, tf.int32)
-        inputs = {
-            "input_ids": tf.maximum(ids, 0),
-            "token_type_ids": tf.zeros_like(ids),
-            "position_ids": tf.range(tf.shape(ids)[1]) * is_there,
-            "segment_ids": is_there,
-            "cls_positions": tf.zeros([tf.shape(ids)[0], 1], tf.int32),
-        }
+        inputs = one_a_row(tf.maximum(ids, 0), tf.cast(ids >= 0, tf.int32))
         outputs = assembled.model.outputs_for(inputs)
         return assembled.task.results(inputs, outputs, labelled=False)["embedding"][:, 0]
 
     return lambda ids: embed(tf.constant(ids)).numpy()
 
 
-class TokenEmbedder(Embedder):
+class TokenEmbedder:
     """Turns texts into a vector for each token and layer, as google-research/bert's extract_features.py.
 
     Args:
       encoder, overrides: as of Embedder.
       layers: from 1, or from -1 for the last backwards, as extract_features' --layers.
+
+    Raises:
+      UserError: no such encoder, or no such layer.
     """
 
     def __init__(self, encoder: str, layers: Sequence[int] = (-1,), overrides: Sequence[str] = ()):
-        self.layers = list(layers)
-        super().__init__(encoder, Asked(), overrides)
-
-    def _build(self, task_class: type[similarity.Task]) -> Predictor:
-        count = read_bert_config(find_encoder(self._experiment.encoder.init_from)).num_hidden_layers
-        self._wanted = [_cut(count, layer) or count for layer in self.layers]
-        task_class = type("Tokens", (_Tokens,), {"layers": sorted(set(self._wanted))})
-        return super()._build(task_class)
+        folder = find_encoder(encoder)
+        count = read_bert_config(folder).num_hidden_layers
+        wanted = [_cut(count, layer) or count for layer in layers]
+        read = sorted(set(wanted))
+        self._places = [read.index(layer) for layer in wanted]
+        settings = [f"{key}={json.dumps(value)}" for key, value in _settings_of(folder).items()] + list(overrides)
+        restored, self._task = _restored(encoder, settings, functools.partial(_Tokens, read))
+        self._predictor = Predictor(restored)
 
     def tokens(self, texts: Sequence[str]) -> list[tuple[list[str], np.ndarray]]:
         """Returns each text's tokens, [CLS] and [SEP] among them, and their vectors: float32 [tokens, layers, hidden]."""
-        backend, order = self._task.tokenizer.backend, sorted(set(self._wanted))
-        places = [order.index(layer) for layer in self._wanted]
-        rows = [(Row({}, "", number), [self._task.example_of(text, False)]) for number, text in enumerate(texts)]
+        examples = [self._task.example_of(text, is_query=False) for text in texts]
+        rows = [(Row({}, "", number), [example]) for number, example in enumerate(examples)]
         found = []
         for row, windows in self._predictor.windows_of(rows):
-            names = [str(backend.id_to_token(number)) for number in rows[row.line][1][0]["input_ids"]]
-            found.append((names, windows[0].outputs["states"][:, places]))
+            names = [str(self._task.tokenizer.backend.id_to_token(number)) for number in examples[row.line]["input_ids"]]
+            found.append((names, windows[0].outputs["states"][:, self._places]))
         return found
+
+
+def _restored(
+    encoder: str, settings: Sequence[str], task_class: Callable[..., similarity.Task]
+) -> tuple[assembly.Restored, similarity.Task]:
+    """Returns (an encoder with its weights and a task on it, as a run that was read back; the task)."""
+    asked = experiment.load(None, ["task.name=similarity", f"encoder.init_from={json.dumps(encoder)}", *settings])
+    tokenizer, bert_config = assembly.asked_encoder(asked)
+    task = task_class(asked.task, tokenizer, asked.data.max_seq_length)
+    chosen = kernels.for_inference(asked.train, bert_config)
+    assembled = assembly.build(asked, tokenizer, bert_config, chosen, task)
+    assembly.initialize_encoder(asked, assembled)
+    return assembly.Restored(asked, tokenizer, assembled, step=0), task
 
 
 class _LastFour(similarity.Task):
@@ -198,12 +197,15 @@ class _LastFour(similarity.Task):
 class _Tokens(similarity.Task):
     """Similarity that hands back the layers' outputs for each token."""
 
-    layers: Sequence[int]
     token_outputs = {"states": ""}
+
+    def __init__(self, layers: Sequence[int], *others: Any):
+        super().__init__(*others)
+        self._layers = layers
 
     def build_model(self, encoder: BertEncoder) -> keras.Model:
         """Returns the model: float32 [rows, length, layers, hidden]."""
-        return _model_of(encoder, lambda inputs: {"states": encoder.layer_outputs(inputs, self.layers)})
+        return _model_of(encoder, lambda inputs: {"states": encoder.layer_outputs(inputs, self._layers)})
 
     def results(self, batch: base.Tensors, outputs: base.Tensors, labelled: bool) -> dict[str, tf.Tensor]:
         """Returns the model's outputs as they are."""

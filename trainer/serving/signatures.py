@@ -6,6 +6,7 @@ from typing import ClassVar, Protocol
 
 import tensorflow as tf
 
+from trainer.models.encoder import one_a_row
 from trainer.models.kernels.base import EncoderKernels
 from trainer.models.task_model import TaskModel
 from trainer.serving.text_inputs import INPUTS, PIECE_TOKENS, GraphInputs, TextInputs, WindowInputs
@@ -146,14 +147,9 @@ class ServingModule(tf.Module):
         Of a task with windows, whose texts these are not: what the model gives for each of them, [batch, ...], 0 at padding.
         """
         given = {name: ids[:, : self._task.max_seq_length] for name, ids in given.items()}
-        input_ids, mask = given["input_ids"], given.pop("attention_mask")
-        inputs = {
-            **given,
-            "position_ids": tf.broadcast_to(tf.range(tf.shape(input_ids)[1]), tf.shape(input_ids)),
-            "segment_ids": mask,
-            "cls_positions": tf.zeros([tf.shape(input_ids)[0], 1], tf.int32),
-        }
-        results = self._encode(inputs)
+        mask = given["attention_mask"]
+        others = {name: given[name] for name in self._task.request_features}
+        results = self._encode({**one_a_row(*(given[name] for name in TOKEN_INPUTS)), **others})
         if not self._task.has_windows:
             return self._task.reply(Request((), {name: value[:, 0] for name, value in results.items()}))
         of_tokens = self._task.token_outputs

@@ -75,7 +75,7 @@ class Task(base.Task):
     config: Config
     best_score = "rouge1"
     has_windows = True
-    token_outputs = {"score": ""}
+    token_outputs = {"score": "", "target": ""}
     request_features = ("sentence_targets",)
 
     @classmethod
@@ -160,7 +160,7 @@ class Task(base.Task):
 
     def kept(self, row: Row) -> dict[str, Any]:
         sentences = self._sentences(row)
-        return {"sentences": sentences, "references": self._references(row), "labels": self._labels(row, sentences)}
+        return {"sentences": sentences, "references": self._references(row)}
 
     def made_from(self) -> dict[str, Any]:
         keys = ("document_column", "summary_column", "labels_column", "language", "summary_sentences", "rouge_words")
@@ -209,7 +209,8 @@ class Task(base.Task):
     def results(self, batch: base.Tensors, outputs: base.Tensors, labelled: bool) -> dict[str, tf.Tensor]:
         import tensorflow as tf
 
-        return {"score": tf.where(batch["sentence_targets"] > ABSENT, tf.sigmoid(self._logits(batch, outputs)), NONE)}
+        found = {"score": tf.where(batch["sentence_targets"] > ABSENT, tf.sigmoid(self._logits(batch, outputs)), NONE)}
+        return found | ({"target": tf.cast(batch["sentence_targets"], tf.float32)} if labelled else {})
 
     def decode(self, row: Row, windows: Sequence[base.Window]) -> base.Prediction:
         sentences = self._split(row)
@@ -240,12 +241,14 @@ class Task(base.Task):
         ours, lead, best = (dict.fromkeys(TYPES, 0.0) for _ in range(3))
         count = sentences = right = 0
         for row, windows in rows:
-            texts, references, labels = (row.values[name] for name in ("sentences", "references", "labels"))
+            texts, references = row.values["sentences"], row.values["references"]
             scores = _scores_of(windows)
+            targets = np.concatenate([window.outputs["target"] for window in windows])
+            labels = targets[targets > ABSENT] == CHOSEN
             count, sentences = count + 1, sentences + len(texts)
-            right += int(((scores > 0.5) == np.array(labels, bool)).sum())
+            right += int(((scores > 0.5) == labels).sum())
             first = range(min(self.config.summary_sentences, len(texts)))
-            marked = [number for number, label in enumerate(labels) if label]
+            marked = np.flatnonzero(labels)
             for total, chosen in ((ours, self._selected(texts, scores)), (lead, first), (best, marked)):
                 found = best_rouge(" ".join(texts[number] for number in chosen), references, split) if references else {}
                 for name, value in found.items():

@@ -154,8 +154,8 @@ class Task(base.Task):
             task["score_column"] = quoted(score)
             summary.append(f"how alike they are: {score}")
         is_sure = bool(negatives or lists) or (query, positive) in (("query", "positive"), ("anchor", "positive"))
-        lengths = sorted(max(table.token_lengths([column])) for column in (query, positive))
-        return Proposal(3 if is_sure else 1, summary, task, [*table.token_lengths([positive])[:-1], lengths[-1]])
+        lengths = sorted(length for column in (query, positive) for length in table.token_lengths([column]))
+        return Proposal(3 if is_sure else 1, summary, task, lengths)
 
     @classmethod
     def text_columns(cls, config: Config) -> tuple[str, ...]:
