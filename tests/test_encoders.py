@@ -60,7 +60,9 @@ def made(kind):
     return unigram(transformers.AlbertTokenizerFast), {"embedding_size": 16, "max_position_embeddings": 64, "pad_token_id": 1}
 
 
-@pytest.fixture(params=["roberta", "xlm-roberta", "camembert", "albert"])
+@pytest.fixture(
+    params=["roberta", *(pytest.param(name, marks=pytest.mark.slow) for name in ("xlm-roberta", "camembert", "albert"))]
+)
 def encoder(request, tmp_path, tokenizer):
     """(transformers' tokenizer, a folder as the Hub has it)."""
     kind = request.param

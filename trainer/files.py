@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -58,8 +59,22 @@ def matches(pattern: str) -> bool:
     return bool(_glob(pattern))
 
 
+def alternatives(pattern: str) -> dict[str, str]:
+    """Returns {each of the names in braces: the pattern with it instead}; {} where there are no braces, or they are a file's.
+
+    >>> alternatives("corpus/train.{de,en}.gz")
+    {'de': 'corpus/train.de.gz', 'en': 'corpus/train.en.gz'}
+    """
+    found = re.search(r"\{([^{},/]+(?:,[^{},/]+)+)\}", pattern)
+    if found is None or exists(pattern):
+        return {}
+    return {name: pattern[: found.start()] + name + pattern[found.end() :] for name in found[1].split(",")}
+
+
 def _glob(pattern: str) -> list[str]:
     """Returns what a glob names; a bracket in the name of a folder that exists is no pattern."""
+    if each := alternatives(pattern):
+        return [path for one in each.values() for path in _glob(one)]
     if is_remote(pattern):
         return _gfile().glob(pattern)
     folder, rest = pattern, ""
@@ -274,7 +289,7 @@ def sha256(path: str) -> str:
 
 
 def expand(pattern: str, key: str) -> list[str]:
-    """Returns the sorted files that a path or glob names.
+    """Returns the sorted files that a path or glob names; of names in braces, {de,en}, one file each, in their order.
 
     Raises:
       UserError: no file; the message opens with the config key that named it and lists near names.
@@ -283,6 +298,11 @@ def expand(pattern: str, key: str) -> list[str]:
         return [pattern]
     if is_dir(pattern):
         raise UserError(f"{key}: {pattern} is a folder; name its files, as {join(pattern, '*.csv')}")
+    if each := alternatives(pattern):
+        paths = [expand(one, key) for one in each.values()]
+        if several := next((names for names in paths if len(names) > 1), None):
+            raise UserError(f"{key}: {pattern}: names in braces stand for one file each, and these are {len(several)}")
+        return [path for (path,) in paths]
     found = _glob(pattern)
     if not found:
         folder = os.path.dirname(pattern) or "."

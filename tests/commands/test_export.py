@@ -1,6 +1,8 @@
 import json
 import shutil
 
+import pytest
+
 from tests.serving.conftest import exported, exported_run  # noqa: F401  fixtures
 
 
@@ -20,6 +22,7 @@ def test_rows_that_are_gone_do_not_stop_an_export(cli, run_copy, monkeypatch):
     assert "equals the predictions of 6 rows" in log
 
 
+@pytest.mark.slow
 def test_a_class_name_with_a_line_break_is_one_line(cli, run_copy):
     names = json.dumps(["bad\nnews", "good"])
     assert cli("export", f"--workdir={run_copy}", f"--set=task.class_names={names}")[0] == 0
@@ -27,6 +30,7 @@ def test_a_class_name_with_a_line_break_is_one_line(cli, run_copy):
     assert json.loads((run_copy / "huggingface/config.json").read_text())["id2label"]["0"] == "bad\nnews"
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_no_graph_reproduces_is_told_before_training(cli, config_file, tmp_path, tiny_encoder):
     from transformers import AddedToken, BertTokenizerFast
 

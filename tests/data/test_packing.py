@@ -60,14 +60,42 @@ def test_every_example_is_there_once_whole_and_alone(lengths, k, multiple):
 
 @given(st.lists(st.integers(1, ROW_LENGTH), min_size=1, max_size=60))
 @settings(max_examples=40, deadline=None)
-def test_first_fit_decreasing_needs_at_most_its_proven_bound(lengths):
-    used = int(assign_rows(tf.constant(lengths), ROW_LENGTH, 60)[3])
-    least = -(-sum(lengths) // ROW_LENGTH)
-    assert used <= 11 / 9 * max(least, _large(lengths)) + 6 / 9  # Dósa 2007: FFD(L) <= 11/9 OPT + 6/9
+def test_rows_are_those_of_first_fit_decreasing(lengths):
+    free: list[int] = []
+    expected = [0] * len(lengths)
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        row = next((row for row, left in enumerate(free) if left >= lengths[number]), len(free))
+        free += [ROW_LENGTH] if row == len(free) else []
+        free[row] -= lengths[number]
+        expected[number] = row
+    rows, _, _, used = assign_rows([tf.constant(lengths)], [ROW_LENGTH], 60)
+    assert rows.numpy().tolist() == expected and int(used) == len(free)
 
 
-def _large(lengths):
-    return sum(length > ROW_LENGTH // 2 for length in lengths)
+@given(st.lists(st.tuples(st.integers(1, ROW_LENGTH), st.integers(1, 8)), min_size=1, max_size=40))
+@settings(max_examples=25, deadline=None)
+def test_sequences_beside_each_other_share_rows_and_slots(pairs):
+    spec = {
+        name: Feature("int32", "token", name[0], beside=beside)
+        for name, beside in (("a_input_ids", None), ("b_input_ids", "a"))
+    }
+    ids = {
+        name: tf.ragged.constant(
+            [[100 * number + name_number + 1] * pair[name_number] for number, pair in enumerate(pairs)], tf.int32
+        )
+        for name_number, name in enumerate(spec)
+    }
+    packed = {name: value.numpy() for name, value in pack(ids, spec, ROW_LENGTH, 4, beside_length=12).items()}
+    assert packed["a_input_ids"].shape[1] == ROW_LENGTH and packed["b_input_ids"].shape[1] == 12
+    assert len(packed["a_input_ids"]) == len(packed["b_input_ids"])
+    places = {}
+    for sequence, name in enumerate(spec):
+        segments = packed[f"{name[0]}_segment_ids"]
+        for row, slot in {(row, segments[row, cell]) for row, cell in zip(*np.nonzero(segments), strict=True)}:
+            (value,) = set(packed[name][row][segments[row] == slot].tolist())
+            assert (segments[row] == slot).sum() == pairs[value // 100][sequence]
+            places.setdefault(value // 100, set()).add((row, slot))
+    assert len(places) == len(pairs) and all(len(found) == 1 for found in places.values())
 
 
 def test_one_example_a_row_keeps_the_order():
@@ -91,7 +119,7 @@ def test_hardly_a_cell_is_padding(batch, least, tokenizer, reviews):
     """The quick start's sentences: 23 tokens on average, 64 at the most."""
     lengths = [min(len(tokenizer.encode(row["text"])) + 2, 64) for row in reviews]
     batches = [lengths[i : i + batch] for i in range(0, len(lengths) - batch + 1, batch)]
-    cells = sum(64 * int(rounded_rows(assign_rows(tf.constant(one), 64, 16)[3], 1)) for one in batches)
+    cells = sum(64 * int(rounded_rows(assign_rows([tf.constant(one)], [64], 16)[3], 1)) for one in batches)
     assert sum(map(sum, batches)) / cells >= least
 
 

@@ -34,6 +34,26 @@ def test_csv_quotes_newlines_and_line_numbers(tmp_path):
     ]
 
 
+def test_text_files_beside_each_other(tmp_path):
+    for name, text in (("de", "eins\n\nzwei\n\n"), ("en", "one\ntwo\n\n\n")):
+        (tmp_path / f"train.{name}").write_text(text)
+    rows = list(read_rows(f"{tmp_path}/train.{{de,en}}", "data.train"))
+    assert [(row.values, row.line) for row in rows] == [
+        ({"de": "eins", "en": "one"}, 1),
+        ({"de": "", "en": "two"}, 2),
+        ({"de": "zwei", "en": ""}, 3),
+    ]
+    (tmp_path / "train.en").write_text("one\n")
+    with pytest.raises(UserError, match=r"train.en ends after 1 lines, .*train.de goes on"):
+        list(read_rows(f"{tmp_path}/train.{{de,en}}", "data.train"))
+    with pytest.raises(UserError, match=r"data.train: no file .*train.fr"):
+        list(read_rows(f"{tmp_path}/train.{{de,fr}}", "data.train"))
+    for name in ("a.1.en", "a.2.en", "a.1.de", "a.2.de"):
+        (tmp_path / name).write_text("one\n")
+    with pytest.raises(UserError, match="names in braces stand for one file each, and these are 2"):
+        list(read_rows(f"{tmp_path}/a.*.{{en,de}}", "data.train"))
+
+
 def test_csv_rows_that_parse_wrongly(tmp_path):
     path = write(tmp_path, "a.csv", b'text,label\na,x,z\nb\n"c"d,x\ngood,y\n\xff,x\n')
     rows = read(path)

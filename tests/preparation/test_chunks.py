@@ -88,10 +88,15 @@ def test_a_killed_worker_is_told():
 def test_totals_survive_being_stored():
     totals, copy = chunks.Totals(), chunks.Totals()
     rejected = [Rejected("f.txt", 3, "why", "?")]
-    totals.add(chunks.Totals(5, 2, 30, 20, 1, 40, rejected, {"label": Counter({1: 2})}, Counter(short=1)))
+    totals.add(
+        chunks.Totals(
+            5, 2, 30, 20, {"": [10, 8], "target": [20, 20]}, 1, 40, rejected, {"label": Counter({1: 2})}, Counter(short=1)
+        )
+    )
     copy.add(chunks.Totals.from_json(json.loads(json.dumps(totals.to_json()))))
     assert copy.summary() == totals.summary() and copy.rejected == rejected
     assert (totals.summary()["truncated"], totals.summary()["longest_text"]) == (1, 40)
+    assert totals.summary()["sequences"]["target"] == {"tokens": 20, "longest": 20}
     assert totals.summary()["special_cases"] == {"short": 1} and totals.summary()["values"] == {"label": {"1": 2}}
 
 

@@ -82,6 +82,7 @@ def test_native_kernels_that_cannot_be_had_are_told(run_copy, monkeypatch, cli):
     )
 
 
+@pytest.mark.slow
 def test_a_library_for_another_processor_says_so(native_inference, tmp_path):
     """Compiled as if for one with AVX512-ER, which none has had since Knights Mill."""
     if platform.machine() != "x86_64":

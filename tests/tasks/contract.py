@@ -34,7 +34,11 @@ from trainer.tasks import task_module
 
 LENGTH, SLOTS = 32, 4
 ODD_VALUES = (None, 7, [], {}, "", " \n", "\ud83d", "\u200b", "a word " * 1500)  # in every column of a row
-SLOW_UNLESS_TYPICAL = ("test_two_seeded_runs_are_identical_with_dropout", "test_one_replica_equals_two")
+SLOW_UNLESS_TYPICAL = (
+    "test_two_seeded_runs_are_identical_with_dropout",
+    "test_one_replica_equals_two",
+    "test_native_serving_equals_keras",
+)
 SLOW_UNLESS_VARIANT = ("test_the_graph_for_strings_equals_keras",)  # the whole story asks the saved graph
 SLOW_IN_VARIANTS = (
     "test_native_kernels_give_the_same",

@@ -182,7 +182,12 @@ def batch_in_rows(contract, task, rows):
     }
 
 
-@pytest.mark.parametrize("contract", [TestPairs(), TestNegatives(), TestScored()])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "contract", [pytest.param(TestPairs(), marks=SLOW), TestNegatives(), pytest.param(TestScored(), marks=SLOW)]
+)
 def test_a_batch_in_parts_is_the_whole_batch(tokenizer, contract):
     task = contract.task_with(tokenizer)
     batch = batch_in_rows(contract, task, 9)

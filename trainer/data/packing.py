@@ -4,11 +4,12 @@ All of it is graph operations, so that it runs on any host of a TPU pod and in p
 Source of the idea: Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination" (arXiv:2107.02027).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from trainer.features import Feature, FeatureSpec, in_sequence, sequences_of
+from trainer.features import Feature, FeatureSpec, beside_of, in_sequence, sequences_of
 
 ABSENT = -1  # the row_id of an empty slot
 NUMBER = {"example_number": Feature("int32", "example")}  # an example's place in its stream, which packing does not keep
@@ -16,39 +17,43 @@ ABSENT_IN_EMPTY_SLOTS = ("row_id", *NUMBER)
 
 
 def assign_rows(
-    lengths: tf.Tensor, row_length: int | tf.Tensor, max_examples_per_row: int
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    lengths: Sequence[tf.Tensor], row_lengths: Sequence[int | tf.Tensor], max_examples_per_row: int
+) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor], tf.Tensor]:
     """Places examples in rows: first-fit, longest first.
 
     Args:
-      lengths: int32 [examples], each from 1 to row_length.
-      row_length: tokens a row holds.
+      lengths: int32 [examples], each from 1 to the row length; of several sequences that share rows one each.
+      row_lengths: tokens that a row of each sequence holds.
       max_examples_per_row: examples a row holds.
 
     Returns:
-      (row, slot, start, rows used): int32 [examples] the row of each, its place among the row's examples and its first
-      token; int32 [] the number of rows.
+      (row, slot, starts, rows used): int32 [examples] the row of each, its place among the row's examples and, of each
+      sequence, its first token; int32 [] the number of rows.
     """
-    count = tf.size(lengths)
+    count, empty = tf.size(lengths[0]), tf.zeros_like(lengths[0])
     if max_examples_per_row == 1:
-        zeros = tf.zeros_like(lengths)
-        return tf.range(count), zeros, zeros, count
-    order = tf.argsort(lengths, direction="DESCENDING", stable=True)
-    sorted_lengths = tf.gather(lengths, order)
+        return tf.range(count), empty, [empty] * len(lengths), count
+    # Of several sequences the one that takes most of its row decides what comes first.
+    shares = [tf.cast(one, tf.float64) / tf.cast(most, tf.float64) for one, most in zip(lengths, row_lengths, strict=True)]
+    longest = tf.reduce_max(tf.stack(shares), axis=0) if len(lengths) > 1 else lengths[0]
+    order = tf.argsort(longest, direction="DESCENDING", stable=True)
+    ordered = [tf.gather(one, order) for one in lengths]
 
     def place(i, used, filled, rows, slots, starts):
-        fits = (used + sorted_lengths[i] <= row_length) & (filled < max_examples_per_row)
+        fits = filled < max_examples_per_row
+        for one, taken, most in zip(ordered, used, row_lengths, strict=True):
+            fits &= taken + one[i] <= most
         row = tf.argmax(fits, output_type=tf.int32)
         index, at = [[row]], tf.reshape(order[i], [1, 1])
         rows = tf.tensor_scatter_nd_update(rows, at, [row])
         slots = tf.tensor_scatter_nd_update(slots, at, [filled[row]])
-        starts = tf.tensor_scatter_nd_update(starts, at, [used[row]])
-        used = tf.tensor_scatter_nd_add(used, index, [sorted_lengths[i]])
+        starts = [tf.tensor_scatter_nd_update(at_of, at, [taken[row]]) for at_of, taken in zip(starts, used, strict=True)]
+        used = [tf.tensor_scatter_nd_add(taken, index, [one[i]]) for taken, one in zip(used, ordered, strict=True)]
         return i + 1, used, tf.tensor_scatter_nd_add(filled, index, [1]), rows, slots, starts
 
-    empty = tf.zeros_like(lengths)
+    each = [empty] * len(lengths)
     _, _, filled, rows, slots, starts = tf.while_loop(
-        lambda i, *_: i < count, place, (0, empty, empty, empty, empty, empty), parallel_iterations=1
+        lambda i, *_: i < count, place, (0, each, empty, empty, empty, each), parallel_iterations=1
     )
     return rows, slots, starts, tf.math.count_nonzero(filled, dtype=tf.int32)
 
@@ -72,6 +77,7 @@ def pack(
     row_multiple: int = 1,
     static_rows: int | None = None,
     pieces: int = 0,
+    beside_length: int | tf.Tensor | None = None,
 ) -> dict[str, tf.Tensor]:
     """Packs the examples of one step into rows.
 
@@ -83,26 +89,38 @@ def pack(
       row_multiple: the number of rows is a multiple of this.
       static_rows: the number of rows is the least multiple of this that holds the examples.
       pieces: with static_rows, the number of rows is always this many times static_rows.
+      beside_length: tokens in a row of a sequence that lies beside another one; None: row_length.
 
     Returns:
       {name: [rows, L] for each-token features and position_ids, segment_ids (from 1; 0 is padding); [rows, K] for
       others and cls_positions, example_weights (float32, 0 in empty slots); row_id is -1 in empty slots}. Of several
       sequences each has rows of its own, and what belongs to it begins with its name. An example's own values are in the
-      slots of the first; `<sequence>_places`, [rows, K], tells where the example is in another one's rows · K.
+      slots of the first; `<sequence>_places`, [rows, K], tells where the example is in another one's rows · K, but for one
+      that lies beside the first.
     """
     packed: dict[str, tf.Tensor] = {}
     own = None
+    beside = beside_of(spec)
     for sequence in sequences_of(spec):
-        lengths = tf.cast(features[in_sequence(sequence, "input_ids")].row_lengths(), tf.int32)
-        row, slot, start, used = assign_rows(lengths, row_length, max_examples_per_row)
+        if sequence in beside:
+            continue
+        together = [sequence, *(other for other, lead in beside.items() if lead == sequence)]
+        lengths = [tf.cast(features[in_sequence(one, "input_ids")].row_lengths(), tf.int32) for one in together]
+        row_lengths = [row_length, *[row_length if beside_length is None else beside_length] * (len(together) - 1)]
+        row, slot, starts, used = assign_rows(lengths, row_lengths, max_examples_per_row)
         if static_rows and pieces:
             rows = static_rows * pieces
         elif static_rows:
             rows = tf.maximum(-(-used // static_rows), 1) * static_rows
         else:
             rows = rounded_rows(used, row_multiple)
-        layout = Layout(row, slot, start, rows, row_length, max_examples_per_row)
-        packed |= _packed_sequence(features, spec, sequence, layout)
+        layouts = [
+            Layout(row, slot, start, rows, length, max_examples_per_row)
+            for start, length in zip(starts, row_lengths, strict=True)
+        ]
+        for one, of_one in zip(together, layouts, strict=True):
+            packed |= _packed_sequence(features, spec, one, of_one)
+        layout = layouts[0]
         if own is None:
             own = layout
             packed |= _packed_examples(features, spec, own)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from trainer.data.packing import NUMBER, pack
 from trainer.data.sampling import Sampling
 from trainer.errors import UserError
-from trainer.features import FeatureSpec, in_sequence, sequences_of
+from trainer.features import FeatureSpec, beside_of, in_sequence, sequences_of
 
 MAX_INTERLEAVED_SHARDS, MOST_OPEN_SHARDS = 64, 256  # read ahead; open at a time (of a corpus: others have few)
 WINDOW_BATCHES = 50  # as many as transformers' LengthGroupedSampler sorts together
@@ -33,6 +33,7 @@ class Packing:
       pieces: with static_rows, a batch always has this many times as many rows, the last ones empty: one shape for all batches.
         0: it has as many as it needs, cut into batches of static_rows rows; for inference.
       length_unit: above 0, with one example per row: rows are as long as the batch's longest example, rounded up to this.
+      beside_length: tokens in a row of a sequence that lies beside another one; 0: row_length.
     """
 
     row_length: int
@@ -41,6 +42,7 @@ class Packing:
     static_rows: int | None = None
     pieces: int = 0
     length_unit: int = 0
+    beside_length: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,8 +209,9 @@ def packed_batches(
       it, nobody reads it).
     """
     packed_spec = {**(work.spec if work else spec), **NUMBER}
-    sequences = sequences_of(spec)
-    if len(sequences) > 1 and packing.static_rows and not packing.pieces:  # the rows of two sequences cannot be cut alike
+    beside = beside_of(spec)
+    alone = [sequence for sequence in sequences_of(spec) if sequence not in beside]
+    if len(alone) > 1 and packing.static_rows and not packing.pieces:  # the rows of two sequences cannot be cut alike
         packing = dataclasses.replace(packing, pieces=-(-batch_size // packing.static_rows))
 
     def parse_and_pack(number, serialized):
@@ -217,12 +220,13 @@ def packed_batches(
         if work:
             features = work.vary(features, numbers)
         row_length: int | tf.Tensor = packing.row_length
+        beside_length: int | tf.Tensor = packing.beside_length or packing.row_length
         if packing.length_unit:
-            lengths = [features[in_sequence(sequence, "input_ids")].row_lengths() for sequence in sequences]
-            longest = tf.cast(tf.reduce_max(tf.stack(lengths)), tf.int32)
-            row_length = tf.minimum(-(-longest // packing.length_unit) * packing.length_unit, packing.row_length)
+            row_length = _batch_length(features, alone, packing.length_unit, row_length)
+            beside_length = _batch_length(features, beside, packing.length_unit, beside_length) if beside else row_length
         rows = packing.max_examples_per_row, packing.row_multiple, packing.static_rows, packing.pieces
-        batch = pack({**features, "example_number": tf.cast(numbers, tf.int32)}, packed_spec, row_length, *rows)
+        features = {**features, "example_number": tf.cast(numbers, tf.int32)}
+        batch = pack(features, packed_spec, row_length, *rows, beside_length)
         return work.finish(batch, packing.static_rows is not None) if work else batch
 
     batches = records.batch(batch_size).enumerate().shard(every[1], every[0])
@@ -232,6 +236,13 @@ def packed_batches(
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def _batch_length(features: Features, sequences: Iterable[str], unit: int, most: int | tf.Tensor) -> tf.Tensor:
+    """Returns the tokens of the longest example in some sequences, rounded up to a unit."""
+    lengths = [features[in_sequence(sequence, "input_ids")].row_lengths() for sequence in sequences]
+    longest = tf.cast(tf.reduce_max(tf.stack(lengths)), tf.int32)
+    return tf.minimum(-(-longest // unit) * unit, most)
 
 
 def _parse(serialized: tf.Tensor, spec: FeatureSpec) -> dict[str, tf.RaggedTensor | tf.Tensor]:

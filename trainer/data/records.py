@@ -110,7 +110,7 @@ class Manifest:
       made_from: {what: value}, everything that decides the records; another value makes them stale.
       splits: {split: {"shards": [...], "kept": the file of its kept rows where there is one, "examples": int,
         "rows": int, "rejected": int, "tokens": int, "longest": int, "truncated": int, "longest_text": int, "values": {...}}};
-        see `preparation.chunks.Totals`.
+        of several sequences "sequences": {sequence: {"tokens": int, "longest": int}}; see `preparation.chunks.Totals`.
       task: {field: value}, the task's config when the records were made.
     """
 
@@ -250,9 +250,10 @@ def kept_name(split: str) -> str:
     return f"{split}-rows.jsonl"
 
 
-def mean_tokens(split: Mapping[str, Any]) -> float:
-    """Returns the tokens of an example of a manifest's split, on average; 0 where it has none."""
-    return split["tokens"] / max(split["examples"], 1)
+def mean_tokens(split: Mapping[str, Any], sequence: str | None = None) -> float:
+    """Returns the tokens of an example of a manifest's split, on average, of one sequence or all; 0 where it has none."""
+    tokens = split["tokens"] if sequence is None else split["sequences"][sequence]["tokens"]
+    return tokens / max(split["examples"], 1)
 
 
 def _brief(value: Any) -> str:

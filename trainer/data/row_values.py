@@ -32,6 +32,21 @@ def text_in(row: Row, column: str) -> str:
     return text
 
 
+def texts_in(row: Row, column: str) -> list[str]:
+    """Returns the texts in a row's column, one or a list of them, without empty ones.
+
+    Raises:
+      RowError: the column is missing, or holds no text, or something else.
+    """
+    value = value_in(row, column)
+    if not isinstance(value, list):
+        return [text_in(row, column)]
+    found = [text for one in value if (text := optional_text(one, f"an entry of {column!r}"))]
+    if not found:
+        raise RowError(f"column {column!r} holds no text")
+    return found
+
+
 def optional_text(value: Any, what: str) -> str:
     """Returns a text that may be missing; "" where it is.
 

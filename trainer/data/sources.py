@@ -1,10 +1,12 @@
-"""Sources of rows: csv, tsv, json, jsonl, parquet, CoNLL, txt, documents, `tfds:name/config:split`; a path or glob, local or gs://.
+"""Sources of rows: csv, tsv, json, jsonl, parquet, CoNLL, txt, documents, `tfds:name/config:split`; a path or glob, local or gs://;
+or text files line by line beside each other, `train.{de,en}`.
 
 A row that cannot be read comes out as a `Rejected`, with its file, line and reason: no row is lost silently.
 """
 
 import csv
 import dataclasses
+import functools
 import io
 import itertools
 import json
@@ -85,7 +87,8 @@ def read_rows(source: str, key: str, source_format: SourceFormat = SourceFormat(
     """Yields the rows of a source in order.
 
     Args:
-      source: a path, a glob or `tfds:name/config:split`.
+      source: a path, a glob or `tfds:name/config:split`; or with names in braces, as `train.{de,en}.gz`: a row for each line of
+        these text files, with the names as its columns.
       key: the config key that named it, for messages: "data.train".
       source_format: see SourceFormat.
 
@@ -95,23 +98,27 @@ def read_rows(source: str, key: str, source_format: SourceFormat = SourceFormat(
     if source.startswith("tfds:"):
         yield from _read_tfds(source, key)
         return
-    paths = files.expand(source, key)
+    paths, columns = files.expand(source, key), list(files.alternatives(source))
+    if columns:
+        read = [functools.partial(_read_parallel, columns, paths, source_format)]
+    else:
+        read = [functools.partial(_reader(path, key, source_format), path, source_format) for path in paths]
     sizes = [files.size(path) for path in paths]
     if sum(sizes) == 0:
         raise UserError(f"{key}: {source} is empty")
     if sum(sizes) > MAX_BYTES_KEPT:
-        for path in paths:
-            yield from _reader(path, key, source_format)(path, source_format)
+        for rows_of in read:
+            yield from rows_of()
         return
     # Class names are learned from the rows before they are prepared: of a small source, what was read first serves for both.
-    identity = (tuple(zip(paths, sizes, map(files.modified, paths), strict=True)), source_format)
+    identity = (tuple(columns), tuple(zip(paths, sizes, map(files.modified, paths), strict=True)), source_format)
     rows = _kept.pop(identity, None)
     if rows is not None:
         yield from rows
         return
     rows = []
-    for path in paths:
-        for row in _reader(path, key, source_format)(path, source_format):
+    for rows_of in read:
+        for row in rows_of():
             rows.append(row)
             yield row
     _kept.clear()
@@ -259,6 +266,22 @@ def _read_txt(path: str, source_format: SourceFormat) -> Iterator[Row | Rejected
             yield Rejected(path, number, problem, shown(text))
         elif text.strip():
             yield Row({"text": text}, path, number)
+
+
+def _read_parallel(columns: Sequence[str], paths: Sequence[str], source_format: SourceFormat) -> Iterator[Row | Rejected]:
+    """Yields a row for each line that text files have beside each other; where all are blank there is none."""
+    sides = [read_lines(path, source_format.encoding) for path in paths]
+    for number, lines in enumerate(itertools.zip_longest(*sides), start=1):
+        if None in lines:
+            short = paths[lines.index(None)]
+            long = next(path for path, line in zip(paths, lines, strict=True) if line is not None)
+            raise UserError(f"{short} ends after {number - 1:,} lines, {long} goes on: lines of the two belong together")
+        texts = [line.rstrip("\r\n") for line in lines]
+        problem = next((found for text in texts if (found := bad_byte(text))), None)
+        if problem:
+            yield Rejected(paths[0], number, problem, shown("\t".join(texts)))
+        elif any(text.strip() for text in texts):
+            yield Row(dict(zip(columns, texts, strict=True)), paths[0], number)
 
 
 def _read_documents(path: str, source_format: SourceFormat) -> Iterator[Row | Rejected]:

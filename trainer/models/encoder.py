@@ -45,7 +45,7 @@ class BertEncoder(keras.layers.Layer):
     ):
         super().__init__(name=name, dtype="float32")
         self.bert_config = bert_config
-        self.compute, self._recompute = tf.as_dtype(precision), recompute
+        self.compute, self.recompute = tf.as_dtype(precision), recompute
         self.kernels = kernels or XlaKernels()
         self.family = family_of(bert_config)
         self.model = model or self.family.build(bert_config)
@@ -59,7 +59,7 @@ class BertEncoder(keras.layers.Layer):
 
     def call(self, inputs: dict[str, tf.Tensor], read_positions: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
         ids = self._ids(inputs)
-        return self.kernels.encode(self.bert, ids, self.compute, read_positions, training, self._recompute)
+        return self.kernels.encode(self.bert, ids, self.compute, read_positions, training, self.recompute)
 
     def layer_outputs(self, inputs: dict[str, tf.Tensor], layers: Sequence[int]) -> tf.Tensor:
         """Returns the outputs of several layers, without dropout: precision [batch, length, len(layers), hidden].

@@ -1,10 +1,13 @@
 """Task heads: what turns the encoder's outputs into logits."""
 
+from typing import Any, Protocol
+
 import tensorflow as tf
 import tf_keras as keras
+from transformers import BertConfig
 from transformers.activations_tf import get_tf_activation
 
-from trainer.models.encoder import BertEncoder, Untracked
+from trainer.models.encoder import Untracked
 from trainer.models.layers import dense, layer_norm
 from trainer.runtime.fusion import OTHERWISE, OUTPUT, fused
 from trainer.runtime.randomness import dropout
@@ -29,6 +32,16 @@ class DenseHead(keras.layers.Layer):
         return self._dense(dropout(tf.cast(inputs, tf.float32), self._dropout_rate, training))
 
 
+class HasEmbeddings(Protocol):
+    """A BertEncoder or a BertDecoder."""
+
+    bert_config: BertConfig
+
+    @property
+    def bert(self) -> Any:
+        """transformers' TFBertMainLayer, or what has its names."""
+
+
 class PretrainingHeads(keras.layers.Layer):
     """BERT's two heads: masked tokens, tied to the word embeddings, and how the two parts of a pair belong together.
 
@@ -36,7 +49,7 @@ class PretrainingHeads(keras.layers.Layer):
     named as in Google's checkpoints: cls/predictions/..., cls/seq_relationship/....
 
     Args:
-      encoder: gives the embeddings, the sizes and the type of the matrix products.
+      encoder: gives the embeddings and the sizes; a decoder for its own language model.
       has_pairs: whether there is a head for pairs.
 
     Call:
@@ -47,7 +60,7 @@ class PretrainingHeads(keras.layers.Layer):
       {"masked_lm_logits": dtype [batch, P, vocabulary]; "sentence_logits": float32 [batch, K, 2], where there are pairs}.
     """
 
-    def __init__(self, encoder: BertEncoder, has_pairs: bool, name: str = "cls"):
+    def __init__(self, encoder: HasEmbeddings, has_pairs: bool, name: str = "cls"):
         super().__init__(name=name, dtype="float32", autocast=False)
         # The encoder owns the embeddings: kept out of this layer's tracking, so that they are counted once.
         self._encoder, self._has_pairs = Untracked(encoder), has_pairs

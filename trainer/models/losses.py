@@ -52,19 +52,20 @@ def place_cross_entropy(places: tf.Tensor, logits: tf.Tensor, batch: Mapping[str
     return totals - tf.gather(logits, at, batch_dims=1)
 
 
-def vocabulary_cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def vocabulary_cross_entropy(labels: tf.Tensor, logits: tf.Tensor, label_smoothing: float = 0.0) -> tuple[tf.Tensor, tf.Tensor]:
     """Cross entropy over a vocabulary, where the logits are by far the largest tensor: two passes forward, one backward.
 
     Args:
       labels: int32 [...], 0 to vocabulary - 1; where there is none, any such number, with weight 0.
       logits: float32, bfloat16 or float16 [..., vocabulary].
+      label_smoothing: as of `cross_entropy`.
 
     Returns:
       (losses, 1 where the label has the highest logit, of equal ones the first, as argmax has it, else 0): float32 [...].
     """
     flat, flat_labels = tf.reshape(logits, [-1, logits.shape[-1]]), tf.reshape(labels, [-1])
     guess = (_first_highest if traced_target() == "cpu" else _first_highest_by_xla)(flat)
-    losses = _row_losses(flat_labels, guess, flat)
+    losses = _row_losses(flat_labels, guess, flat, label_smoothing)
     return tf.reshape(losses, tf.shape(labels)), tf.reshape(tf.cast(guess == flat_labels, tf.float32), tf.shape(labels))
 
 
@@ -75,7 +76,7 @@ def _first_highest(logits):
 _first_highest_by_xla = compiled(_first_highest)  # slow on CPUs, as TensorFlow's own is on GPUs
 
 
-def _row_losses(labels, guess, logits):
+def _row_losses(labels, guess, logits, label_smoothing):
     """Cross entropy of each row: int32 [rows], int32 [rows] (where the highest logit is), [rows, vocabulary] to float32 [rows].
 
     Its gradient is its own: derived from the losses, it would go through the logits once more for their total.
@@ -84,8 +85,12 @@ def _row_losses(labels, guess, logits):
     @tf.custom_gradient
     def apply(logits):
         log_totals = _log_totals(logits, tf.gather(logits, guess, batch_dims=1))
-        of_labels = tf.cast(tf.gather(logits, labels, batch_dims=1), tf.float32)
-        return log_totals - of_labels, lambda upstream: _logit_gradient(logits, log_totals, labels, upstream)
+        wanted = tf.cast(tf.gather(logits, labels, batch_dims=1), tf.float32)
+        if label_smoothing:
+            wanted = (1.0 - label_smoothing) * wanted + label_smoothing * _means(logits)
+        return log_totals - wanted, lambda upstream: _logit_gradient(
+            logits, log_totals, labels, upstream, label_smoothing=label_smoothing
+        )
 
     return apply(logits)
 
@@ -97,7 +102,15 @@ def _log_totals(logits, highest):
 
 
 @compiled
-def _logit_gradient(logits, log_totals, labels, upstream):
+def _means(logits):
+    return tf.reduce_mean(tf.cast(logits, tf.float32), axis=-1)
+
+
+@compiled
+def _logit_gradient(logits, log_totals, labels, upstream, *, label_smoothing):
     probabilities = tf.exp(tf.cast(logits, tf.float32) - log_totals[:, None])
     is_label = tf.range(logits.shape[-1])[None] == labels[:, None]  # a comparison stays inside the loop, a scatter would not
-    return tf.cast((probabilities - tf.cast(is_label, tf.float32)) * upstream[:, None], logits.dtype)
+    target = tf.cast(is_label, tf.float32)
+    if label_smoothing:
+        target = (1.0 - label_smoothing) * target + label_smoothing / logits.shape[-1]
+    return tf.cast((probabilities - target) * upstream[:, None], logits.dtype)

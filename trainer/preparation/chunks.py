@@ -39,6 +39,7 @@ class Totals:
     Attributes:
       rows, examples: how many there were.
       tokens, longest: of the examples.
+      sequences: {sequence: [tokens, longest]} where examples have several.
       truncated, longest_text: texts that were cut at max_seq_length, and the tokens of the longest of them.
       rejected: the rows that could not be used.
       values: {example-level feature: how often each value stands there}.
@@ -49,6 +50,7 @@ class Totals:
     examples: int = 0
     tokens: int = 0
     longest: int = 0
+    sequences: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     truncated: int = 0
     longest_text: int = 0
     rejected: list[Rejected] = dataclasses.field(default_factory=list)
@@ -61,12 +63,19 @@ class Totals:
         self.examples += other.examples
         self.tokens += other.tokens
         self.longest = max(self.longest, other.longest)
+        for sequence, (tokens, longest) in other.sequences.items():
+            self.count(sequence, tokens, longest)
         self.truncated += other.truncated
         self.longest_text = max(self.longest_text, other.longest_text)
         self.rejected += other.rejected
         for name, counts in other.values.items():
             self.values.setdefault(name, collections.Counter()).update(counts)
         self.special_cases.update(other.special_cases)
+
+    def count(self, sequence: str, tokens: int, longest: int) -> None:
+        """Counts tokens of one sequence."""
+        known, most = self.sequences.get(sequence, (0, 0))
+        self.sequences[sequence] = [known + tokens, max(most, longest)]
 
     def to_json(self) -> dict[str, Any]:
         """Returns all of it, to be stored."""
@@ -96,6 +105,9 @@ class Totals:
             "longest_text": self.longest_text,
             "values": values,
         }
+        if len(self.sequences) > 1:
+            named = sorted(self.sequences.items())
+            summary["sequences"] = {name: {"tokens": tokens, "longest": longest} for name, (tokens, longest) in named}
         return summary | ({"special_cases": dict(sorted(self.special_cases.items()))} if self.special_cases else {})
 
 
@@ -209,9 +221,12 @@ def prepare_chunk(task: Task, name: str, chunk: list[NumberedRow]) -> Chunk:
         records.append(encode_example(example, spec))
         if row_id not in kept and (needed := task.kept(row)) is not None:
             kept[row_id] = KeptRows.line(row_id, row, needed)
-        lengths = token_counts(example, spec).values()
-        length = max(lengths)
-        totals.tokens += sum(lengths)
+        lengths = token_counts(example, spec)
+        length = max(lengths.values())
+        totals.tokens += sum(lengths.values())
+        if len(lengths) > 1:
+            for sequence, tokens in lengths.items():
+                totals.count(sequence, tokens, tokens)
         totals.longest = max(totals.longest, length)
         if length == task.max_seq_length and not task.is_corpus:  # a corpus counts what it cuts by itself
             whole = task.untruncated_length(row)

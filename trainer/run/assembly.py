@@ -10,7 +10,7 @@ from transformers import BertConfig
 from trainer import files
 from trainer.errors import UserError
 from trainer.models.encoder import BertEncoder, check_fits
-from trainer.models.encoder_folders import checkpoint_of
+from trainer.models.encoder_folders import checkpoint_of, find_encoder
 from trainer.models.extension import extension
 from trainer.models.initialization import config_of, load_encoder_weights, read_bert_config
 from trainer.models.kernels.base import EncoderKernels
@@ -161,6 +161,8 @@ def initialize_encoder(experiment: Experiment, assembled: Assembled) -> None:
         allowed = experiment.encoder.allow_missing
         report = load_encoder_weights(assembled.encoder, folder, allowed, head, extend, checkpoint)
         log.info("%s", "\n".join(report.lines()))
+    for line in assembled.task.warm_start(assembled.model, assembled.encoder, find_encoder):
+        log.info("%s", line)
     if experiment.encoder.reinit_layers:
         try:
             assembled.encoder.reinitialize(experiment.encoder.reinit_layers)

@@ -17,6 +17,7 @@ from transformers import BertConfig
 import trainer
 from trainer import config
 from trainer.data.records import Manifest, mean_tokens
+from trainer.features import lead_of
 from trainer.models.kernels.xla import XlaKernels
 from trainer.run import assembly, experiment, feeding, inference
 from trainer.run.experiment import Experiment
@@ -235,7 +236,8 @@ def run_figures(subject: Subject, line: Roofline) -> dict[str, float | int | Non
     steps = train.total_steps(split["examples"])
     tokens = train.batch_size * mean_tokens(split)
     devices = len(subject.topology.devices.all)
-    cells = (shape.micro_rows or 0) * parts_of(subject) * shape.packing.row_length * devices
+    row = shape.packing.row_length + shape.packing.beside_length
+    cells = (shape.micro_rows or 0) * parts_of(subject) * row * devices
     hours = steps * line.step_seconds / 3600
     price = subject.topology.chip.dollars_per_hour
     return {
@@ -253,7 +255,8 @@ def parts_of(subject: Subject) -> int:
     shape = subject.shape()
     if shape.micro_rows is None:
         return 1
-    needed = shape.batch_size * mean_tokens(subject.manifest.splits["train"]) / shape.packing.row_length
+    tokens = mean_tokens(subject.manifest.splits["train"], lead_of(subject.manifest.spec))
+    needed = shape.batch_size * tokens / shape.packing.row_length
     return max(math.ceil(needed / shape.micro_rows), 1)
 
 
@@ -301,9 +304,20 @@ def _cut_to(subject: Subject, length: int) -> Subject:
     """Returns the same run with no example longer than `length` tokens, without preparing its records again."""
     data = dataclasses.replace(subject.experiment.data, max_seq_length=length)
     splits = {
-        name: {**split, "longest": min(split["longest"], length), "tokens": min(split["tokens"], split["examples"] * length)}
+        name: {
+            **_cut_counts(split, split["examples"], length),
+            "sequences": {
+                sequence: _cut_counts(counts, split["examples"], length)
+                for sequence, counts in split.get("sequences", {}).items()
+            },
+        }
         for name, split in subject.manifest.splits.items()
     }
     manifest = copy.copy(subject.manifest)
     manifest.splits = splits
     return dataclasses.replace(subject, experiment=dataclasses.replace(subject.experiment, data=data), manifest=manifest)
+
+
+def _cut_counts(counts: Mapping[str, Any], examples: int, length: int) -> dict[str, Any]:
+    """Returns counts of tokens as they are with no example longer than `length`."""
+    return {**counts, "longest": min(counts["longest"], length), "tokens": min(counts["tokens"], examples * length)}

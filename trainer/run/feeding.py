@@ -20,7 +20,7 @@ from trainer.data.pipeline import (
 )
 from trainer.data.records import Manifest, mean_tokens
 from trainer.errors import UserError
-from trainer.features import in_sequence, sequences_of
+from trainer.features import beside_of, in_sequence, lead_of, sequences_of
 from trainer.run.experiment import Experiment
 from trainer.runtime.data_service import check_servers, from_servers
 from trainer.runtime.distribution import Placement
@@ -28,6 +28,7 @@ from trainer.tasks.base import Task
 from trainer.text.masks import MaskableTokens
 
 ROW_LENGTH_UNIT = 16  # tokens; vector units and TPU tiles divide it evenly
+MARGIN = 1.25  # over the mean tokens of a batch: hardly one has more
 EVALUATION_TOKENS = 8192  # of a batch in evaluation and prediction: without gradients more fits than in training
 
 
@@ -51,7 +52,8 @@ class BatchShape:
         if self.micro_rows is None or self.packing.static_rows is None:
             return None
         rows, length = self.packing.static_rows, self.packing.row_length
-        useful = min(self.batch_size * tokens_per_example / (rows * length), 1.0)
+        cells = rows * (length + self.packing.beside_length)
+        useful = min(self.batch_size * tokens_per_example / cells, 1.0)
         return (
             f"one shape for XLA: {rows} rows of {length} tokens per replica and step, about {1 - useful:.0%} of them padding; "
             "a batch that needs more rows accumulates them in the same step (runtime.static_rows changes it)"
@@ -84,24 +86,26 @@ def training_shape(experiment: Experiment, manifest: Manifest, placement: Placem
             f"data.length_buckets: this task learns from the {together} examples of a row together, which it would take apart"
         )
     length = row_length(experiment, manifest, "train")
+    beside = beside_length(manifest, "train", length)
     static_rows = experiment.runtime.static_rows
-    sequences = len(sequences_of(manifest.spec))
+    sequences = len(sequences_of(manifest.spec)) - len(beside_of(manifest.spec))
     if sequences > 1 and steps > 1:
         raise UserError(
             f"train.gradient_accumulation_steps={steps}: this task packs {sequences} sequences on their own, which "
             "cannot be cut alike; leave it at 1"
         )
     if static_rows is None and whole and not data.length_buckets:
-        static_rows = likely_rows(manifest.splits["train"], batch_size, length, data.max_examples_per_row)
+        static_rows = likely_rows(manifest, "train", batch_size, length, data.max_examples_per_row)
     if data.length_buckets and (static_rows is not None or placement.kind in ("tpu", "pjrt")):
         reason = "a program takes one shape" if placement.kind in ("tpu", "pjrt") else "runtime.static_rows asks for one shape"
         raise UserError(f"data.length_buckets: {reason}; pack the rows instead, with data.max_examples_per_row=16")
     if static_rows is None:
         length_unit = ROW_LENGTH_UNIT if data.length_buckets else 0
-        return BatchShape(Packing(length, data.max_examples_per_row, steps, length_unit=length_unit), batch_size, None)
+        packing = Packing(length, data.max_examples_per_row, steps, length_unit=length_unit, beside_length=beside)
+        return BatchShape(packing, batch_size, None)
     static_rows = math.ceil(static_rows / steps) * steps
     pieces = math.ceil(batch_size / static_rows)  # each example fits into a row of its own: no batch needs more
-    packing = Packing(length, data.max_examples_per_row, steps, static_rows, pieces)
+    packing = Packing(length, data.max_examples_per_row, steps, static_rows, pieces, beside_length=beside)
     # Rows of two sequences cannot be cut alike: all of a batch is one micro-batch then.
     micro_rows = static_rows * pieces if sequences > 1 else static_rows // steps
     return BatchShape(packing, batch_size, micro_rows)
@@ -181,7 +185,22 @@ def _augmented_work(experiment: Experiment, task: Task, most_tokens: int) -> Bat
 
 def row_length(experiment: Experiment, manifest: Manifest, split: str) -> int:
     """Returns the tokens of a split's packed rows: its longest example, rounded up, for attention costs their square."""
-    return rounded_length(manifest.splits[split]["longest"], experiment.data.max_seq_length)
+    summary, lead = manifest.splits[split], lead_of(manifest.spec)
+    longest = summary["longest"] if lead is None else summary["sequences"][lead]["longest"]
+    return rounded_length(longest, experiment.data.max_seq_length)
+
+
+def beside_length(manifest: Manifest, split: str, length: int) -> int:
+    """Returns the tokens of a row of a sequence that lies beside another one, whose rows have `length`; 0 where none does.
+
+    It holds the longest example, and of usual ones as many as the other row does.
+    """
+    lead, summary, found = lead_of(manifest.spec), manifest.splits[split], 0
+    for sequence in beside_of(manifest.spec):
+        usual = MARGIN * length * mean_tokens(summary, sequence) / max(mean_tokens(summary, lead), 1)
+        longest = max(summary["sequences"][sequence]["longest"], usual)
+        found = max(found, math.ceil(longest / ROW_LENGTH_UNIT) * ROW_LENGTH_UNIT)
+    return found
 
 
 def rounded_length(longest: int, most: int) -> int:
@@ -189,9 +208,10 @@ def rounded_length(longest: int, most: int) -> int:
     return min(max(math.ceil(longest / ROW_LENGTH_UNIT), 1) * ROW_LENGTH_UNIT, most)
 
 
-def likely_rows(split: dict, batch: int, row_length: int, max_examples_per_row: int) -> int:
+def likely_rows(manifest: Manifest, split: str, batch: int, row_length: int, max_examples_per_row: int) -> int:
     """Returns a row count that hardly any batch overflows: its mean tokens, a quarter more, and one row."""
-    rows = max(batch * mean_tokens(split) * 1.25 / row_length, batch / max_examples_per_row)
+    tokens = mean_tokens(manifest.splits[split], lead_of(manifest.spec))
+    rows = max(batch * tokens * MARGIN / row_length, batch / max_examples_per_row)
     return min(math.ceil(rows) + 1, batch)
 
 
@@ -210,8 +230,9 @@ def evaluation_batches(
     rows = None
     if one_shape:
         size, most = _inference_batch_size(experiment, length), experiment.data.max_examples_per_row
-        rows = likely_rows(manifest.splits[split], size, length, most)
-    return _packed_for_inference(records, experiment, task, length, task.batch_work(), rows)
+        rows = likely_rows(manifest, split, size, length, most)
+    beside = beside_length(manifest, split, length)
+    return _packed_for_inference(records, experiment, task, length, task.batch_work(), rows, beside)
 
 
 def prediction_batches(
@@ -225,9 +246,9 @@ def prediction_batches(
     """
     if one_shape:
         length = experiment.data.max_seq_length
-        return _packed_for_inference(records, experiment, task, length, None, max(EVALUATION_TOKENS // length, 1))
+        return _packed_for_inference(records, experiment, task, length, rows=max(EVALUATION_TOKENS // length, 1))
     length = rounded_length(longest, experiment.data.max_seq_length)
-    return _packed_for_inference(records, experiment, task, length, None)
+    return _packed_for_inference(records, experiment, task, length)
 
 
 def _inference_batch_size(experiment: Experiment, length: int) -> int:
@@ -235,8 +256,8 @@ def _inference_batch_size(experiment: Experiment, length: int) -> int:
     return max(EVALUATION_TOKENS // length, 1) * min(experiment.data.max_examples_per_row, 4)
 
 
-def _packed_for_inference(records, experiment, task, length, work, rows=None):
+def _packed_for_inference(records, experiment, task, length, work=None, rows=None, beside=0):
     """Packs serialized examples into batches of about EVALUATION_TOKENS tokens, in rows of `length`, `rows` where given."""
     static_rows = experiment.runtime.static_rows or rows
-    packing = Packing(length, experiment.data.max_examples_per_row, static_rows=static_rows)
+    packing = Packing(length, experiment.data.max_examples_per_row, static_rows=static_rows, beside_length=beside)
     return packed_batches(records, task.features(), _inference_batch_size(experiment, length), packing, work=work)

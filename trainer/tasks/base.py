@@ -14,7 +14,7 @@ from __future__ import annotations
 import abc
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
@@ -258,6 +258,18 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def build_model(self, encoder: BertEncoder) -> keras.Model:
         """Returns a functional Keras model from packed inputs to {output name: [rows, K, ...] or [rows, length, ...]}."""
+
+    def warm_start(self, model: keras.Model, encoder: BertEncoder, folder_of: Callable[[str], str]) -> list[str]:
+        """Gives weights that are not the encoder's other first values than random ones; by default none.
+
+        Args:
+          model, encoder: the model, its encoder's weights loaded.
+          folder_of: finds the folder that a path or Hub id names.
+
+        Returns:
+          What the log says of it, a line each.
+        """
+        return []
 
     @abc.abstractmethod
     def loss_weights(self, batch: Tensors) -> dict[str, tf.Tensor]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from trainer.config import check
-from trainer.data.row_values import optional_text, value_in
+from trainer.data.row_values import optional_text, texts_in, value_in
 from trainer.data.sources import Row, RowError
 from trainer.data.table import Proposal, Table, UnrecognizedError, quoted, token_estimate
 from trainer.features import ROW_ID, TOKENS, Example, Feature, FeatureSpec
@@ -150,13 +150,7 @@ class Task(base.Task):
 
     def _references(self, row: Row) -> list[str]:
         column = self.config.summary_column
-        if column is None:
-            return []
-        value = value_in(row, column)
-        texts = [optional_text(one, f"a summary in {column!r}") for one in (value if isinstance(value, list) else [value])]
-        if not any(texts):
-            raise RowError(f"column {column!r} has no summary")
-        return [text for text in texts if text]
+        return [] if column is None else texts_in(row, column)
 
     def kept(self, row: Row) -> dict[str, Any]:
         sentences = self._sentences(row)

@@ -97,7 +97,7 @@ def encode(
       dtype [B, L, H], or [B, P, H] of the tokens that are read.
     """
     shape, segment_ids = tf.shape(ids.input_ids), ids.segment_ids
-    layers = _Layers(bert.config, weight, transpose)
+    layers = Layers(bert.config, weight, transpose)
     hidden, mask = layers.embed(bert, ids, dtype), _mask(segment_ids, segment_ids, dtype)
     *lower, last = bert.encoder.layer
     for layer in lower:
@@ -121,7 +121,7 @@ def layer_outputs(bert: Any, ids: PackedIds, dtype: tf.DType, wanted: Sequence[i
       wanted: layers, ascending; 0 stands for the embeddings, 1 for the first layer.
     """
     shape, mask = tf.shape(ids.input_ids), _mask(ids.segment_ids, ids.segment_ids, dtype)
-    layers = _Layers(bert.config, read_weight, tf.transpose)
+    layers = Layers(bert.config, read_weight, tf.transpose)
     hidden = [layers.embed(bert, ids, dtype)]
     for layer in bert.encoder.layer[: wanted[-1]]:
         hidden.append(layers.run(layer, hidden[-1], hidden[-1], shape, shape, mask))
@@ -141,13 +141,13 @@ def _transpose_bits(values, order):
     return tf.bitcast(tf.transpose(bits, order), values.dtype)
 
 
-class _Layers:
+class Layers:
     """BERT's embeddings and layers on rows of tokens, over weights from one source."""
 
     def __init__(self, config, weight, transpose):
         self._config, self._weight, self._transpose = config, weight, transpose
 
-    def embed(self, bert, ids, dtype):
+    def embed(self, bert: Any, ids: PackedIds, dtype: tf.DType) -> tf.Tensor:
         """Embeds tokens: int32 [B, L] each to dtype [B·L, H]."""
         embeddings = bert.embeddings
         words = tf.gather(embeddings.weight, ids.input_ids)
@@ -156,28 +156,31 @@ class _Layers:
         summed = tf.reshape(words + types + positions, [-1, words.shape[-1]])
         embedded = self.normalize(summed, bert.embeddings.LayerNorm, dtype)
         narrow = getattr(bert, "embeddings_project", None)
-        return embedded if narrow is None else self._dense(narrow, embedded)
+        return embedded if narrow is None else self.dense(narrow, embedded)
 
     def run(self, layer, hidden, readers, shape, read_shape, mask):
         """One layer: dtype [B·L, H], of which [B·P, H] read, to [B·P, H]."""
-        attended = self._attend(layer.attention, hidden, readers, shape, read_shape, mask)
+        return self.feed_forward(layer, self._attend(layer.attention, hidden, readers, shape, read_shape, mask))
+
+    def feed_forward(self, layer: Any, attended: tf.Tensor) -> tf.Tensor:
+        """The two dense layers with their residual connection: dtype [rows, H] to the same."""
         activation = get_tf_activation(self._config.hidden_act)
-        return self._project_and_add(layer.bert_output, activation(self._dense(layer.intermediate.dense, attended)), attended)
+        return self.project_and_add(layer.bert_output, activation(self.dense(layer.intermediate.dense, attended)), attended)
 
     def _attend(self, attention, hidden, readers, shape, read_shape, mask):
         """Self-attention with its residual connection: dtype [B·L, H], of which [B·P, H] read, to [B·P, H]."""
         part, size = attention.self_attention, self._config.hidden_size
         if readers is hidden:
-            queries, keys, values = self._project_heads([part.query, part.key, part.value], hidden, shape)
+            queries, keys, values = self.project_heads([part.query, part.key, part.value], hidden, shape)
         else:
-            (queries,) = self._project_heads([part.query], readers, read_shape)
-            keys, values = self._project_heads([part.key, part.value], hidden, shape)
+            (queries,) = self.project_heads([part.query], readers, read_shape)
+            keys, values = self.project_heads([part.key, part.value], hidden, shape)
         scale = tf.constant((size // self._config.num_attention_heads) ** -0.5, hidden.dtype)
         weights = tf.nn.softmax(tf.matmul(queries, keys, transpose_b=True) * scale + mask)  # [B, N, P, L]
         context = tf.reshape(self._transpose(tf.matmul(weights, values), [0, 2, 1, 3]), [-1, size])
-        return self._project_and_add(attention.dense_output, context, readers)
+        return self.project_and_add(attention.dense_output, context, readers)
 
-    def _project_heads(self, parts, hidden, shape):
+    def project_heads(self, parts: Sequence[Any], hidden: tf.Tensor, shape: Sequence[Any]) -> list[tf.Tensor]:
         """One product for several of query, key and value: dtype [B·L, H] → for each part, dtype [B, N, L, D]."""
         size, heads = hidden.shape[-1], self._config.num_attention_heads
         kernel = self._weight([part.kernel for part in parts], hidden.dtype)
@@ -186,14 +189,16 @@ class _Layers:
         split = tf.reshape(projected, [shape[0], shape[1], len(parts), heads, size // heads])
         return tf.unstack(self._transpose(split, [2, 0, 3, 1, 4]), num=len(parts))
 
-    def _project_and_add(self, output, inputs, residual):
-        return self.normalize(self._dense(output.dense, inputs) + residual, output.LayerNorm, residual.dtype)
+    def project_and_add(self, output: Any, inputs: tf.Tensor, residual: tf.Tensor) -> tf.Tensor:
+        """A dense layer, the residual connection and LayerNorm: dtype [rows, I], [rows, H] to [rows, H]."""
+        return self.normalize(self.dense(output.dense, inputs) + residual, output.LayerNorm, residual.dtype)
 
-    def _dense(self, dense, inputs):
+    def dense(self, dense: Any, inputs: tf.Tensor) -> tf.Tensor:
+        """A dense layer: dtype [rows, I] to [rows, O]."""
         kernel, bias = self._weight([dense.kernel], inputs.dtype), self._weight([dense.bias], inputs.dtype)
         return tf.nn.bias_add(tf.matmul(inputs, kernel), bias)
 
-    def normalize(self, values, norm, dtype):
+    def normalize(self, values: tf.Tensor, norm: Any, dtype: tf.DType) -> tf.Tensor:
         """LayerNorm in float32: [rows, H] to dtype [rows, H]."""
         gamma, beta = self._weight([norm.gamma], tf.float32), self._weight([norm.beta], tf.float32)
         return tf.cast(layer_norm(tf.cast(values, tf.float32), gamma, beta, norm.epsilon), dtype)

@@ -5,6 +5,7 @@ Attention stays inside a segment; a padding token (segment 0) attends to padding
 Devlin et al. 2019 (arXiv:1810.04805), section 3; the operations and their order are google-research/bert's modeling.py.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -38,7 +39,7 @@ class XlaKernels(EncoderKernels):
         if not training:
             return inference.encode(bert, ids, dtype, read_positions, inference.read_weight)
         config = bert.config
-        hidden = project(bert, _embed(bert.embeddings, config, ids, dtype))  # [B, L, H]
+        hidden = project(bert, embed(bert.embeddings, config, ids, dtype))  # [B, L, H]
         *lower, last = bert.encoder.layer
         for layer in lower:
             hidden = _layer(layer, config, hidden, ids.segment_ids, None, recompute)
@@ -47,17 +48,25 @@ class XlaKernels(EncoderKernels):
 
 def _layer(layer, config, hidden, segment_ids, read_positions, recompute):
     # Drawn outside: when a layer is computed again, its dropout is the same.
-    rates = (config.attention_probs_dropout_prob, config.hidden_dropout_prob, config.hidden_dropout_prob)
-    seeds = [draw_seed(rate) for rate in rates]
+    seeds = [*attention_seeds(config), draw_seed(config.hidden_dropout_prob)]
 
     def run(hidden):
-        attended = _attend(layer.attention, config, hidden, segment_ids, seeds[:2], read_positions)
-        return _feed_forward(layer, config, attended, seeds[2])
+        readers, reading_segments = hidden, segment_ids
+        if read_positions is not None:
+            readers, reading_segments = (tf.gather(of, read_positions, batch_dims=1) for of in (hidden, segment_ids))
+        attended = attend(layer.attention, config, readers, reading_segments, hidden, segment_ids, seeds[:2])
+        return feed_forward(layer, config, attended, seeds[2])
 
     return tf.recompute_grad(run)(hidden) if recompute else run(hidden)
 
 
-def _embed(embeddings, config, ids, dtype):
+def attention_seeds(config: Any) -> list[tf.Tensor]:
+    """Draws the seeds of an `attend`: int32 [2] each."""
+    return [draw_seed(rate) for rate in (config.attention_probs_dropout_prob, config.hidden_dropout_prob)]
+
+
+def embed(embeddings: Any, config: Any, ids: PackedIds, dtype: tf.DType) -> tf.Tensor:
+    """Embeds tokens, with LayerNorm and dropout: dtype [B, L, E], E the embeddings' size."""
     words = tf.gather(embeddings.weight, ids.input_ids)
     positions = tf.gather(embeddings.position_embeddings, ids.position_ids)
     # A one-hot product is cheaper than a gather for two rows: its gradient is a product, no scatter over B·L rows.
@@ -76,22 +85,37 @@ def _embed(embeddings, config, ids, dtype):
     )
 
 
-def _attend(attention, config, hidden, segment_ids, seeds, read_positions):
-    """Self-attention with its residual connection: dtype [B, L, H] to the same, or to [B, P, H]."""
+def attend(
+    attention: Any,
+    config: Any,
+    readers: tf.Tensor,
+    reading_segments: tf.Tensor,
+    hidden: tf.Tensor,
+    segment_ids: tf.Tensor,
+    seeds: Sequence[tf.Tensor],
+    causal: bool = False,
+) -> tf.Tensor:
+    """Attention inside segments, with its residual connection: dtype [B, P, H].
+
+    Args:
+      attention: a TFBertAttention.
+      config: the BertConfig.
+      readers, reading_segments: dtype [B, P, H], int32 [B, P], the tokens that attend.
+      hidden, segment_ids: dtype [B, L, H], int32 [B, L], those that they attend to; `readers` itself for self-attention.
+      seeds: of `attention_seeds`.
+      causal: a token attends to itself and to those before it only.
+    """
     heads = config.num_attention_heads
     query, key, value = attention.self_attention.query, attention.self_attention.key, attention.self_attention.value
-    readers, reading_segments = hidden, segment_ids
-    if read_positions is None:
+    if readers is hidden:
         queries, keys, values = _project_heads([query, key, value], hidden, heads)
     else:
-        readers = tf.gather(hidden, read_positions, batch_dims=1)
-        reading_segments = tf.gather(segment_ids, read_positions, batch_dims=1)
         (queries,) = _project_heads([query], readers, heads)
         keys, values = _project_heads([key, value], hidden, heads)
     scores = tf.matmul(queries, keys, transpose_b=True)  # [B, N, L or P, L]
     scale = (config.hidden_size // heads) ** -0.5
     rate = config.attention_probs_dropout_prob
-    weights = _attention_weights(scores, reading_segments, segment_ids, seeds[0], scale=scale, rate=rate)
+    weights = _attention_weights(scores, reading_segments, segment_ids, seeds[0], scale=scale, rate=rate, causal=causal)
     context = tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3])  # [B, L or P, N, D]
     return _project_and_add(attention.dense_output, config, tf.reshape(context, tf.shape(readers)), readers, seeds[1])
 
@@ -111,7 +135,7 @@ def _project_heads(parts, hidden, heads):
     return tf.unstack(tf.transpose(split, [2, 0, 3, 1, 4]), num=len(parts))
 
 
-def _feed_forward(layer, config, hidden, seed):
+def feed_forward(layer: Any, config: Any, hidden: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """The two dense layers with their residual connection: dtype [B, L, H] → [B, L, F] → [B, L, H]."""
     inner = layer.intermediate.dense
     activated = _bias_activation(matmul_2d(hidden, inner.kernel), inner.bias, activation=config.hidden_act)
@@ -138,9 +162,12 @@ def _sum_norm_drop(words, positions, types, gamma, beta, seed, *, rate, epsilon,
 
 
 @fused
-def _attention_weights(scores, reading_segments, segment_ids, seed, *, scale, rate):
+def _attention_weights(scores, reading_segments, segment_ids, seed, *, scale, rate, causal):
     """Softmax inside each segment, with dropout: dtype [B, N, P, L], int32 [B, P] and [B, L] to dtype [B, N, P, L]."""
     same = reading_segments[:, None, :, None] == segment_ids[:, None, None, :]  # [B, 1, P, L]
+    if causal:  # P is L
+        cells = tf.range(tf.shape(segment_ids)[1])
+        same &= cells[:, None] >= cells
     weights = _softmax(tf.where(same, tf.cast(scores, tf.float32) * scale, MASKED), scores.dtype)
     return drop(weights, rate, seed)
 
