@@ -58,8 +58,11 @@ def both(layer, config, dtype, reads):
     weights = [tf.convert_to_tensor(weight) for weight in native_kernels.weights_of(layer)]
 
     def theirs(hidden):
-        attended = xla._attend(layer.attention, config, hidden, segments, [seeds[0], seeds[1]], read)
-        return xla._feed_forward(layer, config, attended, seeds[2])
+        readers, reading = hidden, segments
+        if read is not None:
+            readers, reading = (tf.gather(of, read, batch_dims=1) for of in (hidden, segments))
+        attended = xla.attend(layer.attention, config, readers, reading, hidden, segments, seeds[:2])
+        return xla.feed_forward(layer, config, attended, seeds[2])
 
     with tf.GradientTape() as tape:
         tape.watch(hidden)
@@ -118,7 +121,7 @@ def test_embeddings_and_their_gradients_are_tensorflows(native, hidden, dtype, t
 
     words, types, positions = ids
     ours = run(native_kernels._embed, embeddings, config, ids, dtype)
-    theirs = run(xla._embed, embeddings, config, PackedIds(words[None], types[None], positions[None], None), dtype)
+    theirs = run(xla.embed, embeddings, config, PackedIds(words[None], types[None], positions[None], None), dtype)
     assert np.abs(ours[0] - theirs[0]).max() <= tolerance
     assert rate == 0 or 0.2 < np.mean(ours[0] == 0) < 0.4
     for found, wanted in zip(ours[1], theirs[1], strict=True):
