@@ -19,14 +19,14 @@ class Feature:
       dtype: "int32" or "float32" in batches (records store int64 and float32).
       per: "token", a value for each token of its sequence; or "example", one value for each example.
       sequence: of a token-level feature, the sequence that it belongs to; the feature's name begins with it and "_".
-      beside: of a token-level feature, another sequence, the same for all features of its own: each example is then in the
-        same row and slot of both, so that one may attend to the other.
+      aligned_with: of a token-level feature, another sequence, the same for all features of its own: each example is then in
+        the same row and slot of both, so that one may attend to the other.
     """
 
     dtype: Literal["int32", "float32"]
     per: Literal["token", "example"]
     sequence: str = ""
-    beside: str | None = None
+    aligned_with: str | None = None
 
 
 FeatureSpec = Mapping[str, Feature]
@@ -50,14 +50,14 @@ def sequences_of(spec: FeatureSpec) -> tuple[str, ...]:
     return tuple(sequence for sequence in found if in_sequence(sequence, "input_ids") in spec)
 
 
-def beside_of(spec: FeatureSpec) -> dict[str, str]:
+def aligned_sequences(spec: FeatureSpec) -> dict[str, str]:
     """Returns {sequence: the one whose rows it shares} of the sequences that are not packed on their own."""
-    return {feature.sequence: feature.beside for feature in spec.values() if feature.beside is not None}
+    return {feature.sequence: feature.aligned_with for feature in spec.values() if feature.aligned_with is not None}
 
 
 def lead_of(spec: FeatureSpec) -> str | None:
-    """Returns the sequence beside which others lie, where some do: its rows decide how many there are."""
-    return next(iter(beside_of(spec).values()), None)
+    """Returns the sequence with which others are aligned, where some do: its rows decide how many there are."""
+    return next(iter(aligned_sequences(spec).values()), None)
 
 
 def check_example(example: Example, spec: FeatureSpec, max_seq_length: int) -> None:

@@ -76,8 +76,8 @@ def test_rows_are_those_of_first_fit_decreasing(lengths):
 @settings(max_examples=25, deadline=None)
 def test_sequences_beside_each_other_share_rows_and_slots(pairs):
     spec = {
-        name: Feature("int32", "token", name[0], beside=beside)
-        for name, beside in (("a_input_ids", None), ("b_input_ids", "a"))
+        name: Feature("int32", "token", name[0], aligned_with=lead)
+        for name, lead in (("a_input_ids", None), ("b_input_ids", "a"))
     }
     ids = {
         name: tf.ragged.constant(
@@ -85,7 +85,7 @@ def test_sequences_beside_each_other_share_rows_and_slots(pairs):
         )
         for name_number, name in enumerate(spec)
     }
-    packed = {name: value.numpy() for name, value in pack(ids, spec, ROW_LENGTH, 4, beside_length=12).items()}
+    packed = {name: value.numpy() for name, value in pack(ids, spec, ROW_LENGTH, 4, aligned_length=12).items()}
     assert packed["a_input_ids"].shape[1] == ROW_LENGTH and packed["b_input_ids"].shape[1] == 12
     assert len(packed["a_input_ids"]) == len(packed["b_input_ids"])
     places = {}

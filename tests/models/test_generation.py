@@ -65,7 +65,7 @@ def model_of(precision="float32", **how):
 def batch_of(slots=3, length=24, targets=True):
     ragged = {"input_ids": tf.ragged.constant(GOLDEN["sources"], dtype=tf.int32)}
     ragged["target_input_ids"] = ragged["target_labels"] = tf.ragged.constant(GOLDEN["targets"], dtype=tf.int32)
-    batch = pack(ragged, SPEC, length, slots, beside_length=16)
+    batch = pack(ragged, SPEC, length, slots, aligned_length=16)
     return batch if targets else {name: value for name, value in batch.items() if not name.startswith("target_")}
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from trainer.features import Feature, FeatureSpec, beside_of, in_sequence, sequences_of
+from trainer.features import Feature, FeatureSpec, aligned_sequences, in_sequence, sequences_of
 
 ABSENT = -1  # the row_id of an empty slot
 NUMBER = {"example_number": Feature("int32", "example")}  # an example's place in its stream, which packing does not keep
@@ -33,9 +33,10 @@ def assign_rows(
     count, empty = tf.size(lengths[0]), tf.zeros_like(lengths[0])
     if max_examples_per_row == 1:
         return tf.range(count), empty, [empty] * len(lengths), count
-    # Of several sequences the one that takes most of its row decides what comes first.
-    shares = [tf.cast(one, tf.float64) / tf.cast(most, tf.float64) for one, most in zip(lengths, row_lengths, strict=True)]
-    longest = tf.reduce_max(tf.stack(shares), axis=0) if len(lengths) > 1 else lengths[0]
+    longest = lengths[0]
+    if len(lengths) > 1:  # the sequence that takes most of its row decides what comes first
+        shares = [tf.cast(one, tf.float64) / tf.cast(most, tf.float64) for one, most in zip(lengths, row_lengths, strict=True)]
+        longest = tf.reduce_max(tf.stack(shares), axis=0)
     order = tf.argsort(longest, direction="DESCENDING", stable=True)
     ordered = [tf.gather(one, order) for one in lengths]
 
@@ -77,7 +78,7 @@ def pack(
     row_multiple: int = 1,
     static_rows: int | None = None,
     pieces: int = 0,
-    beside_length: int | tf.Tensor | None = None,
+    aligned_length: int | tf.Tensor | None = None,
 ) -> dict[str, tf.Tensor]:
     """Packs the examples of one step into rows.
 
@@ -89,24 +90,24 @@ def pack(
       row_multiple: the number of rows is a multiple of this.
       static_rows: the number of rows is the least multiple of this that holds the examples.
       pieces: with static_rows, the number of rows is always this many times static_rows.
-      beside_length: tokens in a row of a sequence that lies beside another one; None: row_length.
+      aligned_length: tokens in a row of a sequence that is aligned with another one; None: row_length.
 
     Returns:
       {name: [rows, L] for each-token features and position_ids, segment_ids (from 1; 0 is padding); [rows, K] for
       others and cls_positions, example_weights (float32, 0 in empty slots); row_id is -1 in empty slots}. Of several
       sequences each has rows of its own, and what belongs to it begins with its name. An example's own values are in the
       slots of the first; `<sequence>_places`, [rows, K], tells where the example is in another one's rows · K, but for one
-      that lies beside the first.
+      that is aligned with the first.
     """
     packed: dict[str, tf.Tensor] = {}
     own = None
-    beside = beside_of(spec)
+    aligned = aligned_sequences(spec)
     for sequence in sequences_of(spec):
-        if sequence in beside:
+        if sequence in aligned:
             continue
-        together = [sequence, *(other for other, lead in beside.items() if lead == sequence)]
+        together = [sequence, *(other for other, lead in aligned.items() if lead == sequence)]
         lengths = [tf.cast(features[in_sequence(one, "input_ids")].row_lengths(), tf.int32) for one in together]
-        row_lengths = [row_length, *[row_length if beside_length is None else beside_length] * (len(together) - 1)]
+        row_lengths = [row_length, *[row_length if aligned_length is None else aligned_length] * (len(together) - 1)]
         row, slot, starts, used = assign_rows(lengths, row_lengths, max_examples_per_row)
         if static_rows and pieces:
             rows = static_rows * pieces

@@ -15,7 +15,7 @@ import tensorflow as tf
 from trainer.data.packing import NUMBER, pack
 from trainer.data.sampling import Sampling
 from trainer.errors import UserError
-from trainer.features import FeatureSpec, beside_of, in_sequence, sequences_of
+from trainer.features import FeatureSpec, aligned_sequences, in_sequence, sequences_of
 
 MAX_INTERLEAVED_SHARDS, MOST_OPEN_SHARDS = 64, 256  # read ahead; open at a time (of a corpus: others have few)
 WINDOW_BATCHES = 50  # as many as transformers' LengthGroupedSampler sorts together
@@ -33,7 +33,7 @@ class Packing:
       pieces: with static_rows, a batch always has this many times as many rows, the last ones empty: one shape for all batches.
         0: it has as many as it needs, cut into batches of static_rows rows; for inference.
       length_unit: above 0, with one example per row: rows are as long as the batch's longest example, rounded up to this.
-      beside_length: tokens in a row of a sequence that lies beside another one; 0: row_length.
+      aligned_length: tokens in a row of a sequence that is aligned with another one; 0: row_length.
     """
 
     row_length: int
@@ -42,7 +42,7 @@ class Packing:
     static_rows: int | None = None
     pieces: int = 0
     length_unit: int = 0
-    beside_length: int = 0
+    aligned_length: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,8 +209,8 @@ def packed_batches(
       it, nobody reads it).
     """
     packed_spec = {**(work.spec if work else spec), **NUMBER}
-    beside = beside_of(spec)
-    alone = [sequence for sequence in sequences_of(spec) if sequence not in beside]
+    aligned = aligned_sequences(spec)
+    alone = [sequence for sequence in sequences_of(spec) if sequence not in aligned]
     if len(alone) > 1 and packing.static_rows and not packing.pieces:  # the rows of two sequences cannot be cut alike
         packing = dataclasses.replace(packing, pieces=-(-batch_size // packing.static_rows))
 
@@ -220,13 +220,13 @@ def packed_batches(
         if work:
             features = work.vary(features, numbers)
         row_length: int | tf.Tensor = packing.row_length
-        beside_length: int | tf.Tensor = packing.beside_length or packing.row_length
+        aligned_length: int | tf.Tensor = packing.aligned_length or packing.row_length
         if packing.length_unit:
             row_length = _batch_length(features, alone, packing.length_unit, row_length)
-            beside_length = _batch_length(features, beside, packing.length_unit, beside_length) if beside else row_length
+            aligned_length = _batch_length(features, aligned, packing.length_unit, aligned_length) if aligned else row_length
         rows = packing.max_examples_per_row, packing.row_multiple, packing.static_rows, packing.pieces
         features = {**features, "example_number": tf.cast(numbers, tf.int32)}
-        batch = pack(features, packed_spec, row_length, *rows, beside_length)
+        batch = pack(features, packed_spec, row_length, *rows, aligned_length)
         return work.finish(batch, packing.static_rows is not None) if work else batch
 
     batches = records.batch(batch_size).enumerate().shard(every[1], every[0])

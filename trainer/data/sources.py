@@ -1,5 +1,5 @@
 """Sources of rows: csv, tsv, json, jsonl, parquet, CoNLL, txt, documents, `tfds:name/config:split`; a path or glob, local or gs://;
-or text files line by line beside each other, `train.{de,en}`.
+or text files that are read line by line together, `train.{de,en}`.
 
 A row that cannot be read comes out as a `Rejected`, with its file, line and reason: no row is lost silently.
 """
@@ -269,7 +269,7 @@ def _read_txt(path: str, source_format: SourceFormat) -> Iterator[Row | Rejected
 
 
 def _read_parallel(columns: Sequence[str], paths: Sequence[str], source_format: SourceFormat) -> Iterator[Row | Rejected]:
-    """Yields a row for each line that text files have beside each other; where all are blank there is none."""
+    """Yields a row for each line number of several text files; where all of them are blank there it yields none."""
     sides = [read_lines(path, source_format.encoding) for path in paths]
     for number, lines in enumerate(itertools.zip_longest(*sides), start=1):
         if None in lines:

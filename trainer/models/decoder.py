@@ -5,7 +5,6 @@ targets at once, packed beside their sources, for training; and token by token w
 The letters: E examples, B beams of each, N tokens of a target, S tokens of a source, A attention heads, D numbers of a head.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +16,8 @@ from transformers.activations_tf import get_tf_activation
 from trainer.errors import UserError
 from trainer.models.encoder import BertEncoder, Untracked
 from trainer.models.heads import PretrainingHeads
-from trainer.models.kernels.base import PackedIds
+from trainer.models.initialization import variable_key
+from trainer.models.kernels.base import PackedIds, without_dropout
 from trainer.models.kernels.inference import Layers, read_weight
 from trainer.models.kernels.xla import attend, attention_seeds, embed, feed_forward
 from trainer.models.layers import MASKED, layer_norm
@@ -67,10 +67,7 @@ class BertDecoder(keras.layers.Layer):
     def call(
         self, inputs: Mapping[str, tf.Tensor], memory: tf.Tensor, memory_segments: tf.Tensor, training: bool = False
     ) -> tf.Tensor:
-        config = self.bert_config
-        if not training:
-            config = copy.copy(config)
-            config.attention_probs_dropout_prob = config.hidden_dropout_prob = 0.0
+        config = self.bert_config if training else without_dropout(self.bert_config)
         names = ("input_ids", "position_ids", "segment_ids")
         input_ids, position_ids, segment_ids = (inputs[f"{TARGET}_{name}"] for name in names)
         ids = PackedIds(input_ids, tf.zeros_like(input_ids), position_ids, segment_ids)
@@ -93,10 +90,10 @@ class BertDecoder(keras.layers.Layer):
 
     def start_from(self, encoder: BertEncoder) -> int:
         """Takes the encoder's weights for all that both have: embeddings, and the first layers; returns how many variables."""
-        of_encoder = {_key(variable.name): variable for variable in encoder.model.weights}
+        of_encoder = {variable_key(variable.name): variable for variable in encoder.model.weights}
         taken = 0
         for variable in self.model.weights:
-            source = of_encoder.get(_key(variable.name))
+            source = of_encoder.get(variable_key(variable.name))
             if source is not None:
                 variable.assign(source)
                 taken += 1
@@ -109,10 +106,6 @@ def decoder_config(encoder_config: BertConfig, layers: int | None) -> BertConfig
     config.is_decoder = config.add_cross_attention = True
     config.num_hidden_layers = layers or encoder_config.num_hidden_layers
     return config
-
-
-def _key(name: str) -> str:
-    return name.removesuffix(":0").partition("/bert/")[2]
 
 
 class Memory(NamedTuple):

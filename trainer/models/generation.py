@@ -10,6 +10,7 @@ from trainer.models.decoder import TARGET, BertDecoder, StepwiseDecoder
 from trainer.models.encoder import BertEncoder, Untracked
 from trainer.models.heads import PretrainingHeads
 from trainer.models.losses import vocabulary_cross_entropy
+from trainer.models.pooling import membership
 from trainer.models.search import Found, Search, search
 from trainer.models.task_model import TaskModel
 
@@ -56,7 +57,7 @@ class GenerationModel(TaskModel):
         logits = head(decoder(batch, memory, batch["segment_ids"]))["masked_lm_logits"]
         losses, _ = vocabulary_cross_entropy(batch[f"{TARGET}_labels"], logits)
         slots = tf.shape(batch["cls_positions"])[1]
-        is_own = tf.one_hot(segments - 1, slots, axis=1)  # [rows, K, N]
+        is_own = membership(segments, slots)  # [rows, K, N]
         return found | {
             "target_loss": tf.linalg.matvec(is_own, losses),
             "target_tokens": tf.reduce_sum(is_own, axis=-1),
@@ -70,8 +71,7 @@ def _generated(
     segments, starts = batch["segment_ids"], batch["cls_positions"]
     rows, length = tf.unstack(tf.shape(segments))
     slots = tf.shape(starts)[1]
-    is_own = segments[:, None] == tf.range(1, slots + 1)[None, :, None]  # [rows, K, L]
-    lengths = tf.reshape(tf.math.count_nonzero(is_own, axis=-1, dtype=tf.int32), [-1])
+    lengths = tf.reshape(tf.cast(tf.reduce_sum(membership(segments, slots), axis=-1), tf.int32), [-1])
     firsts = tf.reshape(tf.range(rows)[:, None] * length + starts, [-1])
     flat_ids, flat = tf.reshape(batch["input_ids"], [-1]), tf.reshape(memory, [-1, memory.shape[-1]])
 

@@ -185,20 +185,15 @@ def _beam_search(step, state, is_there, how):
         sequences = _with_token(tf.gather(found.sequences, parents, batch_dims=1), ids, place)
         ends = (ids == how.last_id) | (place + 1 >= most)
 
-        running = scores + tf.cast(ends, tf.float32) * NEVER
-        going, chosen = tf.math.top_k(running, beams)
+        after, chosen = tf.math.top_k(scores + tf.cast(ends, tf.float32) * NEVER, beams + 1)
+        going, chosen = after[:, :beams], chosen[:, :beams]
         length = tf.cast(place + 1, tf.float32) ** how.length_penalty
         ended = _with_ended(found, sequences, scores / length, ends, how)
         worst = tf.where(ended.is_ended, tf.reduce_min(ended.ended_scores, axis=1, keepdims=True), NEVER)
         best = going[:, :1] / length
-        # What might have been decided otherwise: who goes on, who counts as ended, whether the example ends.
-        after = tf.math.top_k(running, beams + 1)[0]
-        none = tf.ones([examples])
-        goes_on = tf.where(place + 1 >= most, none, (after[:, beams - 1] - after[:, beams]) / length)
-        is_edge = ends[:, beams - 1] | ends[:, beams]
-        counts = tf.where(is_edge, (scores[:, beams - 1] - scores[:, beams]) / length, none)
-        stops = tf.where(tf.reduce_all(ended.is_ended, axis=-1), tf.reduce_min(tf.abs(best - worst), axis=-1), none)
-        margin = tf.reduce_min(tf.stack([found.margin, goes_on, counts, stops]), axis=0)
+        goes_on = tf.where(place + 1 >= most, 1.0, (after[:, beams - 1] - after[:, beams]) / length)
+        stops = tf.where(tf.reduce_all(ended.is_ended, axis=-1), tf.reduce_min(tf.abs(best - worst), axis=-1), 1.0)
+        margin = tf.reduce_min(tf.stack([found.margin, goes_on, _edge(scores, ends, beams) / length, stops]), axis=0)
         return ended._replace(
             place=place + 1,
             sequences=tf.gather(sequences, chosen, batch_dims=1),
@@ -227,6 +222,12 @@ def _beam_search(step, state, is_there, how):
     wanted = how.num_return_sequences
     last = tf.reduce_min(_gaps(found.ended_scores[:, : wanted + 1]), axis=-1)
     return Found(found.ended_sequences[:, :wanted], found.ended_scores[:, :wanted], tf.minimum(found.margin, last))
+
+
+def _edge(scores, ends, beams):
+    """Returns the gap between the last candidate that may count as ended and the next: float32 [E], where one of them ends."""
+    is_edge = ends[:, beams - 1] | ends[:, beams]
+    return tf.where(is_edge, scores[:, beams - 1] - scores[:, beams], -NEVER)
 
 
 def _with_ended(found, sequences, scores, ends, how):

@@ -236,7 +236,7 @@ def run_figures(subject: Subject, line: Roofline) -> dict[str, float | int | Non
     steps = train.total_steps(split["examples"])
     tokens = train.batch_size * mean_tokens(split)
     devices = len(subject.topology.devices.all)
-    row = shape.packing.row_length + shape.packing.beside_length
+    row = shape.packing.row_length + shape.packing.aligned_length
     cells = (shape.micro_rows or 0) * parts_of(subject) * row * devices
     hours = steps * line.step_seconds / 3600
     price = subject.topology.chip.dollars_per_hour

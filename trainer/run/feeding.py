@@ -20,7 +20,7 @@ from trainer.data.pipeline import (
 )
 from trainer.data.records import Manifest, mean_tokens
 from trainer.errors import UserError
-from trainer.features import beside_of, in_sequence, lead_of, sequences_of
+from trainer.features import aligned_sequences, in_sequence, lead_of, sequences_of
 from trainer.run.experiment import Experiment
 from trainer.runtime.data_service import check_servers, from_servers
 from trainer.runtime.distribution import Placement
@@ -52,7 +52,7 @@ class BatchShape:
         if self.micro_rows is None or self.packing.static_rows is None:
             return None
         rows, length = self.packing.static_rows, self.packing.row_length
-        cells = rows * (length + self.packing.beside_length)
+        cells = rows * (length + self.packing.aligned_length)
         useful = min(self.batch_size * tokens_per_example / cells, 1.0)
         return (
             f"one shape for XLA: {rows} rows of {length} tokens per replica and step, about {1 - useful:.0%} of them padding; "
@@ -86,9 +86,9 @@ def training_shape(experiment: Experiment, manifest: Manifest, placement: Placem
             f"data.length_buckets: this task learns from the {together} examples of a row together, which it would take apart"
         )
     length = row_length(experiment, manifest, "train")
-    beside = beside_length(manifest, "train", length)
+    aligned = aligned_length(manifest, "train", length)
     static_rows = experiment.runtime.static_rows
-    sequences = len(sequences_of(manifest.spec)) - len(beside_of(manifest.spec))
+    sequences = len(sequences_of(manifest.spec)) - len(aligned_sequences(manifest.spec))
     if sequences > 1 and steps > 1:
         raise UserError(
             f"train.gradient_accumulation_steps={steps}: this task packs {sequences} sequences on their own, which "
@@ -101,11 +101,11 @@ def training_shape(experiment: Experiment, manifest: Manifest, placement: Placem
         raise UserError(f"data.length_buckets: {reason}; pack the rows instead, with data.max_examples_per_row=16")
     if static_rows is None:
         length_unit = ROW_LENGTH_UNIT if data.length_buckets else 0
-        packing = Packing(length, data.max_examples_per_row, steps, length_unit=length_unit, beside_length=beside)
+        packing = Packing(length, data.max_examples_per_row, steps, length_unit=length_unit, aligned_length=aligned)
         return BatchShape(packing, batch_size, None)
     static_rows = math.ceil(static_rows / steps) * steps
     pieces = math.ceil(batch_size / static_rows)  # each example fits into a row of its own: no batch needs more
-    packing = Packing(length, data.max_examples_per_row, steps, static_rows, pieces, beside_length=beside)
+    packing = Packing(length, data.max_examples_per_row, steps, static_rows, pieces, aligned_length=aligned)
     # Rows of two sequences cannot be cut alike: all of a batch is one micro-batch then.
     micro_rows = static_rows * pieces if sequences > 1 else static_rows // steps
     return BatchShape(packing, batch_size, micro_rows)
@@ -190,13 +190,13 @@ def row_length(experiment: Experiment, manifest: Manifest, split: str) -> int:
     return rounded_length(longest, experiment.data.max_seq_length)
 
 
-def beside_length(manifest: Manifest, split: str, length: int) -> int:
-    """Returns the tokens of a row of a sequence that lies beside another one, whose rows have `length`; 0 where none does.
+def aligned_length(manifest: Manifest, split: str, length: int) -> int:
+    """Returns the tokens of a row of a sequence that is aligned with one whose rows have `length`; 0 where there is none.
 
     It holds the longest example, and of usual ones as many as the other row does.
     """
     lead, summary, found = lead_of(manifest.spec), manifest.splits[split], 0
-    for sequence in beside_of(manifest.spec):
+    for sequence in aligned_sequences(manifest.spec):
         usual = MARGIN * length * mean_tokens(summary, sequence) / max(mean_tokens(summary, lead), 1)
         longest = max(summary["sequences"][sequence]["longest"], usual)
         found = max(found, math.ceil(longest / ROW_LENGTH_UNIT) * ROW_LENGTH_UNIT)
@@ -231,8 +231,8 @@ def evaluation_batches(
     if one_shape:
         size, most = _inference_batch_size(experiment, length), experiment.data.max_examples_per_row
         rows = likely_rows(manifest, split, size, length, most)
-    beside = beside_length(manifest, split, length)
-    return _packed_for_inference(records, experiment, task, length, task.batch_work(), rows, beside)
+    aligned = aligned_length(manifest, split, length)
+    return _packed_for_inference(records, experiment, task, length, task.batch_work(), rows, aligned)
 
 
 def prediction_batches(
@@ -256,8 +256,8 @@ def _inference_batch_size(experiment: Experiment, length: int) -> int:
     return max(EVALUATION_TOKENS // length, 1) * min(experiment.data.max_examples_per_row, 4)
 
 
-def _packed_for_inference(records, experiment, task, length, work=None, rows=None, beside=0):
+def _packed_for_inference(records, experiment, task, length, work=None, rows=None, aligned=0):
     """Packs serialized examples into batches of about EVALUATION_TOKENS tokens, in rows of `length`, `rows` where given."""
     static_rows = experiment.runtime.static_rows or rows
-    packing = Packing(length, experiment.data.max_examples_per_row, static_rows=static_rows, beside_length=beside)
+    packing = Packing(length, experiment.data.max_examples_per_row, static_rows=static_rows, aligned_length=aligned)
     return packed_batches(records, task.features(), _inference_batch_size(experiment, length), packing, work=work)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SOURCES = ("source", "src", "document", "article", "dialogue", "input", "text", "abstract")
 TARGETS = ("target", "tgt", "summary", "highlights", "output", "translation", "title", "reference")
 LANGUAGE = re.compile("[a-z]{2,3}([-_][A-Za-z]{2,4})?")
-TARGET_TOKENS = {name: Feature("int32", "token", "target", beside="") for name in ("target_input_ids", "target_labels")}
+TARGET_TOKENS = {name: Feature("int32", "token", "target", aligned_with="") for name in ("target_input_ids", "target_labels")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

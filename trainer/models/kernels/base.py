@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import copy
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -77,6 +78,13 @@ class EncoderKernels(abc.ABC):
     def held_variables(self) -> Sequence[tf.Variable]:
         """Returns the variables that these kernels made for a graph that is traced with them; most make none."""
         return ()
+
+
+def without_dropout(config: Any) -> Any:
+    """Returns a BertConfig whose layers drop nothing."""
+    config = copy.copy(config)
+    config.attention_probs_dropout_prob = config.hidden_dropout_prob = 0.0
+    return config
 
 
 @functools.cache

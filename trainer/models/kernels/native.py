@@ -6,13 +6,12 @@ Padding is removed before the first layer: all rows become one row of the tokens
 every batch may have its own length. Letters and sources as in `kernels.xla`.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from trainer.models.kernels.base import EncoderKernels, PackedIds
+from trainer.models.kernels.base import EncoderKernels, PackedIds, without_dropout
 from trainer.models.kernels.native_library import Purpose, library
 from trainer.models.layers import project
 from trainer.runtime.randomness import draw_seed
@@ -83,10 +82,7 @@ def encode(
     Returns:
       dtype [B, P, H], or [B, L, H] with zeros for padding.
     """
-    config, segment_ids = bert.config, ids.segment_ids
-    if not drops:
-        config = copy.copy(config)
-        config.attention_probs_dropout_prob = config.hidden_dropout_prob = 0.0
+    config, segment_ids = bert.config if drops else without_dropout(bert.config), ids.segment_ids
     rows, length = tf.unstack(tf.shape(segment_ids))
     flat_segments = tf.reshape(segment_ids, [-1])
     # The first cell always counts: a replica's share may have no example, and what is read must be there.
