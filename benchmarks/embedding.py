@@ -13,12 +13,11 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import report
 from accuracy import minilm_folder
-from sides import Side
+from sides import Side, answer_with_seconds, in_turn
 
 MAX_SEQ_LENGTH = 256  # as the encoder's sentence_bert_config.json has it
 
@@ -39,11 +38,7 @@ def serve_ours(path: str, precision: str) -> None:
 
     texts = json.loads(Path(path).read_text(encoding="utf8"))
     embedder = trainer.Embedder(str(minilm_folder()), overrides=[f"train.precision={precision}"])
-    print(json.dumps({"texts": len(texts)}), flush=True)
-    for _ in sys.stdin:
-        begun = time.perf_counter()
-        embedder.vectors(texts)
-        print(json.dumps({"seconds": time.perf_counter() - begun}), flush=True)
+    answer_with_seconds(lambda: {"vectors": len(embedder.vectors(texts))}, {"texts": len(texts)})
 
 
 def main() -> None:
@@ -70,15 +65,8 @@ def main() -> None:
             "ours": [sys.executable, __file__, f"--serve={file.name}", f"--precision={options.precision}"],
             "sentence-transformers": [options.python, script, str(minilm_folder()), file.name, "2", *size],
         }
-        sides = [Side(name, command) for name, command in commands.items()]
-        seconds: dict[str, list[float]] = {side.name: [] for side in sides}
-        for number in range(options.repeats + 1):
-            for side in sides:
-                taken = side.ask("again")["seconds"]
-                if number:  # the first is the warm-up
-                    seconds[side.name].append(taken)
-        for side in sides:
-            side.close()
+        answers = in_turn([Side(name, command) for name, command in commands.items()], options.repeats)
+    seconds = {name: [answer["seconds"] for answer in found] for name, found in answers.items()}
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ratio = medians["sentence-transformers"] / medians["ours"]
     record = {**vars(options), "seconds": seconds, "ratio": ratio}

@@ -5,7 +5,10 @@ While it waits for a line it takes no time from the others.
 
 import json
 import subprocess
+import sys
 import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -39,3 +42,29 @@ class Side:
             self._errors.seek(0)
             raise SystemExit(f"{self.name} failed:\n{self._errors.read()[-3000:]}")
         return json.loads(line)
+
+
+def in_turn(sides: Sequence[Side], repeats: int) -> dict[str, list[dict[str, Any]]]:
+    """Asks all sides in turn for their work, once more than `repeats` times, the first time to warm up; then ends them.
+
+    Returns:
+      {side: its answers, which tell the "seconds"}.
+    """
+    answers: dict[str, list[dict[str, Any]]] = {side.name: [] for side in sides}
+    for number in range(repeats + 1):
+        for side in sides:
+            answer = side.ask("again")
+            if number:
+                answers[side.name].append(answer)
+    for side in sides:
+        side.close()
+    return answers
+
+
+def answer_with_seconds(work: Callable[[], Mapping[str, Any]], ready: Mapping[str, Any]) -> None:
+    """Is our side of `in_turn`: says that it is ready, then works once for each line that comes, and tells the seconds."""
+    print(json.dumps(ready), flush=True)
+    for _ in sys.stdin:
+        begun = time.perf_counter()
+        found = work()
+        print(json.dumps({"seconds": time.perf_counter() - begun, **found}), flush=True)

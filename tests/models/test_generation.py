@@ -41,12 +41,12 @@ def _fill(variable, name):
     variable.assign(value)
 
 
-def model_of(precision="float32", **how):
+def model_of(precision="float32", share_embeddings=True, **how):
     sources = packed_inputs()
     names = ("target_input_ids", "target_position_ids", "target_segment_ids")
     targets = {name: keras.Input([None], dtype="int32", name=name) for name in names}
     encoder = BertEncoder(CONFIG, precision)
-    decoder = BertDecoder(encoder, None, share_embeddings=True)
+    decoder = BertDecoder(encoder, None, share_embeddings)
     head = PretrainingHeads(decoder, has_pairs=False)
     logits = head(decoder(targets, encoder(sources), sources["segment_ids"]))["masked_lm_logits"]
     model = GenerationModel({**sources, **targets}, {"target_logits": logits})

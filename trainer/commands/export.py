@@ -58,6 +58,7 @@ def export_hugging_face(restored: assembly.Restored, workdir: str) -> str:
         task.labels_asset() or (),
         task.problem_type,
         task.hugging_face_files(model),
+        task.hugging_face_decoder(model),
     )
     return folder
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from trainer.data.pipeline import BatchWork
     from trainer.data.sampling import Sampling
+    from trainer.models.decoder import BertDecoder
     from trainer.models.encoder import BertEncoder
     from trainer.models.pooling import Pooling
     from trainer.serving.windows import Request, RequestWindows
@@ -396,6 +397,10 @@ class Task(abc.ABC):
     def hugging_face_head(self, model: keras.Model) -> tuple[str, dict[str, np.ndarray]]:
         """Returns the transformers class with such a head, and the head's weights by its names; BertModel for none."""
         return "BertModel", {}
+
+    def hugging_face_decoder(self, model: keras.Model) -> BertDecoder | None:
+        """Returns the decoder of a model that has one: the head is its head then."""
+        return None
 
     def hugging_face_files(self, model: keras.Model) -> Mapping[str, Any]:
         """Returns {path: JSON} of further files for the Hugging Face folder; by default none."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import tf_keras as keras
     from transformers import BertConfig
 
+    from trainer.models.decoder import BertDecoder
     from trainer.models.encoder import BertEncoder
     from trainer.serving.windows import Request
 
@@ -287,6 +288,22 @@ class Task(base.TextTask):
     def as_reply(self, prediction: base.Prediction) -> dict[str, Any]:
         names = ("text", "score", "margin", "alternatives", "alternative_scores")
         return {name: prediction[name] for name in names if name in prediction}
+
+    def hugging_face_head(self, model: keras.Model) -> tuple[str, dict[str, np.ndarray]]:
+        from trainer.serving.hugging_face import pytorch_weights
+
+        return "EncoderDecoderModel", pytorch_weights(model.get_layer("cls").weights)
+
+    def hugging_face_decoder(self, model: keras.Model) -> BertDecoder:
+        return model.get_layer("decoder")
+
+    def hugging_face_files(self, model: keras.Model) -> Mapping[str, Any]:
+        config, tokenizer = self.config, self.tokenizer
+        ids = {"bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id, "pad_token_id": tokenizer.pad_id}
+        names = ["num_return_sequences", "min_new_tokens", "no_repeat_ngram_size", "do_sample"]
+        names += ["temperature", "top_k", "top_p"] if config.do_sample else ["num_beams", "length_penalty", "early_stopping"]
+        how = {name: getattr(config, name) for name in names} | {"max_new_tokens": self._most_new_tokens}
+        return {"generation_config.json": {**ids, "decoder_start_token_id": tokenizer.cls_id, **how}}
 
     def is_tie(self, output: str, reply: Mapping[str, np.ndarray], tolerance: float) -> bool:
         return float(reply["margin"]) <= tolerance

@@ -456,12 +456,11 @@ class Task(base.TextTask):
         return bool((is_close & (probabilities[..., 1:] > 0)).any() or (probabilities[..., -1] > 0).any())
 
     def hugging_face_head(self, model: keras.Model) -> tuple[str, dict[str, np.ndarray]]:
-        from trainer.models.initialization import variable_key
-        from trainer.serving.hugging_face import pytorch_array, pytorch_name
+        from trainer.serving.hugging_face import pytorch_weights
 
-        weights = model.get_layer("cls").weights
-        head = {pytorch_name(variable_key(variable.name)): pytorch_array(variable) for variable in weights}
-        return "BertForPreTraining" if self.config.has_pairs else "BertForMaskedLM", head
+        return "BertForPreTraining" if self.config.has_pairs else "BertForMaskedLM", pytorch_weights(
+            model.get_layer("cls").weights
+        )
 
 
 def _most_each(masks: int) -> Callable[[int, int], int]:
