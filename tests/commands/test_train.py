@@ -58,15 +58,23 @@ def test_a_run_leaves_what_the_design_says(cli, config_file, tmp_path):
     assert status == 0 and "the run is complete: step 12 of 12" in log, "the workdir is enough to go on"
 
 
-def test_resumed_equals_undisturbed_bit_for_bit_with_dropout(cli, config_file, tmp_path):
-    assert cli("train", f"--config={config_file}", f"--workdir={tmp_path}/whole")[0] == 0
+REGULARIZED = (
+    *("train.r_drop_alpha=1", "train.mixout_prob=0.3", "train.adversarial_epsilon=0.5"),
+    *("train.swa_start=0.25", "train.swa_every_steps=2", "train.unfreeze_every_epochs=0.3"),
+)
+
+
+@pytest.mark.parametrize("changes", [(), REGULARIZED], ids=["plain", "regularized"])
+def test_resumed_equals_undisturbed_bit_for_bit_with_dropout(cli, config_file, tmp_path, changes):
+    sets = [f"--set={change}" for change in changes]
+    assert cli("train", f"--config={config_file}", f"--workdir={tmp_path}/whole", *sets)[0] == 0
     stopping = StopAfter(7)
     with stopping:
-        status, _, log = cli("train", f"--config={config_file}", f"--workdir={tmp_path}/cut")
+        status, _, log = cli("train", f"--config={config_file}", f"--workdir={tmp_path}/cut", *sets)
     assert (
         status == 143 and "stopped by SIGTERM at step 7 of 12; a checkpoint is saved. Rerun the same command to resume" in log
     )
-    status, _, log = cli("train", f"--config={config_file}", f"--workdir={tmp_path}/cut")
+    status, _, log = cli("train", f"--config={config_file}", f"--workdir={tmp_path}/cut", *sets)
     assert status == 0 and "resumed from step 7 of 12" in log
     assert_equal(weights(tmp_path / "whole", 12), weights(tmp_path / "cut", 12))
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from trainer.models.kernels.native import adamw_update
-from trainer.models.optimizers import AdamW, layerwise_rates
+from trainer.models.optimizers import AdamW, exponential_average, gradual_unfreezing, layerwise_rates, stochastic_average
 
 
 def variables():
@@ -99,7 +99,7 @@ def test_layerwise_rates_shrink_towards_the_embeddings(adamw):
 
 
 def test_averages_follow_and_swap(adamw):
-    optimizer = adamw(0.1, ema_decay=0.5)
+    optimizer = adamw(0.1, average_rate=exponential_average(0.5))
     weight = tf.Variable([[1.0]])
     expected, history = 1.0, []
     for _ in range(3):
@@ -111,6 +111,36 @@ def test_averages_follow_and_swap(adamw):
     assert weight.numpy().item() == pytest.approx(expected)
     optimizer.swap_averages([weight])
     assert weight.numpy().item() == pytest.approx(history[-1])
+
+
+def test_stochastic_averages_are_the_mean_of_the_weights_after_some_updates(adamw):
+    optimizer, weight = adamw(0.1, average_rate=stochastic_average(first=3, every=2)), tf.Variable([[1.0]])
+    history, averages = [], []
+    for number in range(8):
+        optimizer.apply_gradients([(tf.constant([[1.0 + number]]), weight)])
+        history.append(weight.numpy().item())
+        averages.append(optimizer.averages[0].numpy().item())
+    joined = [history[2], history[4], history[6]]  # after updates 3, 5 and 7
+    assert averages[:3] == pytest.approx(history[:3])
+    assert averages[3] == averages[2] and averages[7] == averages[6], "between them nothing changes"
+    assert averages[4] == pytest.approx(np.mean(joined[:2])) and averages[6] == pytest.approx(np.mean(joined))
+
+
+def test_layers_unfreeze_one_after_the_other(adamw):
+    depths = {"head": 2, "layer": 1, "words": 0}
+    until = gradual_unfreezing(lambda name: depths[name.removesuffix(":0")], depths=2, every=2)
+    weights = [tf.Variable(np.ones([3, 2], np.float32), name=name) for name in depths]
+    optimizer = adamw(0.1, weight_decay=0.5, frozen_until=until)
+    optimizer.build(weights)
+    rows = tf.IndexedSlices(tf.ones([1, 2]), tf.constant([1]), tf.constant([3, 2]))
+    moved = []
+    for _ in range(5):
+        before = [weight.numpy() for weight in weights]
+        optimizer.apply_gradients(zip([tf.ones([3, 2]), tf.ones([3, 2]), rows], weights, strict=True))
+        moved.append([not np.array_equal(weight.numpy(), old) for weight, old in zip(weights, before, strict=True)])
+        if len(moved) == 2:
+            assert not optimizer.second_moments[1].numpy().any(), "what is frozen has no moments"
+    assert moved == [[True, False, False]] * 2 + [[True, True, False]] * 2 + [[True, True, True]]
 
 
 @pytest.mark.parametrize("clip", [0.0, 1.0])
@@ -125,7 +155,7 @@ def test_both_ways_are_one_over_many_large_variables(native, clip):
             0.01,
             0.1,
             max_gradient_norm=clip,
-            ema_decay=0.9,
+            average_rate=exponential_average(0.9),
             rate_of=lambda v: 1.0 / v.shape[0] ** 0.1,
             update_at_once=adamw_update if is_native else None,
         )
@@ -156,7 +186,7 @@ def test_a_gradient_that_is_no_number_is_not_hidden(adamw):
 
 
 def test_named_slots_hold_everything():
-    optimizer = AdamW(0.1, ema_decay=0.9)
+    optimizer = AdamW(0.1, average_rate=exponential_average(0.9))
     optimizer.build(variables())
     assert set(optimizer.named_slots()) == {
         "iterations",

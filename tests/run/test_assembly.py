@@ -21,7 +21,7 @@ def test_dropout_rates_of_the_run_win(tiny_encoder, tokenizer):
 def test_float16_scales_its_loss_and_all_state_is_named(tiny_encoder, tokenizer):
     resolved = load(f"encoder.init_from={tiny_encoder}", "task.class_names=[a, b]", "train.precision=float16")
     assembled = assembly.build(resolved, tokenizer, tiny_config())
-    optimizer = assembly.build_optimizer(resolved, assembled.encoder, 10)
+    optimizer = assembly.build_optimizer(resolved, assembled.encoder, 10, 5)
     optimizer.build(assembled.model.trainable_variables)
     names = assembly.optimizer_variables(optimizer)
     assert {"optimizer/iterations", "optimizer/loss_scale", "optimizer/good_steps"} <= set(names)

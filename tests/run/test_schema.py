@@ -41,6 +41,14 @@ def test_shares():
         (["data.train=50%"], "data.train: training rows are a source, not a share"),
         (["data.train=null", "data.validation=10%"], "data.train: needed: data.validation or data.test is a share of it"),
         (["data.encoding=utf-9"], "data.encoding: Python knows no encoding 'utf-9'"),
+        (
+            ["train.swa_start=0.5", "train.ema_decay=0.9"],
+            "train.swa_start: and train.ema_decay are two averages; one can be kept",
+        ),
+        (["train.swa_start=1.5"], r"train.swa_start: must be in \[0, 1\), got 1.5"),
+        (["train.swa_every_steps=5"], "train.swa_every_steps: needs train.swa_start"),
+        (["train.mixout_prob=1"], r"train.mixout_prob: must be in \[0, 1\)"),
+        (["train.r_drop_alpha=-1"], "train.r_drop_alpha: must be 0 or more, got -1"),
         (["train.early_stopping_patience=0"], "train.early_stopping_patience: must be over 0"),
     ],
 )

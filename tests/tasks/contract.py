@@ -15,6 +15,7 @@ from tests.conftest import assert_close, run_cli, tiny_config
 from trainer.data.pipeline import Packing, StreamPosition, packed_batches, serialized_examples
 from trainer.data.records import encode_example
 from trainer.data.sources import Row
+from trainer.errors import UserError
 from trainer.features import ROW_ID, check_example, in_sequence, token_counts
 from trainer.models.encoder import BertEncoder
 from trainer.models.kernels.inference import ExportKernels
@@ -166,6 +167,22 @@ class TaskContract:
 
     def test_native_kernels_give_the_same(self, task, native):
         self.check_windows(self.windows(task, self.build(task, kernels=NativeKernels())), self.windows(task, self.build(task)))
+
+    def test_two_passes_diverge_or_r_drop_is_refused(self, task):
+        batch, model = self.batches(task)[0], self.build(task)
+        outputs = model(model._inputs_of(batch), training=False)
+        other = {name: value + tf.random.stateless_normal(tf.shape(value), [1, 2]) for name, value in outputs.items()}
+        try:
+            parts = task.divergence(batch, outputs, other)
+        except UserError as error:
+            assert "train.r_drop_alpha" in str(error)
+            return
+        weights, losses = task.loss_weights(batch), task.loss(batch, outputs)[0]
+        for part, values in parts.items():
+            assert values.shape == losses[part].shape
+            assert float(tf.reduce_sum(values * weights[part])) > 1e-3
+            assert np.allclose(task.divergence(batch, other, outputs)[part], values, rtol=1e-4, atol=1e-5)
+            assert np.allclose(task.divergence(batch, outputs, outputs)[part], 0.0, atol=1e-6)
 
     def test_overfits_its_rows(self, task):
         model = self.build(task)

@@ -67,11 +67,13 @@ def _measure(resolved: Experiment, options: Options, folder: str, placement: Pla
         return {"what": "input", **_input_figures(batches, options.steps, placement.strategy)}
 
     with placement.strategy.scope():
-        optimizer = assembly.build_optimizer(resolved, assembled.encoder, total_steps=10_000)
+        epoch_steps = resolved.train.epoch_steps(manifest.splits["train"]["examples"])
+        optimizer = assembly.build_optimizer(resolved, assembled.encoder, 10_000, epoch_steps)
         assembly.initialize_encoder(resolved, assembled)
         optimizer.build(assembled.model.trainable_variables)
         log.info("step: %s", choice.line)
-        assembly.compile_model(resolved, assembled, task, optimizer, choice, shape.micro_rows)
+        regularization = assembly.regularization_of(resolved, assembled)
+        assembly.compile_model(resolved, assembled, task, optimizer, choice, shape.micro_rows, regularization)
         step: Any = assembled.model.make_train_function() if placement.devices is None else None
     if placement.devices is not None:
         step = programs.ProgramStep(Session(placement.devices), assembled.model, dataset.element_spec)

@@ -16,6 +16,7 @@ from trainer import files
 from trainer.cli import Options
 from trainer.data.records import Manifest
 from trainer.errors import UserError
+from trainer.models.regularization import Regularization
 from trainer.preparation import freshness, learning, splits
 from trainer.run import assembly, experiment, feeding, inference, kernels, programs, seals, sizes, training
 from trainer.run.experiment import Experiment
@@ -119,16 +120,17 @@ def _train(
     _tell_what_an_export_lacks(resolved, tokenizer, bert_config)
     manifest = _records(resolved, workdir, tokenizer, placement)
     _check_validated(resolved, manifest)
-    total_steps = resolved.train.total_steps(manifest.splits["train"]["examples"])
+    examples = manifest.splits["train"]["examples"]
+    total_steps, epoch_steps = resolved.train.total_steps(examples), resolved.train.epoch_steps(examples)
     shape = feeding.training_shape(resolved, manifest, placement, step.whole)
     start_up.done("records")
 
     # Model
     with placement.strategy.scope():
         assembled = assembly.build(resolved, tokenizer, bert_config, step.kernels)
-        optimizer = assembly.build_optimizer(resolved, assembled.encoder, total_steps, retries.rate_factor)
+        optimizer = assembly.build_optimizer(resolved, assembled.encoder, total_steps, epoch_steps, retries.rate_factor)
         store = assembly.store_of(workdir, resolved)
-        variables, state = _start_from(resolved, assembled, optimizer, store)
+        variables, regularization, state = _start_from(resolved, assembled, optimizer, store)
     first_step = state["step"] if state else 0
     run_state = RunState(
         resolved,
@@ -163,16 +165,17 @@ def _train(
     if first_step >= total_steps or _has_stopped_early(state, resolved):
         log.info("the run is complete: step %s of %s", f"{first_step:,}", f"{total_steps:,}")
         return 0
-    return _fit(run_state, optimizer, step, shape, retries.skipped_steps)
+    return _fit(run_state, optimizer, step, shape, regularization, retries.skipped_steps)
 
 
 def _start_from(
     resolved: Experiment, assembled: assembly.Assembled, optimizer: keras.optimizers.Optimizer, store: CheckpointStore
-) -> tuple[dict[str, tf.Variable], dict[str, Any] | None]:
+) -> tuple[dict[str, tf.Variable], Regularization, dict[str, Any] | None]:
     """Sets the run's variables from: 1. the latest checkpoint in the workdir, 2. encoder.init_from, 3. random.
 
     Returns:
-      The variables of model and optimizer, by name; and the checkpoint's state, None where the run begins.
+      The variables of model and optimizer, by name; what a step does besides; and the checkpoint's state, None where the run
+      begins.
     """
     resumes = store.has_latest()
     if resumes:
@@ -180,18 +183,25 @@ def _start_from(
     else:
         assembly.initialize_encoder(resolved, assembled)
     optimizer.build(assembled.model.trainable_variables)
-    variables = assembled.variables() | assembly.optimizer_variables(optimizer)
-    return variables, store.restore_latest(variables) if resumes else None
+    regularization = assembly.regularization_of(resolved, assembled)
+    starts = {start.name.removesuffix(":0"): start for _, start in regularization.starts}
+    variables = assembled.variables() | assembly.optimizer_variables(optimizer) | starts
+    return variables, regularization, store.restore_latest(variables) if resumes else None
 
 
 def _fit(
-    run: RunState, optimizer: keras.optimizers.Optimizer, step: StepKernels, shape: feeding.BatchShape, skipped_steps: int
+    run: RunState,
+    optimizer: keras.optimizers.Optimizer,
+    step: StepKernels,
+    shape: feeding.BatchShape,
+    regularization: Regularization,
+    skipped_steps: int,
 ) -> int:
     """Runs the steps that remain, the batches of `skipped_steps` left out; returns the exit status."""
     experiment, placement, manifest, model = run.experiment, run.placement, run.manifest, run.assembled.model
     task = run.assembled.task.for_training(manifest.splits["train"]["values"])
     log.info("step: %s", step.line)
-    assembly.compile_model(experiment, run.assembled, task, optimizer, step, shape.micro_rows)
+    assembly.compile_model(experiment, run.assembled, task, optimizer, step, shape.micro_rows, regularization)
     batches = feeding.training_batches(experiment, manifest, placement, task, shape, run.first_step + skipped_steps)
     session = Session(placement.devices) if placement.devices else None
     runner = programs.runner_for(placement, model, task, labelled=True, session=session)

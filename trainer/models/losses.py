@@ -34,6 +34,31 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, label_smoothing: float =
     return loss * known
 
 
+def divergence(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """How far two distributions are apart: the mean of the Kullback-Leibler divergences from each to the other.
+
+    Args:
+      first, second: float32 [..., classes], logits.
+
+    Returns:
+      float32 [...].
+    """
+    first, second = tf.nn.log_softmax(tf.cast(first, tf.float32)), tf.nn.log_softmax(tf.cast(second, tf.float32))
+    return tf.reduce_sum((tf.exp(first) - tf.exp(second)) * (first - second), axis=-1) / 2
+
+
+def binary_divergence(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """`divergence` of yes and no: float32 [...], the logits of yes, to float32 [...]."""
+    first, second = tf.cast(first, tf.float32), tf.cast(second, tf.float32)
+    return (tf.sigmoid(first) - tf.sigmoid(second)) * (first - second) / 2
+
+
+def place_divergence(first: tf.Tensor, second: tf.Tensor, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """`divergence` over the tokens of each packed example: float32 [rows, length] to float32 [rows, K]; see below."""
+    is_own = _own_tokens(batch)
+    return divergence(tf.where(is_own, first[:, None], -1e9), tf.where(is_own, second[:, None], -1e9))
+
+
 def place_cross_entropy(places: tf.Tensor, logits: tf.Tensor, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
     """Cross entropy over the tokens of each packed example, as of an answer's first token.
 
@@ -45,11 +70,15 @@ def place_cross_entropy(places: tf.Tensor, logits: tf.Tensor, batch: Mapping[str
     Returns:
       float32 [rows, K].
     """
-    slots = tf.range(1, tf.shape(places)[1] + 1)
-    is_own = batch["segment_ids"][:, None] == slots[None, :, None]  # [rows, K, length]
-    totals = tf.reduce_logsumexp(tf.where(is_own, logits[:, None], -1e9), axis=-1)
+    totals = tf.reduce_logsumexp(tf.where(_own_tokens(batch), logits[:, None], -1e9), axis=-1)
     at = tf.minimum(batch["cls_positions"] + places, tf.shape(logits)[1] - 1)
     return totals - tf.gather(logits, at, batch_dims=1)
+
+
+def _own_tokens(batch):
+    """Returns which tokens of a row are each example's: bool [rows, K, length]."""
+    slots = tf.range(1, tf.shape(batch["cls_positions"])[1] + 1)
+    return batch["segment_ids"][:, None] == slots[None, :, None]
 
 
 def vocabulary_cross_entropy(labels: tf.Tensor, logits: tf.Tensor, label_smoothing: float = 0.0) -> tuple[tf.Tensor, tf.Tensor]:

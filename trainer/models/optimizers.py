@@ -20,7 +20,9 @@ class AdamW(keras.optimizers.Optimizer):
       beta_1, beta_2, epsilon: Adam's.
       max_gradient_norm: gradients are scaled so that their norm over all variables is at most this; 0 for none.
       rate_of: gives each variable's multiple of the learning rate, for layer-wise decay.
-      ema_decay: over 0, an exponential moving average of the weights is kept.
+      average_rate: where averages of the weights are kept: gives how far they go to the weights in an update, by the number
+        of updates before it, int64 []; see `exponential_average` and `stochastic_average`.
+      frozen_until: gives the number of updates before which a variable stays as it is.
       update_at_once: updates everything in one operation instead of the programs here, see `EncoderKernels.adamw_update`.
     """
 
@@ -33,7 +35,8 @@ class AdamW(keras.optimizers.Optimizer):
         epsilon: float = 1e-6,
         max_gradient_norm: float = 1.0,
         rate_of: Callable[[tf.Variable], float] | None = None,
-        ema_decay: float = 0.0,
+        average_rate: Callable[[tf.Tensor], tf.Tensor] | None = None,
+        frozen_until: Callable[[tf.Variable], int] | None = None,
         update_at_once: Callable[..., None] | None = None,
     ):
         super().__init__(name="adamw", weight_decay=None, jit_compile=False)
@@ -41,7 +44,7 @@ class AdamW(keras.optimizers.Optimizer):
         self.decay_rate = weight_decay  # Keras' own, `weight_decay`, would take a pass of its own
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self.max_gradient_norm = max_gradient_norm
-        self.ema_decay = ema_decay
+        self._average_rate, self._frozen_until = average_rate, frozen_until
         self._rate_of = rate_of or (lambda variable: 1.0)
         self._update_at_once = update_at_once
 
@@ -54,7 +57,7 @@ class AdamW(keras.optimizers.Optimizer):
         self.second_moments = [self.add_variable_from_reference(v, "v") for v in variables]
         self.variable_names = [variable.name.removesuffix(":0") for variable in variables]
         self.averages = []
-        if self.ema_decay:
+        if self._average_rate is not None:
             self.averages = [self.add_variable_from_reference(v, "average", initial_value=v) for v in variables]
         self._built = True
 
@@ -71,16 +74,22 @@ class AdamW(keras.optimizers.Optimizer):
         places = [self._index_dict[self._var_key(variable)] for variable in variables]
         slots = [[kind[place] for place in places] for kind in (self.first_moments, self.second_moments)]
         averages = [self.averages[place] for place in places] if self.averages else []
-        rates = [self._rate_of(variable) for variable in variables]
+        multiples = [self._rate_of(variable) for variable in variables]
+        begins = None if self._frozen_until is None else [self._frozen_until(variable) for variable in variables]
 
         def update(_, gradients, variables, first, second, averages):
+            rates = tf.constant(multiples)
+            if begins is not None:
+                trains = tf.cast(self.iterations >= tf.constant(begins, self.iterations.dtype), tf.float32)
+                gradients = [_times(gradient, one) for gradient, one in zip(gradients, tf.unstack(trains), strict=True)]
+                rates *= trains
             if self._update_at_once is not None:
                 self._update_at_once(self, gradients, variables, first, second, averages, rates)
                 return
             self._update_moments(gradients, self._clipping_factor(gradients), first, second)
             self._update_weights(variables, first, second, rates)
             if averages:
-                self._update_averages(variables, averages)
+                self._update_averages(variables, averages, self.average_rate())
 
         distribution.extended.update(variables[0], update, args=(gradients, variables, *slots, averages), group=False)
         self.iterations.assign_add(1)
@@ -119,7 +128,7 @@ class AdamW(keras.optimizers.Optimizer):
             v.assign(decayed_v)
 
     def _update_weights(self, variables, first, second, rates):
-        moved = self._moved(variables, first, second, self.learning_rate, *self.corrections(), rates)
+        moved = self._moved(variables, first, second, self.learning_rate, *self.corrections(), tf.unstack(rates))
         for variable, value in zip(variables, moved, strict=True):
             variable.assign(value)
 
@@ -144,9 +153,13 @@ class AdamW(keras.optimizers.Optimizer):
         return 1.0
 
     @compiled
-    def _update_averages(self, variables, averages):
+    def _update_averages(self, variables, averages, rate):
         for variable, average in zip(variables, averages, strict=True):
-            average.assign(average + (variable - average) * (1.0 - self.ema_decay))
+            average.assign(average + (variable - average) * rate)
+
+    def average_rate(self) -> tf.Tensor:
+        """Returns how far the averages go to the weights in this update, float32 []; 0 where none are kept."""
+        return tf.zeros([]) if self._average_rate is None else self._average_rate(self.iterations)
 
     def named_slots(self) -> dict[str, tf.Variable]:
         """Returns {slot name: variable} of everything a checkpoint must hold; names follow the variables'."""
@@ -196,6 +209,45 @@ def _summed_rows(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
     rows, place = tf.unique(gradient.indices)
     summed = tf.math.unsorted_segment_sum(gradient.values, place, tf.size(rows))
     return tf.IndexedSlices(summed, rows, gradient.dense_shape)
+
+
+def _times(gradient: Gradient, factor: tf.Tensor) -> Gradient:
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(gradient.values * factor, gradient.indices, gradient.dense_shape)
+    return gradient * factor
+
+
+def exponential_average(decay: float) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns the rate of an exponential moving average, for `AdamW`."""
+    return lambda _: tf.constant(1.0 - decay)
+
+
+def stochastic_average(first: int, every: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns the rate of the mean of the weights after `first` updates and after every `every` from there on, for `AdamW`.
+
+    Source: SWA, Izmailov et al. 2018 (arXiv:1803.05407), algorithm 1. Before that the averages are the weights.
+    """
+
+    def rate(updates: tf.Tensor) -> tf.Tensor:
+        past = tf.cast(updates, tf.int32) + 1 - first
+        models = past // every + 1
+        joins = tf.where(past % every == 0, 1.0 / tf.cast(tf.maximum(models, 1), tf.float32), 0.0)
+        return tf.where(past <= 0, 1.0, joins)
+
+    return rate
+
+
+def gradual_unfreezing(depth_of: Callable[[str], int], depths: int, every: int) -> Callable[[tf.Variable], int]:
+    """Returns the update at which each variable begins to train, for `AdamW`: the head at once, then a layer more at a time.
+
+    Source: Howard and Ruder 2018 (arXiv:1801.06146), section 3.3.
+
+    Args:
+      depth_of: by the variable's name, 0 for the embeddings up to `depths` for the head.
+      depths: of the head.
+      every: updates from one layer to the next one below it.
+    """
+    return lambda variable: (depths - depth_of(variable.name)) * every
 
 
 def layerwise_rates(depth_of: Callable[[str], int], depths: int, decay_rate: float) -> Callable[[tf.Variable], float] | None:

@@ -6,13 +6,16 @@ from typing import Any, ClassVar, Protocol
 import tensorflow as tf
 import tf_keras as keras
 
+from trainer.errors import UserError
 from trainer.models.optimizers import Gradient
+from trainer.models.regularization import Regularization
 from trainer.runtime.randomness import random_scope, step_seed
 from trainer.runtime.replicas import replica_context, sums_gradients
 from trainer.runtime.target import Target, machine_target, tracing_for
 
 Batch = Mapping[str, tf.Tensor]
 Tensors = Mapping[str, tf.Tensor]
+NO_REPLICA = -1  # in the seed of what all replicas draw alike
 COUNTS = ("examples", "tokens", "cells")  # of one step, over all replicas
 
 
@@ -30,6 +33,9 @@ class Objective(Protocol):
 
     def loss(self, batch: Batch, outputs: Tensors) -> tuple[Tensors, Mapping[str, tuple[str, tf.Tensor]]]:
         """Returns each part's unreduced losses, and {measure: (the part whose weights it has, unreduced values)}."""
+
+    def divergence(self, batch: Batch, first: Tensors, second: Tensors) -> Tensors:
+        """Returns how far two passes' outputs are apart, for parts of the loss, shaped as these."""
 
 
 class TaskModel(keras.Model):
@@ -49,6 +55,7 @@ class TaskModel(keras.Model):
         micro_rows: int | None = None,
         whole: bool = False,
         target: Target | None = None,
+        regularization: Regularization | None = None,
     ) -> None:
         """Says how to train; call before `compile`.
 
@@ -61,7 +68,14 @@ class TaskModel(keras.Model):
           target: the kind of device that the step is traced for; None: this machine's.
           whole: XLA compiles the step as one program. The gradients of embeddings are dense then: to find the rows that are
             listed twice XLA needs a loop over the tokens, one after the other, while its scatter adds them up at once.
+          regularization: what a step does besides; None: nothing.
+
+        Raises:
+          UserError: R-Drop for a task that compares examples with each other.
         """
+        self._regularization = regularization or Regularization()
+        if self._regularization.r_drop_alpha and objective.compares_examples:
+            raise UserError("train.r_drop_alpha: R-Drop is for tasks that judge each example by itself; set it to 0")
         self._objective, self._seed, self._accumulation_steps, self._whole = objective, seed, gradient_accumulation_steps, whole
         self._target, self._micro_rows = target or machine_target(), micro_rows
 
@@ -137,7 +151,11 @@ class TaskModel(keras.Model):
         totals = tf.unstack(replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([*sums, *counts])))
         scales = {part: tf.math.divide_no_nan(1.0, total) for part, total in zip(weights, totals, strict=False)}
 
-        gradients, means = self._gradients(batch, cut, used_parts, replica, scales)
+        gradients, means = self._regularization.gradients(
+            lambda: self._gradients(batch, cut, used_parts, replica, scales),
+            self.trainable_variables,
+            step_seed(self._seed, self.optimizer.iterations, NO_REPLICA),
+        )
         used = [(g, variable) for g, variable in zip(gradients, self.trainable_variables, strict=True) if g is not None]
         if sums_gradients():
             used = [(replica.all_reduce(tf.distribute.ReduceOp.SUM, g), variable) for g, variable in used]
@@ -214,6 +232,7 @@ class TaskModel(keras.Model):
             tape.watch(others)
             whole = {name: _joined(value, others[name]) for name, value in first.items()}
             objective, means = self._objective_of(batch, whole, scales)
+            objective = self._scaled(objective)
         variables = self.trainable_variables
         gradients, of_others = tape.gradient(objective, (variables, others))
         gradients = _dense(gradients)
@@ -250,12 +269,18 @@ class TaskModel(keras.Model):
         """Returns (∇ of the sum over parts of Σ w·l · scale, the micro-batch's share of the means)."""
         seed = step_seed(self._seed, self.optimizer.iterations, replica, number)
         with tf.GradientTape() as tape, random_scope(seed):
-            outputs = self(self._inputs_of(batch), training=True)
+            inputs = self._inputs_of(batch)
+            outputs = self(inputs, training=True)
             objective, means = self._objective_of(batch, outputs, scales)
+            if self._regularization.r_drop_alpha:
+                again = self(inputs, training=True)  # the scope's next draws: other elements are dropped
+                objective = (objective + self._objective_of(batch, again, scales)[0]) / 2
+                objective += self._regularization.r_drop_alpha * self._divergence_of(batch, outputs, again, scales)
+            objective = self._scaled(objective)
         return self._unscaled(tape.gradient(objective, self.trainable_variables)), means
 
     def _objective_of(self, batch: Batch, outputs: Tensors, scales: Tensors) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns (the sum over parts of Σ w·l · scale, times float16's loss scale; the batch's share of the means)."""
+        """Returns (the sum over parts of Σ w·l · scale, the batch's share of the means)."""
         weights = self._objective.loss_weights(batch)
         # The losses are scaled, not the gradients: one number instead of a pass over all of them.
         losses, measures = self._objective.loss(batch, outputs)
@@ -264,7 +289,16 @@ class TaskModel(keras.Model):
         known = {"loss": loss} | {f"{part}_loss": value for part, value in parts.items()}
         known |= {name: tf.reduce_sum(values * weights[part]) * scales[part] for name, (part, values) in measures.items()}
         means = tf.stack([known[name] for name in self.step_means])
-        return self.optimizer.get_scaled_loss(loss) if self._scales_loss else loss, means
+        return loss, means
+
+    def _divergence_of(self, batch: Batch, first: Tensors, second: Tensors, scales: Tensors) -> tf.Tensor:
+        weights = self._objective.loss_weights(batch)
+        parts = self._objective.divergence(batch, first, second)
+        return tf.add_n([tf.reduce_sum(values * weights[part]) * scales[part] for part, values in parts.items()])
+
+    def _scaled(self, objective: tf.Tensor) -> tf.Tensor:
+        """Returns an objective times float16's loss scale."""
+        return self.optimizer.get_scaled_loss(objective) if self._scales_loss else objective
 
     @property
     def _scales_loss(self) -> bool:

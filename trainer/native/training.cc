@@ -382,23 +382,23 @@ class AdamWKernel : public Kernel {
     OP_REQUIRES_OK(construction, construction->GetAttr("averages", &averages_));
     OP_REQUIRES_OK(construction, construction->GetAttr("beta_1", &rates_.beta_1));
     OP_REQUIRES_OK(construction, construction->GetAttr("beta_2", &rates_.beta_2));
-    OP_REQUIRES_OK(construction, construction->GetAttr("average_rate", &rates_.average_rate));
     OP_REQUIRES_OK(construction, construction->GetAttr("max_gradient_norm", &rates_.max_gradient_norm));
     OP_REQUIRES_OK(construction, construction->GetAttr("decay_rates", &decay_rates_));
-    OP_REQUIRES_OK(construction, construction->GetAttr("multiples", &multiples_));
   }
 
   void Run(tf::OpKernelContext* context) override {
     Call call(context);
-    const tf::Tensor& step = call.Next();
+    const tf::Tensor &step = call.Next(), &multiples = call.Next();
     constexpr char kName[] = "AdamWUpdate";
-    OP_REQUIRES_OK(context, HasShape(kName, "step", step, {3}));
-    OP_REQUIRES(context, multiples_.size() == decay_rates_.size() && dense_ >= 0 && static_cast<size_t>(dense_) <= multiples_.size(),
-                Invalid(kName, "rates of another number of variables"));
+    OP_REQUIRES_OK(context, HasShape(kName, "step", step, {4}));
+    OP_REQUIRES_OK(context, HasShape(kName, "multiples", multiples, {static_cast<long>(decay_rates_.size())}));
+    OP_REQUIRES(context, dense_ >= 0 && static_cast<size_t>(dense_) <= decay_rates_.size(),
+                Invalid(kName, "more dense gradients than variables"));
     const float* numbers = Numbers<float>(step);
     AdamWRates rates = rates_;
     rates.correction = numbers[1];
     rates.epsilon = numbers[2];
+    rates.average_rate = numbers[3];
     const size_t count = decay_rates_.size();
     std::vector<Updated> all(count);
     std::vector<tf::TensorShape> shapes(count);
@@ -410,7 +410,7 @@ class AdamWKernel : public Kernel {
       all[i].rows = weights.dims() > 0 ? weights.dim_size(0) : 1;
       all[i].width = all[i].rows > 0 ? weights.NumElements() / all[i].rows : 1;
       all[i].decay_rate = decay_rates_[i];
-      all[i].learning_rate = numbers[0] * multiples_[i];
+      all[i].learning_rate = numbers[0] * Numbers<float>(multiples)[i];
     }
     for (size_t i = 0; i < count; ++i) OP_REQUIRES_OK(context, Open(context, call.NextVariable(), &shapes[i], &variables, &all[i].first));
     for (size_t i = 0; i < count; ++i) OP_REQUIRES_OK(context, Open(context, call.NextVariable(), &shapes[i], &variables, &all[i].second));
@@ -465,11 +465,11 @@ class AdamWKernel : public Kernel {
 
   AdamWRates rates_{};
   int dense_ = 0, averages_ = 0;
-  std::vector<float> decay_rates_, multiples_;
+  std::vector<float> decay_rates_;
 };
 
 // The first `dense` variables have dense gradients, the rest listed rows, each row once. `step`: learning rate, and
-// AdamWRates' correction and epsilon.
+// AdamWRates' correction, epsilon and average_rate. `multiples`: of the learning rate, for each variable.
 REGISTER_OP("AdamWUpdate")
     .Attr("count: int")
     .Attr("dense: int")
@@ -477,11 +477,10 @@ REGISTER_OP("AdamWUpdate")
     .Attr("averages: int >= 0")
     .Attr("beta_1: float")
     .Attr("beta_2: float")
-    .Attr("average_rate: float")
     .Attr("max_gradient_norm: float")
     .Attr("decay_rates: list(float)")
-    .Attr("multiples: list(float)")
     .Input("step: float")
+    .Input("multiples: float")
     .Input("variables: count * resource")
     .Input("first: count * resource")
     .Input("second: count * resource")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable
 
 import tensorflow as tf
 import tf_keras as keras
@@ -14,7 +15,15 @@ from trainer.models.encoder_folders import checkpoint_of, find_encoder
 from trainer.models.extension import extension
 from trainer.models.initialization import config_of, load_encoder_weights, read_bert_config
 from trainer.models.kernels.base import EncoderKernels
-from trainer.models.optimizers import OPTIMIZERS, AdamW, layerwise_rates
+from trainer.models.optimizers import (
+    OPTIMIZERS,
+    AdamW,
+    exponential_average,
+    gradual_unfreezing,
+    layerwise_rates,
+    stochastic_average,
+)
+from trainer.models.regularization import Regularization
 from trainer.models.schedules import WarmupDecay
 from trainer.models.task_model import TaskModel
 from trainer.run import experiment as experiments
@@ -178,18 +187,19 @@ def initialize_encoder(experiment: Experiment, assembled: Assembled) -> None:
 
 
 def build_optimizer(
-    experiment: Experiment, encoder: BertEncoder, total_steps: int, rate_factor: float = 1.0
+    experiment: Experiment, encoder: BertEncoder, total_steps: int, epoch_steps: int, rate_factor: float = 1.0
 ) -> keras.optimizers.Optimizer:
     """Returns the optimizer of the config; with float16, wrapped to scale the loss dynamically.
 
     Args:
       experiment, encoder, total_steps: the run.
+      epoch_steps: of a pass over the training examples.
       rate_factor: multiplies the learning rate.
     """
     train = experiment.train
     peak, warmup_steps = train.learning_rate * rate_factor, round(train.warmup_ratio * total_steps)
     schedule = WarmupDecay(peak, warmup_steps, total_steps, train.schedule, train.schedule_power)
-    depths = encoder.bert_config.num_hidden_layers + 1
+    depths, unfreezing = encoder.bert_config.num_hidden_layers + 1, train.unfreeze_every_epochs
     optimizer = OPTIMIZERS[train.optimizer](
         schedule,
         weight_decay=train.weight_decay,
@@ -198,10 +208,46 @@ def build_optimizer(
         epsilon=train.epsilon,
         max_gradient_norm=train.max_gradient_norm,
         rate_of=layerwise_rates(encoder.depth_of, depths, train.layerwise_lr_decay),
-        ema_decay=train.ema_decay,
+        average_rate=_average_rate(experiment, total_steps, epoch_steps),
+        frozen_until=gradual_unfreezing(encoder.depth_of, depths, round(unfreezing * epoch_steps)) if unfreezing else None,
         update_at_once=encoder.kernels.adamw_update(),
     )
     return keras.mixed_precision.LossScaleOptimizer(optimizer) if train.precision == "float16" else optimizer
+
+
+def _average_rate(experiment: Experiment, total_steps: int, epoch_steps: int) -> Callable[[tf.Tensor], tf.Tensor] | None:
+    """Returns how the averages of the weights go on; None where none are kept."""
+    train = experiment.train
+    if train.swa_start is not None:
+        return stochastic_average(round(train.swa_start * total_steps), train.swa_every_steps or epoch_steps)
+    return exponential_average(train.ema_decay) if train.ema_decay else None
+
+
+def regularization_of(experiment: Experiment, assembled: Assembled) -> Regularization:
+    """Returns what a step does besides; call inside the strategy's scope, where the weights are what the training begins with.
+
+    Raises:
+      UserError: adversarial training where the word embeddings do not train.
+    """
+    train, encoder = experiment.train, assembled.encoder
+    trainable = {id(variable) for variable in assembled.model.trainable_variables}
+    embeddings = encoder.bert.embeddings.weight
+    if train.adversarial_epsilon and id(embeddings) not in trainable:
+        raise UserError(
+            "train.adversarial_epsilon moves the word embeddings, and encoder.freeze_layers freezes them; set one to 0"
+        )
+    mixed = [variable for variable in encoder.model.weights if variable.name.endswith("kernel:0") and id(variable) in trainable]
+    starts = [
+        tf.Variable(variable, trainable=False, name=f"start/{variable.name.removesuffix(':0')}")
+        for variable in (mixed if train.mixout_prob else ())
+    ]
+    return Regularization(
+        r_drop_alpha=train.r_drop_alpha,
+        adversarial_epsilon=train.adversarial_epsilon,
+        word_embeddings=embeddings,
+        mixout_prob=train.mixout_prob,
+        starts=list(zip(mixed, starts, strict=False)),
+    )
 
 
 def compile_model(
@@ -211,6 +257,7 @@ def compile_model(
     optimizer: keras.optimizers.Optimizer,
     step: StepKernels,
     micro_rows: int | None,
+    regularization: Regularization,
 ) -> None:
     """Makes a model ready for `fit`.
 
@@ -220,9 +267,10 @@ def compile_model(
       optimizer: built.
       step: what computes the step.
       micro_rows: of `feeding.BatchShape`.
+      regularization: of `regularization_of`.
     """
     train, steps = experiment.train, experiment.train.gradient_accumulation_steps
-    assembled.model.prepare_training(task, train.seed, steps, micro_rows, step.whole, step.target)
+    assembled.model.prepare_training(task, train.seed, steps, micro_rows, step.whole, step.target, regularization)
     assembled.model.compile(
         optimizer=optimizer,
         jit_compile=step.whole and step.target != "tpu",

@@ -85,11 +85,13 @@ class Tracer:
         subject, experiment = self._subject, self._subject.experiment
         assembled = assembly.build(experiment, subject.tokenizer, subject.bert_config, XlaKernels())
         task = assembled.task.for_training(subject.manifest.splits["train"]["values"])
-        optimizer = assembly.build_optimizer(experiment, assembled.encoder, 1000)
+        epoch_steps = experiment.train.epoch_steps(subject.manifest.splits["train"]["examples"])
+        optimizer = assembly.build_optimizer(experiment, assembled.encoder, 1000, epoch_steps)
         assembled.encoder.freeze(experiment.encoder.freeze_layers)
         optimizer.build(assembled.model.trainable_variables)
         step = StepKernels(XlaKernels(), True, subject.topology.devices.target, "compiled whole by XLA (PJRT)")
-        assembly.compile_model(experiment, assembled, task, optimizer, step, subject.shape().micro_rows)
+        regularization = assembly.regularization_of(experiment, assembled)
+        assembly.compile_model(experiment, assembled, task, optimizer, step, subject.shape().micro_rows, regularization)
         return assembled, task
 
     def program(self, step: str) -> Program:

@@ -2,6 +2,7 @@
 
 import codecs
 import dataclasses
+import math
 import re
 from typing import Literal
 
@@ -259,6 +260,23 @@ class TrainConfig:
     """Micro-batches of one step; the result equals that of the whole batch at once, but for the elements dropout drops."""
     ema_decay: float = 0.0
     """Above 0 (0.999 is usual): an exponential moving average of the weights is kept, evaluated and exported."""
+    swa_start: float | None = None
+    """From this fraction of the steps on the mean of the weights is kept, evaluated and exported, with a constant rate at best
+    (SWA, Izmailov et al. 2018, arXiv:1803.05407); null: none."""
+    swa_every_steps: int | None = None
+    """Steps between two of the weights that swa_start takes the mean of; null: once per epoch."""
+    unfreeze_every_epochs: float = 0.0
+    """At first the head trains only; after so many epochs the top layer does, too, and so on down to the embeddings (Howard and
+    Ruder 2018, arXiv:1801.06146). 0: all from the start."""
+    r_drop_alpha: float = 0.0
+    """Each batch goes through twice, with other dropout; this weighs how far the outputs are apart (R-Drop, Liang et al. 2021,
+    arXiv:2106.14448: 1 to 5)."""
+    mixout_prob: float = 0.0
+    """Of the elements of the encoder's matrices the share that are in each step what they were before the training (mixout, Lee
+    et al. 2020, arXiv:1909.11299: 0.7 to 0.9, with encoder.dropout_rate=0)."""
+    adversarial_epsilon: float = 0.0
+    """Each batch is learned again with the word embeddings moved so far to where the loss grows most (FGM, Miyato et al. 2017,
+    arXiv:1605.07725; 1.0 is usual)."""
     precision: Precision = "float32"
     """Type of matrix products; weights, LayerNorm and the loss stay float32, and so does softmax in training. float16 scales
     the loss. auto: bfloat16 where its products are faster (measured on a CPU), else float32; the run saves the choice."""
@@ -301,15 +319,22 @@ class TrainConfig:
             "kernels",
             "native kernels cannot run in a step that XLA compiles whole; set train.kernels=xla, or train.jit_compile=false",
         )
-        for field in (*positive, "layerwise_lr_decay", "validate_every_steps", "early_stopping_patience", "epsilon"):
+        optional = ("validate_every_steps", "early_stopping_patience", "swa_every_steps")
+        for field in (*positive, "layerwise_lr_decay", *optional, "epsilon"):
             value = getattr(self, field)
             check(value is None or value > 0, field, f"must be over 0, got {value}")
         check(self.max_nan_retries >= 0, "max_nan_retries", f"must be 0 or more, got {self.max_nan_retries}")
         check(0 <= self.seed < 2**31, "seed", f"must be from 0 to 2147483647, got {self.seed}")
-        for field in ("warmup_ratio", "beta_1", "beta_2", "ema_decay"):
+        check(self.swa_start is None or 0 <= self.swa_start < 1, "swa_start", f"must be in [0, 1), got {self.swa_start}")
+        check(
+            self.swa_start is None or not self.ema_decay, "swa_start", "and train.ema_decay are two averages; one can be kept"
+        )
+        needs_start = self.swa_every_steps is None or self.swa_start is not None
+        check(needs_start, "swa_every_steps", "needs train.swa_start")
+        for field in ("warmup_ratio", "beta_1", "beta_2", "ema_decay", "mixout_prob"):
             value = getattr(self, field)
             check(0 <= value < 1, field, f"must be in [0, 1), got {value}")
-        for field in ("weight_decay", "max_gradient_norm"):
+        for field in ("weight_decay", "max_gradient_norm", "unfreeze_every_epochs", "r_drop_alpha", "adversarial_epsilon"):
             check(getattr(self, field) >= 0, field, f"must be 0 or more, got {getattr(self, field)}")
 
     def total_steps(self, examples: int) -> int:
@@ -318,6 +343,10 @@ class TrainConfig:
             return self.steps
         epochs = 3.0 if self.epochs is None else self.epochs
         return max(round(epochs * examples / self.batch_size), 1)
+
+    def epoch_steps(self, examples: int) -> int:
+        """Returns the updates of a pass over so many training examples, the last one whole."""
+        return math.ceil(examples / self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

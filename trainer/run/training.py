@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -129,8 +128,7 @@ class TrainingRhythm(keras.callbacks.Callback):
         self._pending: list[tuple[int, int, dict[str, tf.Tensor]]] = []  # first and last step of a call, and its numbers
         self._one_shape, self._stale, self._stops_early = one_shape, run.stale_validations, False
         self._best = run.best_score
-        epoch_steps = math.ceil(split["examples"] / train.batch_size)
-        self._validate_every = train.validate_every_steps or epoch_steps
+        self._validate_every = train.validate_every_steps or train.epoch_steps(split["examples"])
 
     def on_train_batch_end(self, batch: int, logs: dict[str, tf.Tensor] | None = None) -> None:
         """Counts the steps of the call and does what is due."""
@@ -294,7 +292,7 @@ class TrainingRhythm(keras.callbacks.Callback):
     def _keep_averages(self) -> None:
         """Without validation nothing chooses a best model: then the averaged weights of the last checkpoint are it."""
         run = self._run
-        if run.experiment.train.ema_decay and "validation" not in run.manifest.splits:
+        if assembly.inner_optimizer(self.model.optimizer).averages and "validation" not in run.manifest.splits:
             self._swap_averages()
             self._writer.save_best(self._step, run.assembled.variables(), {"score": None})
             self._swap_averages()

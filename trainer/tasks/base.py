@@ -23,6 +23,7 @@ from trainer.config import check
 from trainer.data.row_values import text_in
 from trainer.data.sources import Row, RowError
 from trainer.data.table import Proposal, Table, UnrecognizedError
+from trainer.errors import UserError
 from trainer.features import TOKENS, Example, FeatureSpec
 from trainer.text.sequences import pair_sequence, single_sequence
 from trainer.text.tokenizer import Tokenizer
@@ -286,6 +287,16 @@ class Task(abc.ABC):
         A measure is {name: (part, unreduced values)}, float32, averaged by the part's weights; {} where there is none.
         It runs in the replica's context: a loss that compares examples may gather them over the replicas.
         """
+
+    def divergence(self, batch: Tensors, first: Tensors, second: Tensors) -> Losses:
+        """Returns how far the outputs of two passes with other dropout are apart: for parts of the loss, of their shapes.
+
+        R-Drop asks for it, see `models.regularization`.
+
+        Raises:
+          UserError: the task has none.
+        """
+        raise UserError(f"train.r_drop_alpha: there is no R-Drop for {self.config.name} as it is set up here; set it to 0")
 
     @property
     def logged(self) -> Sequence[str]:

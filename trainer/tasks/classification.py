@@ -197,6 +197,11 @@ class Task(base.TextTask):
         smoothing, gamma = self.config.label_smoothing, self.config.focal_gamma
         return {"label": cross_entropy(batch["label"], outputs["logits"], smoothing, gamma)}, {}
 
+    def divergence(self, batch: base.Tensors, first: base.Tensors, second: base.Tensors) -> base.Losses:
+        from trainer.models.losses import divergence
+
+        return {"label": divergence(first["logits"], second["logits"])}
+
     def decode(self, row: Row, windows: Sequence[base.Window]) -> base.Prediction:
         (window,) = windows
         probabilities = base.softmax(window.outputs["logits"])

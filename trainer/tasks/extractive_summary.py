@@ -186,6 +186,11 @@ class Task(base.Task):
         labels = tf.cast(batch["sentence_targets"] == CHOSEN, tf.float32)
         return {"sentence": tf.nn.sigmoid_cross_entropy_with_logits(labels, self._logits(batch, outputs))}, {}
 
+    def divergence(self, batch: base.Tensors, first: base.Tensors, second: base.Tensors) -> base.Losses:
+        from trainer.models.losses import binary_divergence
+
+        return {"sentence": binary_divergence(self._logits(batch, first), self._logits(batch, second))}
+
     def _logits(self, batch: base.Tensors, outputs: base.Tensors) -> tf.Tensor:
         """Returns the logit of each sentence at its first token: float32 [rows, length]."""
         import tensorflow as tf

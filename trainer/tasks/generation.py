@@ -231,6 +231,11 @@ class Task(base.TextTask):
         losses, is_right = vocabulary_cross_entropy(batch["target_labels"], outputs["target_logits"], smoothing)
         return {"target": losses}, {"token_accuracy": ("target", is_right)}
 
+    def divergence(self, batch: base.Tensors, first: base.Tensors, second: base.Tensors) -> base.Losses:
+        from trainer.models.losses import divergence
+
+        return {"target": divergence(first["target_logits"], second["target_logits"])}
+
     @property
     def logged(self) -> Sequence[str]:
         return ("token_accuracy",)

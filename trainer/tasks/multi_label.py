@@ -193,6 +193,13 @@ class Task(base.TextTask):
         losses = tf.nn.weighted_cross_entropy_with_logits(labels, outputs["logits"], weights)
         return {"label": tf.reduce_mean(losses, axis=-1)}, {}
 
+    def divergence(self, batch: base.Tensors, first: base.Tensors, second: base.Tensors) -> base.Losses:
+        import tensorflow as tf
+
+        from trainer.models.losses import binary_divergence
+
+        return {"label": tf.reduce_mean(binary_divergence(first["logits"], second["logits"]), axis=-1)}
+
     def decode(self, row: Row, windows: Sequence[base.Window]) -> base.Prediction:
         (window,) = windows
         probabilities, names = sigmoid(window.outputs["logits"]), self.config.class_names

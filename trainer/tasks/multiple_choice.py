@@ -226,13 +226,27 @@ class Task(base.Task):
     def loss(self, batch: base.Tensors, outputs: base.Tensors) -> tuple[base.Losses, base.Measures]:
         import tensorflow as tf
 
+        scores = tf.reshape(outputs["score"], [-1])
+        totals = tf.reduce_logsumexp(tf.where(self._same_group(batch), scores, NOT_THERE), axis=1)
+        return {"choice": tf.reshape(totals - scores, tf.shape(outputs["score"]))}, {}
+
+    def divergence(self, batch: base.Tensors, first: base.Tensors, second: base.Tensors) -> base.Losses:
+        import tensorflow as tf
+
+        from trainer.models.losses import divergence
+
+        same = self._same_group(batch)
+        apart = divergence(*(tf.where(same, tf.reshape(passed["score"], [-1]), NOT_THERE) for passed in (first, second)))
+        return {"choice": tf.reshape(apart, tf.shape(first["score"]))}
+
+    def _same_group(self, batch: base.Tensors) -> tf.Tensor:
+        """Returns which choices there are to the question of each: bool [rows · K, rows · K]."""
+        import tensorflow as tf
+
         # Where an example is in a row of packed ones has nothing to do with the others of its group: by their numbers.
         group = tf.reshape(batch["example_number"] // self.config.choices, [-1])
-        scores = tf.reshape(outputs["score"], [-1])
         is_there = tf.reshape((batch["is_there"] > 0) & (batch["example_weights"] > 0), [-1])
-        beside = (group[:, None] == group) & is_there  # [rows · K, rows · K]
-        totals = tf.reduce_logsumexp(tf.where(beside, scores, NOT_THERE), axis=1)
-        return {"choice": tf.reshape(totals - scores, tf.shape(outputs["score"]))}, {}
+        return (group[:, None] == group) & is_there
 
     # Outputs become a prediction a row, and scores
 

@@ -270,6 +270,13 @@ class Task(base.Task):
         losses = [place_cross_entropy(batch[f"answer_{edge}"], outputs[f"{edge}_logits"], batch) for edge in edges]
         return {"answer": (losses[0] + losses[1]) / 2}, {}
 
+    def divergence(self, batch: base.Tensors, first: base.Tensors, second: base.Tensors) -> base.Losses:
+        from trainer.models.losses import place_divergence
+
+        edges = ("start_logits", "end_logits")
+        apart = [place_divergence(first[edge], second[edge], batch) for edge in edges]
+        return {"answer": (apart[0] + apart[1]) / 2}
+
     def decode(self, row: Row, windows: Sequence[base.Window]) -> base.Prediction:
         context = row.values[self.config.context_column]
         found, no_answer = self._best_spans(row, windows)

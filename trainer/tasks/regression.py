@@ -137,6 +137,12 @@ class Task(base.TextTask):
         losses = tf.square(errors) if self.config.loss == "squared" else tf.where(size < 1, tf.square(errors) / 2, size - 0.5)
         return {"target": tf.reduce_mean(losses, axis=-1)}, {}
 
+    def divergence(self, batch: base.Tensors, first: base.Tensors, second: base.Tensors) -> base.Losses:
+        import tensorflow as tf
+
+        # The divergence of two normal distributions of variance 1
+        return {"target": tf.reduce_mean(tf.square(first["scaled"] - second["scaled"]), axis=-1) / 2}
+
     def decode(self, row: Row, windows: Sequence[base.Window]) -> base.Prediction:
         (window,) = windows
         values = self._values(window.outputs["scaled"]).tolist()

@@ -370,6 +370,13 @@ class Task(base.Task):
             return {"tag": crf_losses(outputs["logits"], tags, outputs["transitions"], chain)}, {}
         return {"tag": cross_entropy(tags, outputs["logits"])}, {}
 
+    def divergence(self, batch: base.Tensors, first: base.Tensors, second: base.Tensors) -> base.Losses:
+        from trainer.models.losses import divergence
+
+        if self.config.crf:
+            return super().divergence(batch, first, second)
+        return {"tag": divergence(first["logits"], second["logits"])}
+
     def results(self, batch: base.Tensors, outputs: base.Tensors, labelled: bool) -> dict[str, tf.Tensor]:
         """For each token its tag's number, the tag's probability, and how far it lies before the second most probable."""
         import tensorflow as tf

@@ -210,7 +210,7 @@ def adamw_update(
     first: Sequence[tf.Variable],
     second: Sequence[tf.Variable],
     averages: Sequence[tf.Variable],
-    rates: Sequence[float],
+    rates: tf.Tensor,
 ) -> None:
     """Updates all weights of an AdamW in one operation, a single pass over memory.
 
@@ -218,27 +218,25 @@ def adamw_update(
       optimizer: the AdamW; gives its hyperparameters.
       gradients: float32 tensors, or IndexedSlices whose rows are listed once each.
       variables, first, second, averages: the weights, their moments, their averages ([] without).
-      rates: each variable's multiple of the learning rate.
+      rates: each variable's multiple of the learning rate, float32 [variables].
     """
     order = sorted(range(len(gradients)), key=lambda i: isinstance(gradients[i], tf.IndexedSlices))  # dense ones first
     gradients = [gradients[i] for i in order]
     variables = [variables[i] for i in order]
     first, second = [first[i] for i in order], [second[i] for i in order]
-    rates = [rates[i] for i in order]
     averages = [averages[i] for i in order] if averages else []
     listed = [gradient for gradient in gradients if isinstance(gradient, tf.IndexedSlices)]
     correction, epsilon = optimizer.corrections()
     handles = [[variable.handle for variable in kind] for kind in (variables, first, second, averages)]
     library("training").operations.adam_w_update(
-        tf.stack([optimizer.learning_rate, correction, epsilon]),
+        tf.stack([optimizer.learning_rate, correction, epsilon, optimizer.average_rate()]),
+        tf.gather(rates, order),
         *handles,
         [gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient for gradient in gradients],
         [tf.cast(gradient.indices, tf.int32) for gradient in listed],
         dense=len(gradients) - len(listed),
         beta_1=optimizer.beta_1,
         beta_2=optimizer.beta_2,
-        average_rate=1.0 - optimizer.ema_decay,
         max_gradient_norm=optimizer.max_gradient_norm,
         decay_rates=[optimizer.decay_rate if variable.shape.rank > 1 else 0.0 for variable in variables],
-        multiples=rates,
     )
