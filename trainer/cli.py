@@ -168,6 +168,16 @@ COMMANDS = {
             "contrastive": "Keys of the first training, as 'train.epochs=2 train.learning_rate=2e-5'.",
         },
     ),
+    "selftrain": Command(
+        "learn from rows without labels, too: those that a run on the labelled ones is sure of",
+        {
+            "config": CONFIG,
+            "workdir": WORKDIR,
+            "set": SET,
+            "rounds": "How often the rows are labelled, each time by the latest run, for a new run.",
+            "confidence": "The probability from which on a predicted label counts.",
+        },
+    ),
     "crossvalidate": Command(
         "score a config on all of its training rows, each by a run that has not seen it",
         {
@@ -221,7 +231,7 @@ ONE_OF = {
     "pooling": ["auto", "cls", "mean", "max", "weighted_mean", "pooler", "last_four"],
     "engine": ["numpy", "faiss"],
 }
-NUMBERS = ("price", "margin")
+NUMBERS = ("price", "margin", "confidence")
 LEAST: dict[str, int | None] = {
     # A flag that is a whole number → its lowest value
     "steps": 1,
@@ -236,6 +246,7 @@ LEAST: dict[str, int | None] = {
     "negatives": 1,
     "folds": 2,
     "pairs": 1,
+    "rounds": 1,
 }
 PATHS = ("config", "workdir", "data", "input", "output", "from", "encoder", "extend", "google_records", "chips", "index")
 OUT_OF_MEMORY = (
@@ -304,6 +315,8 @@ class Options:
     folds: int = 5
     pairs: int = 20
     contrastive: str | None = None
+    rounds: int = 1
+    confidence: float = 0.9
     baseline: str | None = None
 
     def required(self, name: str) -> str:

@@ -13,14 +13,11 @@ from trainer.data.sources import Row, read_rows
 from trainer.errors import UserError
 from trainer.run import experiment
 from trainer.run.own_process import call, keep_flags
+from trainer.run.written_rows import AS_WRITTEN, line_of
 from trainer.tasks import task_module
 
 log = logging.getLogger(__name__)
 KEYS_FILE, SCORES_FILE, TABLE_FILE, PREDICTIONS_FILE = "keys.json", "scores.json", "scores.md", "predictions.jsonl"
-AS_WRITTEN = (  # how the parts are read: they are JSON lines, whatever the rows came from
-    *("data.format=jsonl", "data.column_names=[]", "data.delimiter=null", "data.quoting=auto", "data.encoding=auto"),
-    *("data.test=null", "data.holdout_column=null", "data.records_dir=null"),
-)
 
 
 def run(options: Options) -> int:
@@ -62,11 +59,7 @@ def _write_parts(asked: experiment.Experiment, workdir: str, count: int) -> list
     label = None if by else task.class_column(asked.task)
     columns = (by,) if by else task.text_columns(asked.task)
     folds = folds_of(rows, columns, label, count, "data.holdout_column" if by else "task.text_columns")
-    found = [
-        (json.dumps(row.values, ensure_ascii=False, default=str) + "\n", fold)
-        for row in rows
-        if isinstance(row, Row) and (fold := folds.of(row)) is not None
-    ]
+    found = [(line_of(row.values), fold) for row in rows if isinstance(row, Row) and (fold := folds.of(row)) is not None]
     if len(found) < len(rows):
         log.warning("%d row(s) cannot be read, or have no text: they are in no fold", len(rows) - len(found))
     for fold in range(count):

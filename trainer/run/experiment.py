@@ -31,7 +31,14 @@ from trainer.text.tokenizer import Tokenizer
 CONFIG_FILE = "config.yaml"
 VERSIONS_FILE = "versions.json"
 ROWS_KEYS = ("data.train", "data.validation", "data.test")
-PATH_KEYS = (*ROWS_KEYS, "data.records_dir", "encoder.init_from", "encoder.config_path", "encoder.vocabulary_path")
+PATH_KEYS = (
+    *ROWS_KEYS,
+    "data.unlabelled",
+    "data.records_dir",
+    "encoder.init_from",
+    "encoder.config_path",
+    "encoder.vocabulary_path",
+)
 FREE_KEYS = (
     # A resumed run may change these: they decide where and how fast it computes, not what.
     "runtime.",

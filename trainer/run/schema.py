@@ -118,6 +118,8 @@ class DataConfig:
     """Rows that choose the best checkpoint: a source as for data.train, or a share of the training rows, as 10%."""
     test: str | None = None
     """Rows for the final score: a source as for data.train, or a share of the training rows, as 10%."""
+    unlabelled: str | None = None
+    """Rows without labels, a source as for data.train, for the command selftrain; the others do not read them."""
     holdout_column: str | None = None
     """Where a share is held out: rows with one value of this column, as a document, stay together; null: with one text."""
     format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "conll", "txt", "documents", "tfrecord"] = "auto"

@@ -161,6 +161,23 @@ class Task(abc.ABC):
         return None
 
     @classmethod
+    def label_of(cls, config: Any, prediction: Prediction | None, confidence: float) -> dict[str, Any] | None:
+        """Returns the label columns that a prediction gives a row without any: for `selftrain`.
+
+        Args:
+          config: the task's.
+          prediction: of the row; None: only whether this task can do it is asked.
+          confidence: from which probability on a label counts.
+
+        Returns:
+          {column: value}; None where the prediction is not as sure, or there was none.
+
+        Raises:
+          UserError: the task has no such labels.
+        """
+        raise UserError(f"selftrain is for classification and multi_label; task.name is {config.name}")
+
+    @classmethod
     def examples_together(cls, config: Any) -> int:
         """Returns how many examples every row gives, where they are learned from together: in one batch, by one replica."""
         return 1

@@ -108,6 +108,12 @@ class Task(base.TextTask):
         )
 
     @classmethod
+    def label_of(cls, config: Config, prediction: base.Prediction | None, confidence: float) -> dict[str, Any] | None:
+        if prediction is None or prediction["label"] is None or prediction["probability"] < confidence:
+            return None
+        return {config.label_column: prediction["label"]}
+
+    @classmethod
     def class_column(cls, config: Config) -> str:
         return config.label_column
 

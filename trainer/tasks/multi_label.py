@@ -131,6 +131,15 @@ class Task(base.TextTask):
             raise NothingToLearnError(f"no row has a label in column {config.labels_column!r}{problem}")
         return dataclasses.replace(config, class_names=tuple(sorted(found, key=class_order)))
 
+    @classmethod
+    def label_of(cls, config: Config, prediction: base.Prediction | None, confidence: float) -> dict[str, Any] | None:
+        if prediction is None or any(1 - confidence < value < confidence for value in prediction["probabilities"].values()):
+            return None
+        labels = [name for name, value in prediction["probabilities"].items() if value >= confidence]
+        if config.label_columns:
+            return {name: int(name in labels) for name in config.label_columns}
+        return {config.labels_column: labels}
+
     def features(self) -> FeatureSpec:
         labels = {name: Feature("int32", "example") for name in self._label_features}
         return {**self.token_features(), **labels, **ROW_ID}
