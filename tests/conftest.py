@@ -73,6 +73,12 @@ def native_inference():
     return _native("inference")
 
 
+@pytest.fixture(scope="session")
+def native_decoding():
+    """The native operations for generation; skips where they are not available."""
+    return _native("decoding")
+
+
 def _native(purpose):
     from trainer.models.kernels.native_library import library
 

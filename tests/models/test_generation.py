@@ -16,6 +16,7 @@ from trainer.models.decoder import BertDecoder
 from trainer.models.encoder import BertEncoder, packed_inputs
 from trainer.models.generation import GenerationModel
 from trainer.models.heads import PretrainingHeads
+from trainer.models.kernels.native import NativeKernels
 from trainer.models.search import Search
 from trainer.serving.hugging_face import pytorch_name
 from trainer.tasks.generation import TARGET_TOKENS
@@ -41,11 +42,11 @@ def _fill(variable, name):
     variable.assign(value)
 
 
-def model_of(precision="float32", share_embeddings=True, **how):
+def model_of(precision="float32", share_embeddings=True, kernels=None, **how):
     sources = packed_inputs()
     names = ("target_input_ids", "target_position_ids", "target_segment_ids")
     targets = {name: keras.Input([None], dtype="int32", name=name) for name in names}
-    encoder = BertEncoder(CONFIG, precision)
+    encoder = BertEncoder(CONFIG, precision, kernels=kernels)
     decoder = BertDecoder(encoder, None, share_embeddings)
     head = PretrainingHeads(decoder, has_pairs=False)
     logits = head(decoder(targets, encoder(sources), sources["segment_ids"]))["masked_lm_logits"]
@@ -97,9 +98,12 @@ def test_logits_are_transformers(slots):
 
 
 @pytest.mark.parametrize("case", GOLDEN["searches"], ids=lambda case: ",".join(f"{k}={v}" for k, v in case["how"].items()))
-@pytest.mark.parametrize("compiled", [False, True])
-def test_searches_are_transformers(case, compiled):
-    model, batch = model_of(**case["how"]), batch_of(targets=False)
+@pytest.mark.parametrize("way", ["plain", "compiled", "native"])
+def test_searches_are_transformers(case, way, request):
+    if way == "native":
+        request.getfixturevalue("native_decoding")
+    model = model_of(kernels=NativeKernels() if way == "native" else None, **case["how"])
+    batch, compiled = batch_of(targets=False), way == "compiled"
     outputs = tf.function(model.outputs_for, jit_compile=compiled)(batch) if compiled else model.outputs_for(batch)
     wanted = case["how"].get("num_return_sequences", 1)
     sequences = np.concatenate(found_in(batch, outputs, "sequences")).astype(int)

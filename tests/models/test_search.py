@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from transformers import TFTemperatureLogitsWarper, TFTopKLogitsWarper, TFTopPLogitsWarper
 
-from trainer.models.search import Search, _drawn, search
+from trainer.models.search import FromLogits, Search, _drawn, search
 
 IDS = {"first_id": 1, "last_id": 2, "pad_id": 0}
 
@@ -13,8 +13,9 @@ IDS = {"first_id": 1, "last_id": 2, "pad_id": 0}
 def given(scores):
     """Returns a decoder whose logits depend on the place only: float32 [places, V]."""
 
-    def step(ids, place, ancestors, state):
-        return tf.broadcast_to(tf.gather(tf.constant(scores, tf.float32), place), [*ids.shape, len(scores[0])]), state
+    def step(ids, place, is_open, ancestors, state):
+        logits = tf.broadcast_to(tf.gather(tf.constant(scores, tf.float32), place), [*ids.shape, len(scores[0])])
+        return FromLogits(logits), state
 
     return step
 

@@ -21,6 +21,7 @@ from trainer.models.kernels.base import PackedIds, without_dropout
 from trainer.models.kernels.inference import Layers, read_weight
 from trainer.models.kernels.xla import attend, attention_seeds, embed, feed_forward
 from trainer.models.layers import MASKED, layer_norm
+from trainer.models.search import FromLogits
 from trainer.runtime.randomness import draw_seed
 
 TARGET = "target"  # the sequence that is generated
@@ -150,8 +151,10 @@ class StepwiseDecoder:
             for group in [*together, *([one] for one in denses)]:
                 for name in ("kernel", "bias"):
                     self._hold([getattr(one, name) for one in group], self._dtype)
-        for variable in (head.kernel, head.bias, head.output_bias, bert.embeddings.weight):
+        for variable in (head.kernel, head.bias, head.output_bias):
             self._hold([variable], self._dtype)
+        # Turned once: a product with few rows takes up to twice as long with the table as it is.
+        self._vocabulary = tf.transpose(read_weight([bert.embeddings.weight], self._dtype))
 
     def _hold(self, variables: Sequence[Any], dtype: tf.DType) -> None:
         self._held[(dtype, *map(id, variables))] = read_weight(variables, dtype)
@@ -189,18 +192,25 @@ class StepwiseDecoder:
         return [tf.zeros(shape, self._dtype) for _ in range(2 * self._config.num_hidden_layers)]
 
     def step(
-        self, ids: tf.Tensor, place: tf.Tensor, ancestors: tf.Tensor, memory: Memory, cache: list[tf.Tensor]
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        self,
+        ids: tf.Tensor,
+        place: tf.Tensor,
+        is_open: tf.Tensor,
+        ancestors: tf.Tensor,
+        memory: Memory,
+        cache: list[tf.Tensor],
+    ) -> tuple[FromLogits, list[tf.Tensor]]:
         """Reads one token of each beam.
 
         Args:
           ids: int32 [E, B].
           place: int32 [], its place in the target.
+          is_open: bool [E], where what follows is asked for; all are computed here.
           ancestors: int32 [E, B, N], the slot in which each token of a beam's past is, its own at `place`.
           memory, cache: as `memory` and `empty_cache` give them.
 
         Returns:
-          (float32 [E, B, vocabulary], the logits of what follows; the cache).
+          (what may follow; the cache).
         """
         bert, layers, beams = self._decoder.bert, self._layers, self._beams
         examples = tf.shape(ids)[0]
@@ -221,7 +231,7 @@ class StepwiseDecoder:
             read = self._read(queries, memory.keys[number], memory.values[number], memory.mask)
             hidden = layers.project_and_add(layer.crossattention.dense_output, read, hidden)
             hidden = layers.feed_forward(layer, hidden)
-        return tf.reshape(self._logits(hidden), [examples, beams, self._config.vocab_size]), cache
+        return FromLogits(tf.reshape(self._logits(hidden), [examples, beams, self._config.vocab_size])), cache
 
     def _with_step(self, cache, place, values):
         """Writes one token's keys or values, [E, A, B, D], into a cache: a few rows of it, in place."""
@@ -244,6 +254,5 @@ class StepwiseDecoder:
         product = tf.matmul(hidden, self._weight([head.kernel], self._dtype))
         activated = get_tf_activation(config.hidden_act)(tf.cast(product, tf.float32) + head.bias)
         transformed = tf.cast(layer_norm(activated, head.gamma, head.beta, config.layer_norm_eps), self._dtype)
-        words = self._weight([self._decoder.bert.embeddings.weight], self._dtype)
-        logits = tf.matmul(transformed, words, transpose_b=True) + self._weight([head.output_bias], self._dtype)
+        logits = tf.matmul(transformed, self._vocabulary) + self._weight([head.output_bias], self._dtype)
         return tf.cast(logits, tf.float32)

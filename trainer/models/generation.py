@@ -9,6 +9,7 @@ from trainer.data.hashing import mixed
 from trainer.models.decoder import TARGET, BertDecoder, StepwiseDecoder
 from trainer.models.encoder import BertEncoder, Untracked
 from trainer.models.heads import PretrainingHeads
+from trainer.models.kernels.base import EncoderKernels
 from trainer.models.losses import vocabulary_cross_entropy
 from trainer.models.pooling import membership
 from trainer.models.search import Found, Search, search
@@ -50,7 +51,7 @@ class GenerationModel(TaskModel):
         """
         encoder, decoder, head, how = self._parts.value
         memory = encoder(batch)
-        found = _in_slots(_generated(memory, batch, decoder, head, how), batch, how)
+        found = _in_slots(_generated(memory, batch, encoder.kernels, decoder, head, how), batch, how)
         if f"{TARGET}_input_ids" not in batch:
             return found
         segments = batch[f"{TARGET}_segment_ids"]
@@ -65,7 +66,12 @@ class GenerationModel(TaskModel):
 
 
 def _generated(
-    memory: tf.Tensor, batch: Mapping[str, tf.Tensor], decoder: BertDecoder, head: PretrainingHeads, how: Search
+    memory: tf.Tensor,
+    batch: Mapping[str, tf.Tensor],
+    kernels: EncoderKernels,
+    decoder: BertDecoder,
+    head: PretrainingHeads,
+    how: Search,
 ) -> tuple[Found, tf.Tensor]:
     """Returns what is found for the examples of a batch, and which slots they are in, counted over rows · K: int32 [E]."""
     segments, starts = batch["segment_ids"], batch["cls_positions"]
@@ -85,7 +91,7 @@ def _generated(
     else:
         order = order[: tf.math.count_nonzero(lengths, dtype=tf.int32)]
         groups = -(-tf.size(order) // EXAMPLES_AT_A_TIME)
-    steps = StepwiseDecoder(decoder, head, how.beams, how.max_new_tokens)
+    steps = (kernels.stepwise_decoder() or StepwiseDecoder)(decoder, head, how.beams, how.max_new_tokens)
     steps.hold_weights()
 
     def generate(number, *arrays):
@@ -101,7 +107,7 @@ def _generated(
         ids = tf.where(is_token, tf.gather(flat_ids, cells), 0)
         sources = steps.memory(tf.gather(flat, cells), is_token)
         found = search(
-            lambda ids, place, ancestors, cache: steps.step(ids, place, ancestors, sources, cache),
+            lambda ids, place, is_open, ancestors, cache: steps.step(ids, place, is_open, ancestors, sources, cache),
             steps.empty_cache(tf.size(chosen)),
             tokens > 0,
             _keys(ids),

@@ -6,15 +6,52 @@ the same there. The letters: E examples, B beams of each, N tokens at the most, 
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
 from trainer.data.hashing import mixed
 
 NEVER = -1e9  # the score of what must not be chosen
-# (ids [E, B], place [], ancestors [E, B, N], state) → (float32 [E, B, V], state); see `decoder.StepwiseDecoder.step`
-Step = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, Any], tuple[tf.Tensor, Any]]
+
+
+class NextTokens(Protocol):
+    """What may follow each beam of each example."""
+
+    @property
+    def size(self) -> int:
+        """V."""
+
+    def logits(self) -> tf.Tensor:
+        """Returns float32 [E, B, V]."""
+
+    def top(self, count: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the log probabilities of the likeliest tokens, and these: float32 and int32 [E, B, count]."""
+
+
+class FromLogits(NamedTuple):
+    """`NextTokens` from the logits, float32 [E, B, V]."""
+
+    of_all: tf.Tensor
+
+    @property
+    def size(self) -> int:
+        """V."""
+        return self.of_all.shape[-1]
+
+    def logits(self) -> tf.Tensor:
+        """See NextTokens."""
+        return self.of_all
+
+    def top(self, count: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """See NextTokens."""
+        values, ids = tf.math.top_k(self.of_all, count)
+        return values - tf.reduce_logsumexp(self.of_all, axis=-1, keepdims=True), ids
+
+
+# (ids [E, B], place [], is_open [E], ancestors [E, B, N], state) → (what may follow, state), as
+# `decoder.StepwiseDecoder.step`. Nothing is read of examples that are not open.
+Step = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, Any], tuple[NextTokens, Any]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,14 +134,15 @@ def _one_by_one(step, state, is_there, keys, how):
         return (place < most) & ~tf.reduce_all(ended)
 
     def extend(place, sequences, scores, lengths, ended, margin, state):
-        logits, state = step(_last(sequences, place, how), place, ancestors, state)
-        allowed = _allowed(logits, sequences, place, how)
+        is_open = tf.reduce_any(~ended, axis=-1)
+        following, state = step(_last(sequences, place, how), place, is_open, ancestors, state)
         if how.do_sample:
-            chosen, gap = _drawn(allowed, keys, place, how)
+            logits = following.logits()
+            chosen, gap = _drawn(_allowed(logits, sequences, place, how), keys, place, how)
+            log_probability = tf.gather(logits, chosen, batch_dims=2) - tf.reduce_logsumexp(logits, axis=-1)
         else:
-            (best, second), (chosen, _) = (tf.unstack(values, num=2, axis=-1) for values in tf.math.top_k(allowed, 2))
-            gap = best - second
-        log_probability = tf.gather(logits, chosen, batch_dims=2) - tf.reduce_logsumexp(logits, axis=-1)
+            values, ids = _likeliest(following, sequences, place, 2, how)
+            chosen, log_probability, gap = ids[..., 0], values[..., 0], values[..., 0] - values[..., 1]
         scores += tf.where(ended, 0.0, log_probability)
         lengths += tf.cast(~ended, tf.float32)
         margin = tf.where(ended, margin, tf.minimum(margin, gap))
@@ -163,22 +201,21 @@ class _Beams(NamedTuple):
 def _beam_search(step, state, is_there, how):
     examples, beams, most = tf.shape(is_there)[0], how.num_beams, how.max_new_tokens
 
+    def is_open(found):
+        return found.may_improve & ~tf.reduce_all(found.is_ended, axis=-1) if how.early_stopping else found.may_improve
+
     def unfinished(found):
-        all_ended = tf.reduce_all(found.is_ended, axis=-1)
-        is_open = found.may_improve & ~all_ended if how.early_stopping else found.may_improve
-        return (found.place < most) & tf.reduce_any(is_open)
+        return (found.place < most) & tf.reduce_any(is_open(found))
 
     def extend(found):
         place = found.place
         # What a beam reads at this place is in its own slot; what came before, where its ancestors wrote it.
         own = tf.broadcast_to(tf.range(beams)[None, :], [examples, beams])
         ancestors = _with_token(found.ancestors, own, place)
-        logits, state = step(_last(found.sequences, place, how), place, ancestors, found.state)
-        log_probabilities = logits - tf.reduce_logsumexp(logits, axis=-1, keepdims=True)
-        allowed = _allowed(log_probabilities, found.sequences, place, how)
+        following, state = step(_last(found.sequences, place, how), place, is_open(found), ancestors, found.state)
         # The best of all beams are among the best of each: a sort of few, where one of all B · V takes long.
-        kept = min(2 * beams, logits.shape[-1])
-        values, ids = tf.math.top_k(allowed, kept)  # [E, B, 2B]
+        kept = min(2 * beams, following.size)
+        values, ids = _likeliest(following, found.sequences, place, kept, how)  # [E, B, 2B]
         totals = tf.reshape(values + found.scores[:, :, None], [examples, beams * kept])
         scores, which = tf.math.top_k(totals, min(2 * beams, beams * kept))  # [E, 2B]
         parents, ids = which // kept, tf.gather(tf.reshape(ids, [examples, -1]), which, batch_dims=1)
@@ -256,6 +293,15 @@ def _last(sequences, place, how):
 def _with_token(sequences, tokens, place):
     """Returns [E, B, N] with [E, B] at a place."""
     return tf.where(tf.range(sequences.shape[2]) == place, tokens[..., None], sequences)
+
+
+def _likeliest(following, sequences, place, count, how):
+    """Returns the log probabilities of the likeliest tokens that may follow, and these: float32 and int32 [E, B, count]."""
+    if not (how.min_new_tokens or how.no_repeat_ngram_size):
+        return following.top(count)
+    logits = following.logits()
+    log_probabilities = logits - tf.reduce_logsumexp(logits, axis=-1, keepdims=True)
+    return tf.math.top_k(_allowed(log_probabilities, sequences, place, how), count)
 
 
 def _allowed(scores, sequences, place, how):

@@ -75,12 +75,24 @@ void MultiplyAndNormalize(long rows, long in, long out, const float* inputs, con
   Normalize(rows, out, epsilon, gamma, beta, sums.data(), inverse.data(), output);
 }
 
+// The two dense layers with their residual connection: float [rows, H] to the same; `output` is another place than `attended`.
+template <typename T>
+void ServeFeedForward(long rows, long h, long f, float epsilon, const ServedLayer<T>& layer, const float* attended, float* output) {
+  const Buffer<float> activated(rows * f);
+  const float* bias = layer.vectors[kInnerBias];
+  MultiplyPanels<T>(rows, f, h, attended, {layer.matrices[kInner]}, [&](const Tile& tile) {
+    tile.ForEach(f, [&](long place, long j, float sum) { activated[place] = GeluOf(sum + bias[j]).value; });
+  });
+  MultiplyAndNormalize(rows, f, h, activated.data(), layer.matrices[kOuter], layer.vectors[kOuterBias], attended, epsilon,
+                       layer.vectors[kOuterGamma], layer.vectors[kOuterBeta], output);
+}
+
 // One layer on a row of tokens: hidden float [L, H], of which [P, H] are read (the same where all are), to [P, H].
 // `output` may be `hidden`.
 template <typename T>
 void ServeLayer(const LayerShape& shape, const ServedLayer<T>& layer, const std::vector<Segment>& segments,
                 const float* hidden, const float* reading, float* output) {
-  const long tokens = shape.length, readers = shape.readers, h = shape.hidden, f = shape.inner;
+  const long tokens = shape.length, readers = shape.readers, h = shape.hidden;
   const T* const* matrices = layer.matrices;
   const float* const* vectors = layer.vectors;
   Buffer<float> query(readers * h), key(tokens * h), value(tokens * h), context(readers * h), log_sums(readers * shape.heads);
@@ -108,15 +120,10 @@ void ServeLayer(const LayerShape& shape, const ServedLayer<T>& layer, const std:
   const int32_t no_seed[2] = {};
   Attend(shape, segments, Dropout(0.0f, no_seed), attention);
 
-  Buffer<float> attended(readers * h), activated(readers * f);
+  const Buffer<float> attended(readers * h);
   MultiplyAndNormalize(readers, h, h, context.data(), matrices[kOutput], vectors[kOutputBias], reading, shape.epsilon,
                        vectors[kOutputGamma], vectors[kOutputBeta], attended.data());
-  const float* bias = vectors[kInnerBias];
-  MultiplyPanels<T>(readers, f, h, attended.data(), {matrices[kInner]}, [&](const Tile& tile) {
-    tile.ForEach(f, [&](long place, long j, float sum) { activated[place] = GeluOf(sum + bias[j]).value; });
-  });
-  MultiplyAndNormalize(readers, f, h, activated.data(), matrices[kOuter], vectors[kOuterBias], attended.data(), shape.epsilon,
-                       vectors[kOuterGamma], vectors[kOuterBeta], output);
+  ServeFeedForward(readers, h, shape.inner, shape.epsilon, layer, attended.data(), output);
 }
 
 // The encoder on the segments from `first` up to `end`; what is read of them goes to `out`, float [B, P, H].

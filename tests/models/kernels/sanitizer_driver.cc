@@ -5,6 +5,7 @@
 //     embed    TYPE tokens width words
 //     adamw    rows width listed                                (listed 0: a dense gradient)
 //     encode   TYPE rows length readers hidden heads inner layers
+//     decode   examples beams places sources hidden heads inner layers tokens count
 //     tokenize texts bytes
 //     pool     parts
 
@@ -22,6 +23,7 @@
 #include <vector>
 
 #include "adamw.h"
+#include "decoder.h"
 #include "embeddings.h"
 #include "inference.h"
 #include "layer.h"
@@ -179,6 +181,56 @@ void RunAdamW(std::istream& words, Case* c) {
 
 // Weights are stored in panels with zeros beyond the last column; here they are random but there.
 template <typename T>
+ServedLayer<T> RandomLayer(long hidden, long inner, Case* c) {
+  ServedLayer<T> layer;
+  for (int i = 0; i < kWeights; ++i) {
+    const long columns = ColumnsOf(i, hidden, inner);
+    if (IsMatrix(i)) {
+      layer.matrices[i] = c->Random<T>(PanelSize(RowsOf(i, hidden, inner), columns));
+    } else {
+      layer.vectors[i] = c->Random<float>(columns);
+    }
+  }
+  return layer;
+}
+
+// All places of a target, one after the other; some examples are not open, some sources are empty.
+void RunDecode(std::istream& words, Case* c) {
+  DecoderShape shape{};
+  long layers = 0, tokens = 0, count = 0;
+  words >> shape.examples >> shape.beams >> shape.places >> shape.sources >> shape.hidden >> shape.heads >> shape.inner;
+  words >> layers >> tokens >> count;
+  shape.epsilon = 1e-12f;
+  const long h = shape.hidden, rows = shape.rows();
+  std::vector<DecoderLayer> stack(layers);
+  for (DecoderLayer& layer : stack) {
+    layer.own = RandomLayer<float>(h, shape.inner, c);
+    layer.cross = {c->Random<float>(PanelSize(h, h)), c->Random<float>(h), c->Random<float>(PanelSize(h, h)),
+                   c->Random<float>(h), c->Random<float>(h), c->Random<float>(h)};
+  }
+  const Embeddings tables{c->Random<float>(tokens * h), c->Random<float>(2 * h), c->Random<float>(shape.places * h),
+                          c->Random<float>(h), c->Random<float>(h)};
+  bool* is_open = c->Uninitialized<bool>(shape.examples);
+  for (long i = 0; i < shape.examples; ++i) is_open[i] = c->Integers(1, 4)[0] > 0;
+  const float *vocabulary = c->Random<float>(PanelSize(h, tokens)), *bias = c->Random<float>(tokens);
+  const float* memory = c->Random<float>(2 * layers * shape.memory_size());
+  float* cache = c->Uninitialized<float>(2 * layers * shape.cache_size());
+  const int32_t* lengths = c->Integers(shape.examples, shape.sources + 1);
+  float *out = c->Uninitialized<float>(rows * h), *values = c->Uninitialized<float>(rows * count);
+  float* log_totals = c->Uninitialized<float>(rows);
+  int32_t* ids = c->Uninitialized<int32_t>(rows * count);
+  for (long place = 0; place < shape.places; ++place) {
+    const DecoderStep step{place, c->Integers(rows, tokens), c->Integers(rows * shape.places, shape.beams), lengths, is_open,
+                           memory, cache};
+    Decode(shape, step, tables, stack, out);
+    LikeliestTokens(shape, is_open, out, vocabulary, bias, tokens, count, values, ids, log_totals);
+    c->Give(out, rows * h);
+    c->Give(values, rows * count);
+    c->Give(log_totals, rows);
+  }
+}
+
+template <typename T>
 void RunEncode(std::istream& words, Case* c) {
   LayerShape shape = ShapeOf(words);
   long layers = 0;
@@ -188,16 +240,7 @@ void RunEncode(std::istream& words, Case* c) {
   if (read == nullptr) shape.readers = shape.length;
   const long h = shape.hidden, f = shape.inner, cells = shape.all_cells();
   std::vector<ServedLayer<T>> served(layers);
-  for (ServedLayer<T>& layer : served) {
-    for (int i = 0; i < kWeights; ++i) {
-      const long columns = ColumnsOf(i, h, f);
-      if (IsMatrix(i)) {
-        layer.matrices[i] = c->Random<T>(PanelSize(RowsOf(i, h, f), columns));
-      } else {
-        layer.vectors[i] = c->Random<float>(columns);
-      }
-    }
-  }
+  for (ServedLayer<T>& layer : served) layer = RandomLayer<T>(h, f, c);
   const Embeddings tables{c->Random<float>(50 * h), c->Random<float>(2 * h), c->Random<float>(shape.length * h),
                           c->Random<float>(h), c->Random<float>(h)};
   const Request request{shape.rows, shape.length, shape.readers, c->Integers(cells, 50), c->Integers(cells, 2),
@@ -282,6 +325,8 @@ std::string ResultOf(const std::string& line, unsigned seed) {
     if (name == "encode") half ? RunEncode<BFloat16>(words, &c) : RunEncode<float>(words, &c);
   } else if (name == "adamw") {
     RunAdamW(words, &c);
+  } else if (name == "decode") {
+    RunDecode(words, &c);
   } else if (name == "tokenize") {
     RunTokenize(words, &c);
   } else if (name == "pool") {

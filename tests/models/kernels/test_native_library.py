@@ -90,7 +90,7 @@ def test_a_second_process_finds_what_the_first_compiled(native, tmp_path, monkey
     assert "compiling" in again, "other sources are another library"
 
 
-@pytest.mark.parametrize("name", ["training", "inference"])
+@pytest.mark.parametrize("name", ["training", "inference", "decoding"])
 @pytest.mark.parametrize("march", ["native", *(pytest.param(m, marks=pytest.mark.slow) for m in ("x86-64-v3", "x86-64"))])
 def test_the_sources_compile_without_a_warning(native, march, name):
     """For this processor, for one with vectors of eight numbers, and for any."""

@@ -52,6 +52,15 @@ def layers(draw, name="layer", more=()):
     return " ".join([name, draw(types), *map(str, sizes)])
 
 
+@st.composite
+def decoders(draw):
+    heads, hidden = draw(head_sizes)
+    tokens = draw(st.integers(1, 200))
+    sizes = [draw(st.integers(*bounds)) for bounds in ((0, 5), (1, 4), (1, 6), (0, 9))]
+    sizes += [hidden, heads, draw(st.integers(1, 70)), draw(st.integers(1, 3)), tokens, draw(st.integers(1, min(tokens, 9)))]
+    return " ".join(["decode", *map(str, sizes)])
+
+
 def sized(name, *sizes, typed=False):
     return st.tuples(st.just(name), *([types] if typed else []), *sizes).map(lambda words: " ".join(map(str, words)))
 
@@ -59,6 +68,7 @@ def sized(name, *sizes, typed=False):
 cases = st.one_of(
     layers(),
     layers(name="encode", more=(st.integers(1, 3),)),
+    decoders(),
     sized("embed", st.integers(0, 70), st.integers(1, 70), st.integers(1, 40), typed=True),
     sized("adamw", st.integers(1, 300), st.integers(1, 300), st.integers(0, 20)),
     sized("tokenize", st.integers(0, 20), st.integers(0, 200)),

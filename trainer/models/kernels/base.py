@@ -75,6 +75,10 @@ class EncoderKernels(abc.ABC):
         """Returns what updates all weights of an AdamW at once (see `models.optimizers.AdamW`); None for its own programs."""
         return None
 
+    def stepwise_decoder(self) -> type | None:
+        """Returns the class that decodes token by token, as `models.decoder.StepwiseDecoder`; None for that one."""
+        return None
+
     def held_variables(self) -> Sequence[tf.Variable]:
         """Returns the variables that these kernels made for a graph that is traced with them; most make none."""
         return ()

@@ -47,6 +47,13 @@ class NativeKernels(EncoderKernels):
     def adamw_update(self) -> Callable[..., None]:
         return adamw_update
 
+    def stepwise_decoder(self) -> type | None:
+        if library("decoding").operations is None:
+            return None
+        from trainer.models.kernels.native_decoder import NativeStepwiseDecoder
+
+        return NativeStepwiseDecoder
+
 
 def unfit(bert_config: Any, precision: str, purpose: Purpose) -> str | None:
     """Returns why the native operations cannot compute an encoder (BertConfig) in a precision on this machine, or None."""

@@ -31,7 +31,7 @@ COMPILERS = ("c++", "g++", "clang++")
 OPTIONS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-pthread", "-shared", "-fPIC")
 WIDE = "-mprefer-vector-width=512"  # x86: GCC halves the vectors otherwise
 MACHINES = ("x86_64", "aarch64")
-Purpose = Literal["training", "inference"]
+Purpose = Literal["training", "inference", "decoding"]
 
 
 @dataclasses.dataclass(frozen=True)
