@@ -202,3 +202,19 @@ def test_hugging_face_head_only_where_it_is_one(tokenizer):
     task = task_of(tokenizer, class_names=("a", "b"), pooling="mean")
     assert task.hugging_face_head(None) == ("BertModel", {}) and task.labels_asset() == ("a", "b")
     assert dataclasses.replace(task.config, pooling="cls").pooling == "cls"
+
+
+def test_texts_are_cleaned_for_training_and_for_requests(tokenizer):
+    task = task_of(tokenizer, class_names=("a", "b"), clean_texts=("urls", "html"))
+    plain = task_of(tokenizer, class_names=("a", "b"))
+    row, clean = ({"text": text, "label": "a"} for text in ("<b>fine</b> http://x.org/ thing", "fine thing"))
+    (example,), (expected,) = task.examples(Row(row, "f", 1)), plain.examples(Row(clean, "f", 1))
+    assert example == expected and task.request_examples(Row(row, "f", 1))[0]["input_ids"] == expected["input_ids"]
+    assert task.untruncated_length(Row(row, "f", 1)) == plain.untruncated_length(Row(clean, "f", 1))
+    assert "task.clean_texts changes texts before they are tokenized" in task.graph_problem() and plain.graph_problem() is None
+    assert task.made_from()["task.clean_texts"] == ["urls", "html"] and "task.clean_texts" not in plain.made_from()
+
+
+def test_what_cannot_be_cleaned_is_refused():
+    with pytest.raises(FieldError, match="'html' is listed twice"):
+        Config(clean_texts=("html", "html"))

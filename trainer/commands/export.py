@@ -19,7 +19,6 @@ from trainer.serving.hugging_face import write_hugging_face
 from trainer.serving.reload import OPERATIONS_FILE
 from trainer.serving.signatures import ServingModule
 from trainer.tasks.base import Task, Window
-from trainer.text.graph_limits import problem_with
 
 log = logging.getLogger(__name__)
 COMPARED_ROWS = 32
@@ -81,7 +80,7 @@ def export_saved_model(restored: assembly.Restored, workdir: str) -> str:
         restored.experiment.train.precision,
         sum(4 * int(np.prod(variable.shape)) for variable in restored.assembled.model.weights),
     )
-    problem = problem_with(restored.tokenizer)
+    problem = task.graph_problem()
     if problem:
         log.warning("the SavedModel takes token ids, not strings: %s", problem)
     rows = _rows_to_compare(restored)

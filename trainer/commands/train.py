@@ -30,7 +30,6 @@ from trainer.runtime.faults import NotFiniteError, StallWatch, StopSignals
 from trainer.runtime.locks import WorkdirLock
 from trainer.runtime.logs import StartUp
 from trainer.runtime.pjrt import Session
-from trainer.text.graph_limits import problem_with
 from trainer.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -220,7 +219,7 @@ def _fit(
 
 def _tell_what_an_export_lacks(resolved: Experiment, tokenizer: Tokenizer, bert_config: BertConfig) -> None:
     """Logs, before the training, what would otherwise be found out after it."""
-    problem = problem_with(tokenizer)
+    problem = resolved.build_task(tokenizer).graph_problem()
     if problem:
         log.warning("an export of this run will take token ids, not strings: %s", problem)
     problem = kernels.export_problem(resolved.export, bert_config, resolved.train.precision)

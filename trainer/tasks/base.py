@@ -25,6 +25,8 @@ from trainer.data.sources import Row, RowError
 from trainer.data.table import Proposal, Table, UnrecognizedError
 from trainer.errors import UserError
 from trainer.features import TOKENS, Example, FeatureSpec
+from trainer.text.cleaning import CleaningStep, cleaner
+from trainer.text.graph_limits import problem_with
 from trainer.text.sequences import pair_sequence, single_sequence
 from trainer.text.tokenizer import Tokenizer
 
@@ -408,6 +410,10 @@ class Task(abc.ABC):
         """
         return [text_in(row, column) for column in self.input_columns]
 
+    def graph_problem(self) -> str | None:
+        """Returns why an export cannot take strings, only token ids; None where it can."""
+        return problem_with(self.tokenizer)
+
     def is_tie(self, output: str, reply: Mapping[str, np.ndarray], tolerance: float) -> bool:
         """Returns whether another string or whole number than the reply's is right, too, because its numbers are this close.
 
@@ -441,16 +447,31 @@ class TextTaskConfig(TaskConfig):
 
     text_columns: tuple[str, ...] = ("text",)
     """The column of the text, or two columns for pairs."""
+    clean_texts: tuple[CleaningStep, ...] = ()
+    """What is taken out of texts, also in prediction: html, urls, emails, stop_words; stem leaves words' stems. An export takes
+    token ids then."""
+    clean_language: str = "english"
+    """The language of stop words and stems."""
 
     def __post_init__(self):
         super().__post_init__()
         check(1 <= len(self.text_columns) <= 2, "text_columns", f"one or two columns, got {len(self.text_columns)}")
+        check_distinct(self.clean_texts, "clean_texts")
 
 
 class TextTask(Task):
     """A task that reads one text or a pair of texts in one example, cut to max_seq_length."""
 
     config: TextTaskConfig
+
+    def __init__(self, config: TextTaskConfig, tokenizer: Tokenizer, max_seq_length: int):
+        super().__init__(config, tokenizer, max_seq_length)
+        self._clean = cleaner(config.clean_texts, config.clean_language) if config.clean_texts else None
+
+    def graph_problem(self) -> str | None:
+        if self._clean is not None:
+            return "task.clean_texts changes texts before they are tokenized, which a graph cannot do"
+        return super().graph_problem()
 
     @classmethod
     def text_columns(cls, config: TextTaskConfig) -> tuple[str, ...]:
@@ -465,14 +486,17 @@ class TextTask(Task):
         return TOKENS if len(self.config.text_columns) == 2 else {"input_ids": TOKENS["input_ids"]}
 
     def example_of_texts(self, texts: Sequence[str]) -> dict[str, list[int]]:
-        """Returns the token features of a text or a pair."""
-        limit = self.max_seq_length
+        """Returns the token features of a text or a pair, cleaned."""
+        limit, texts = self.max_seq_length, self._cleaned(texts)
         if len(texts) == 1:
             return {"input_ids": single_sequence(self.tokenizer.encode(texts[0], limit), self.tokenizer, limit)}
         # How a pair is cut depends on how long both texts are: they are tokenized whole.
         first, second = map(self.tokenizer.encode, texts)
         input_ids, types = pair_sequence(first, second, self.tokenizer, limit)
         return {"input_ids": input_ids, "token_type_ids": types}
+
+    def _cleaned(self, texts: Sequence[str]) -> Sequence[str]:
+        return texts if self._clean is None else [self._clean(text) for text in texts]
 
     def pooled_model(self, encoder: BertEncoder, pooling: Pooling, units: int, dropout_rate: float, output: str) -> keras.Model:
         """Returns the model of one dense head on a vector of each text: {output: float32 [rows, K, units]}."""
@@ -490,11 +514,14 @@ class TextTask(Task):
         return TaskModel(inputs, {output: head(pooled)}, name=self.config.name)
 
     def untruncated_length(self, row: Row) -> int:
-        texts = self.texts(row)
+        texts = self._cleaned(self.texts(row))
         return sum(len(self.tokenizer.encode(text)) for text in texts) + len(texts) + 1
 
     def made_from(self) -> dict[str, Any]:
-        return {"task.text_columns": list(self.config.text_columns)}
+        """See `Task.made_from`."""
+        config = self.config
+        cleaned = {"task.clean_texts": list(config.clean_texts), "task.clean_language": config.clean_language}
+        return {"task.text_columns": list(config.text_columns)} | (cleaned if config.clean_texts else {})
 
     def arrays(
         self, rows: Iterable[tuple[Row, Sequence[Window]]], output: str, features: Sequence[str]

@@ -85,6 +85,7 @@ class Config(base.TextTaskConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        check(not self.clean_texts, "clean_texts", "is not for pre-training; clean the corpus before")
         for field in ("random_next_prob", "short_seq_prob", "mask_token_prob", "random_token_prob"):
             check(0 <= getattr(self, field) <= 1, field, f"must be in [0, 1], got {getattr(self, field)}")
         check(0 < self.masked_lm_prob < 1, "masked_lm_prob", f"must be between 0 and 1, got {self.masked_lm_prob}")
