@@ -6,6 +6,7 @@ import safetensors.numpy
 
 from tests.conftest import tiny_config
 from trainer.errors import UserError
+from trainer.models import initialization
 from trainer.models.encoder import BertEncoder
 from trainer.models.initialization import assign, load_encoder_weights, read_bert_config, variable_key
 
@@ -83,6 +84,17 @@ def test_an_earlier_workdir_gives_its_encoder(finished_run):
     encoder = BertEncoder(read_bert_config(str(finished_run)))
     report = load_encoder_weights(encoder, str(finished_run))
     assert len(report.loaded) == 23 and set(report.unused) == {"head/dense/kernel", "head/dense/bias"}
+
+
+@pytest.mark.parametrize("other", ["tf_bert_decoder", "generator", "start/tf_bert_model", "optimizer/m/tf_bert_model"])
+def test_an_earlier_workdir_gives_no_weight_of_another_model(finished_run, monkeypatch, other):
+    """A decoder's weights are called as the encoder's."""
+    key = "bert/encoder/layer_._0/intermediate/dense/bias"
+    read = initialization.read_variables
+    monkeypatch.setattr(initialization, "read_variables", lambda path: {**read(path), f"{other}/{key}": np.full([64], 7.0)})
+    encoder = BertEncoder(read_bert_config(str(finished_run)))
+    load_encoder_weights(encoder, str(finished_run))
+    assert not (encoder.bert.encoder.layer[0].intermediate.dense.bias.numpy() == 7.0).any()
 
 
 def test_a_workdir_without_checkpoint_is_told(run_copy):

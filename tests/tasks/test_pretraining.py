@@ -14,7 +14,7 @@ from transformers import BertConfig, TFBertForPreTraining
 from transformers.modeling_tf_pytorch_utils import load_pytorch_state_dict_in_tf2_model
 
 from tests.commands.test_train import StopAfter
-from tests.conftest import run_cli
+from tests.conftest import run_cli, write_csv
 from tests.tasks.contract import TaskContract
 from trainer.data.pipeline import Packing, packed_batches, read_records, serialized_examples
 from trainer.data.records import Manifest
@@ -43,6 +43,16 @@ class TestNextSentence(TaskContract):
 class TestMaskedAlone(TaskContract):
     name = "pretraining"
     config = {"sentence_objective": "none", "masking": "whole_word"}
+    rows = [{"text": text} for text in TEXT]
+
+
+class TestReplacedTokens(TaskContract):
+    is_variant = True
+    name = "pretraining"
+    config = {
+        "sentence_objective": "none", "replaced_tokens": True, "generator_size": 0.5, "mask_token_prob": 0.85,
+        "random_token_prob": 0.0, "masked_lm_prob": 0.2,
+    }  # fmt: skip
     rows = [{"text": text} for text in TEXT]
 
 
@@ -347,3 +357,36 @@ def test_recipes_load(recipe):
     if loaded.encoder.config_path:
         assert Path(loaded.encoder.config_path).exists()
     assert f"--config={recipe}" in recipe.read_text()
+
+
+def test_replaced_tokens_from_training_to_fine_tuning(cli, tmp_path, reviews):
+    """An ELECTRA: trained, scored, exported for transformers; and a classifier from it, with no weight of the generator."""
+    sizes = SIZES | {"model_type": "electra", "embedding_size": 16}
+    keys = [f"task.{key}={value}" for key, value in TestReplacedTokens.config.items()]
+    flags = given(tmp_path, *keys)
+    (tmp_path / "sizes.json").write_text(json.dumps(sizes))
+    status, _, log = cli("train", *flags, f"--workdir={tmp_path}/run")
+    assert status == 0 and "replaced_accuracy" in log and "best validation replaced_f1" in log, log
+    assert cli("evaluate", f"--workdir={tmp_path}/run")[0] == 0
+    scores = json.loads((tmp_path / "run/evaluation/validation.json").read_text())
+    assert scores["replaced_f1"] == pytest.approx(json.loads((tmp_path / "run/checkpoints/best.json").read_text())["score"])
+    assert {"replaced_precision", "replaced_recall", "replaced_accuracy", "masked_lm_accuracy"} <= set(scores)
+    status, _, error = cli("train", *flags, f"--workdir={tmp_path}/x", "--set=task.sentence_objective=nsp")
+    assert status == 1 and "task.replaced_tokens: goes with task.sentence_objective=none" in error
+    # transformers' names
+    run = assembly.restore(str(tmp_path / "run"))
+    from trainer.commands.export import export_hugging_face
+
+    export_hugging_face(run, str(tmp_path / "run"))
+    tensors = head_and_encoder(tmp_path / "run")
+    assert json.loads((tmp_path / "run/huggingface/config.json").read_text())["architectures"] == ["ElectraForPreTraining"]
+    assert {"discriminator_predictions.dense.weight", "discriminator_predictions.dense_prediction.bias"} <= set(tensors)
+    own = run.assembled.encoder.model.electra.encoder.layer[0].attention.self_attention.query.kernel.numpy()
+    np.testing.assert_array_equal(tensors["electra.encoder.layer.0.attention.self.query.weight"], own.T)
+    # a classifier
+    rows = write_csv(tmp_path / "rows.csv", reviews[:20])
+    keys = ("task.name=classification", "task.pooling=mean", f"data.train={rows}", "train.epochs=1", "train.learning_rate=1e-9")
+    flags = [f"--set={key}" for key in (*keys, f"encoder.init_from={tmp_path}/run", "data.max_seq_length=32")]
+    assert cli("train", *flags, f"--workdir={tmp_path}/classifier")[0] == 0
+    found = stored(tmp_path / "classifier")["tf_electra_model/electra/encoder/layer_._0/attention/self/query/kernel"]
+    assert np.allclose(found, own, atol=1e-6)

@@ -16,7 +16,7 @@ from transformers.activations_tf import get_tf_activation
 from trainer.errors import UserError
 from trainer.models.encoder import BertEncoder, Untracked
 from trainer.models.heads import PretrainingHeads
-from trainer.models.initialization import variable_key
+from trainer.models.initialization import DECODER, variable_key
 from trainer.models.kernels.base import PackedIds, without_dropout
 from trainer.models.kernels.inference import Layers, read_weight
 from trainer.models.kernels.xla import attend, attention_seeds, embed, feed_forward
@@ -52,7 +52,7 @@ class BertDecoder(keras.layers.Layer):
             raise UserError(f"encoder.init_from: an encoder of type {kind}; generation has a decoder for BERT only")
         self.compute, self._recompute = encoder.compute, encoder.recompute
         self.bert_config = decoder_config(encoder.bert_config, layers)
-        self.model = TFBertModel(self.bert_config, add_pooling_layer=False, name="tf_bert_decoder")
+        self.model = TFBertModel(self.bert_config, add_pooling_layer=False, name=DECODER)
         self.model.build_in_name_scope()
         if share_embeddings:
             embeddings = self.model.bert.embeddings

@@ -151,7 +151,13 @@ FAMILIES: Mapping[str, Family] = {
     "distilbert": Family(
         NamedDistilBertConfig, "DistilBert", "distilbert", _distilbert_view, has_types=False, has_pooler=False
     ),
-    "electra": Family(ElectraConfig, "Electra", "electra", has_pooler=False),
+    "electra": Family(
+        ElectraConfig,
+        "Electra",
+        "electra",
+        has_pooler=False,
+        classifiers=("ForTokenClassification", "ForQuestionAnswering", "ForPreTraining"),
+    ),
     "albert": Family(
         AlbertConfig,
         "Albert",

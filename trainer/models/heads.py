@@ -68,7 +68,7 @@ class PretrainingHeads(keras.layers.Layer):
     def build(self, _) -> None:
         """Makes the weights."""
         config = self._encoder.value.bert_config
-        hidden = config.hidden_size
+        hidden, width = config.hidden_size, getattr(config, "embedding_size", config.hidden_size)
 
         def normal():
             return keras.initializers.TruncatedNormal(stddev=config.initializer_range)
@@ -76,10 +76,10 @@ class PretrainingHeads(keras.layers.Layer):
         def weight(name, shape, initializer):
             return self.add_weight(name=name, shape=shape, initializer=initializer)
 
-        self.kernel = weight("predictions/transform/dense/kernel", [hidden, hidden], normal())
-        self.bias = weight("predictions/transform/dense/bias", [hidden], "zeros")
-        self.gamma = weight("predictions/transform/LayerNorm/gamma", [hidden], "ones")
-        self.beta = weight("predictions/transform/LayerNorm/beta", [hidden], "zeros")
+        self.kernel = weight("predictions/transform/dense/kernel", [hidden, width], normal())
+        self.bias = weight("predictions/transform/dense/bias", [width], "zeros")
+        self.gamma = weight("predictions/transform/LayerNorm/gamma", [width], "ones")
+        self.beta = weight("predictions/transform/LayerNorm/beta", [width], "zeros")
         self.output_bias = weight("predictions/bias", [config.vocab_size], "zeros")
         if self._has_pairs:
             self.pair_kernel = weight("seq_relationship/kernel", [hidden, 2], normal())

@@ -19,6 +19,9 @@ from trainer.models.families import FAMILIES
 from trainer.runtime.checkpoints import check_folder, read_variables
 
 CONFIG_NAMES = ("config.json", "bert_config.json")
+DECODER, GENERATOR = "tf_bert_decoder", "generator"  # transformers' models in a run that are not its encoder
+# What the names of a checkpoint's weights begin with that an encoder does not start from: some are called as its own.
+OTHERS = ("optimizer/", "start/", f"{DECODER}/", f"{GENERATOR}/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +122,7 @@ def _read_workdir(workdir: str) -> tuple[Weights, str]:
             except tf.errors.OpError as error:
                 reason = str(error).strip().splitlines()[0]
                 raise UserError(f"encoder.init_from: {prefix} cannot be read: {reason}") from None
-            model = {name: value for name, value in stored.items() if not name.startswith("optimizer/")}
+            model = {name: value for name, value in stored.items() if not name.startswith(OTHERS)}
             return {variable_key(name): value for name, value in model.items()}, prefix
     raise UserError(f"encoder.init_from: the workdir {workdir} has no checkpoint yet; its training has not saved one")
 

@@ -1,4 +1,7 @@
-"""Pre-training: masked tokens, with next sentence prediction (BERT), sentence order (ALBERT), or neither (RoBERTa)."""
+"""Pre-training: masked tokens, with next sentence prediction (BERT), sentence order (ALBERT), or neither (RoBERTa).
+
+Or replaced tokens (ELECTRA), see `models.replaced_tokens`.
+"""
 
 from __future__ import annotations
 
@@ -59,6 +62,13 @@ class Config(base.TextTaskConfig):
     """How often the corpus is cut into sequences, each time at other places. Masks are drawn anew in each epoch anyway."""
     sequence_seed: int = 12345
     """Of the choices made when documents are cut (lengths, random next parts) and of the masks."""
+    replaced_tokens: bool = False
+    """A small generator fills the masks, and the encoder learns from every token whether it is the text's own (ELECTRA); with
+    sentence_objective=none, and mask_token_prob=0.85 and random_token_prob=0 as there."""
+    generator_size: float = 0.25
+    """Of replaced_tokens: the generator's width as a share of the encoder's."""
+    replaced_weight: float = 50.0
+    """Of replaced_tokens: the weight of the encoder's loss beside the generator's."""
     masking: Literal["token", "whole_word", "ngram", "span"] = "token"
     """What is masked as one: token, whole_word, ngram (words, as ALBERT) or span (words, as SpanBERT)."""
     masked_lm_prob: float = 0.15
@@ -95,6 +105,10 @@ class Config(base.TextTaskConfig):
             check(getattr(self, field) >= 1, field, f"must be 1 or more, got {getattr(self, field)}")
         exponent = self.sampling_exponent
         check(0 <= exponent <= 1, "sampling_exponent", f"must be in [0, 1], got {exponent}")
+        is_alone = not self.replaced_tokens or self.sentence_objective == "none"
+        check(is_alone, "replaced_tokens", "goes with task.sentence_objective=none")
+        check(0 < self.generator_size <= 1, "generator_size", f"must be over 0 and at most 1, got {self.generator_size}")
+        check(self.replaced_weight > 0, "replaced_weight", f"must be over 0, got {self.replaced_weight}")
         check(len(self.text_columns) == 1, "text_columns", f"pre-training reads one column, got {', '.join(self.text_columns)}")
         check(self.max_predictions >= 0, "max_predictions", f"must be 0 or more, got {self.max_predictions}")
 
@@ -113,8 +127,17 @@ class Task(base.TextTask):
     """See the module."""
 
     config: Config
-    best_score = "masked_lm_accuracy"
-    txt_as, is_corpus, loads_head = "documents", True, True
+    txt_as, is_corpus = "documents", True
+
+    @property
+    def best_score(self) -> str:  # type: ignore[override]
+        """The score that chooses the best checkpoint."""
+        return "replaced_f1" if self.config.replaced_tokens else "masked_lm_accuracy"
+
+    @property
+    def loads_head(self) -> bool:  # type: ignore[override]
+        """Whether the heads start from a checkpoint, too: not a generator's."""
+        return not self.config.replaced_tokens
 
     @classmethod
     def recognize(cls, table: Table) -> Proposal:
@@ -131,7 +154,8 @@ class Task(base.TextTask):
     @property
     def logged(self) -> Sequence[str]:
         pairs = ("sentence_loss", "sentence_accuracy") if self.config.has_pairs else ()
-        return ("masked_lm_loss", "masked_lm_accuracy", *pairs)
+        replaced = ("replaced_loss", "replaced_accuracy") if self.config.replaced_tokens else ()
+        return ("masked_lm_loss", "masked_lm_accuracy", *pairs, *replaced)
 
     @classmethod
     def to_learn(cls, config: Config) -> tuple[str, ...]:
@@ -315,8 +339,13 @@ class Task(base.TextTask):
         return Sampling("language_number", counts, rates)
 
     def build_model(self, encoder: BertEncoder) -> keras.Model:
-        if encoder.bert_config.model_type != "bert":
-            raise UserError(f"task.name=pretraining trains BERT; the encoder is of type {encoder.bert_config.model_type}")
+        kind, can_be = encoder.bert_config.model_type, ("bert", "electra") if self.config.replaced_tokens else ("bert",)
+        if kind not in can_be:
+            raise UserError(f"task.name=pretraining trains {' or '.join(can_be)} here; the encoder is of type {kind}")
+        if self.config.replaced_tokens:
+            from trainer.models.replaced_tokens import build_replaced_token_model
+
+            return build_replaced_token_model(encoder, self.config.generator_size)
         import tensorflow as tf
         import tf_keras as keras
 
@@ -339,7 +368,13 @@ class Task(base.TextTask):
 
     def loss_weights(self, batch: base.Tensors) -> dict[str, tf.Tensor]:
         pairs = {"sentence": batch["example_weights"]} if self.config.has_pairs else {}
-        return {"masked_lm": batch["masked_lm_weights"], **pairs}
+        replaced = {"replaced": self._is_token(batch)} if self.config.replaced_tokens else {}
+        return {"masked_lm": batch["masked_lm_weights"], **pairs, **replaced}
+
+    def _is_token(self, batch: base.Tensors) -> tf.Tensor:
+        import tensorflow as tf
+
+        return tf.cast(batch["segment_ids"] > 0, tf.float32)
 
     def loss(self, batch: base.Tensors, outputs: base.Tensors) -> tuple[base.Losses, base.Measures]:
         import tensorflow as tf
@@ -353,11 +388,24 @@ class Task(base.TextTask):
             losses["sentence"] = cross_entropy(labels, logits)
             is_right = tf.cast(tf.argmax(logits, -1, tf.int32) == labels, tf.float32)
             measures["sentence_accuracy"] = ("sentence", is_right)
+        if self.config.replaced_tokens:
+            logits, is_replaced = outputs["replaced_logits"], outputs["is_replaced"]
+            of_each = tf.nn.sigmoid_cross_entropy_with_logits(is_replaced, logits)
+            losses["replaced"] = self.config.replaced_weight * of_each
+            measures["replaced_accuracy"] = ("replaced", tf.cast((logits > 0) == (is_replaced > 0), tf.float32))
         return losses, measures
 
     def head_flops_per_token(self, bert_config: BertConfig) -> float:
-        hidden = bert_config.hidden_size
-        return 6.0 * self.config.masked_lm_prob * hidden * (hidden + bert_config.vocab_size)
+        if not self.config.replaced_tokens:
+            hidden = bert_config.hidden_size
+            return 6.0 * self.config.masked_lm_prob * hidden * (hidden + bert_config.vocab_size)
+        from trainer.models.replaced_tokens import generator_config
+
+        generator = generator_config(bert_config, self.config.generator_size)
+        hidden, inner, width = generator.hidden_size, generator.intermediate_size, generator.embedding_size
+        layers = generator.num_hidden_layers * (4 * hidden * hidden + 2 * hidden * inner)
+        head = self.config.masked_lm_prob * width * (hidden + bert_config.vocab_size)
+        return 6.0 * (layers + hidden * width + head + bert_config.hidden_size**2)
 
     def results(self, batch: base.Tensors, outputs: base.Tensors, labelled: bool) -> dict[str, tf.Tensor]:
         return (self._sums if labelled else self._most_probable)(batch, outputs)
@@ -377,7 +425,27 @@ class Task(base.TextTask):
 
         sums = {"masked_lm_loss": by_example(losses), "masked_lm_correct": by_example(correct)}
         sums["masked_tokens"] = tf.reduce_sum(member, -1)
+        if self.config.replaced_tokens:
+            sums |= self._replaced_sums(batch, outputs, slots)
         return sums | ({"sentence_logits": outputs["sentence_logits"]} if self.config.has_pairs else {})
+
+    def _replaced_sums(self, batch: base.Tensors, outputs: base.Tensors, slots: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Sums over each example's tokens: float32 [rows, K] each."""
+        import tensorflow as tf
+
+        from trainer.models.pooling import membership
+
+        logits, is_replaced = outputs["replaced_logits"], outputs["is_replaced"]
+        is_guessed = tf.cast(logits > 0, tf.float32)
+        of_tokens = {
+            "tokens": self._is_token(batch),
+            "replaced": is_replaced,
+            "replaced_guessed": is_guessed,
+            "replaced_found": is_guessed * is_replaced,
+            "replaced_loss": tf.nn.sigmoid_cross_entropy_with_logits(is_replaced, logits),
+        }
+        is_own = membership(batch["segment_ids"], slots)  # [rows, K, length]
+        return {name: tf.linalg.matvec(is_own, values) for name, values in of_tokens.items()}
 
     def _most_probable(self, batch: base.Tensors, outputs: base.Tensors) -> dict[str, tf.Tensor]:
         """The most probable tokens of each example's masks: "token_ids", "probabilities", [rows, K, MASKS_PREDICTED, n]."""
@@ -416,7 +484,7 @@ class Task(base.TextTask):
         for _, windows in rows:
             for window in windows:
                 outputs = window.outputs
-                sums.update({name: float(outputs[name]) for name in ("masked_tokens", "masked_lm_loss", "masked_lm_correct")})
+                sums.update({name: float(value) for name, value in outputs.items() if name != "sentence_logits"})
                 sums["examples"] += 1
                 if self.config.has_pairs:
                     right += int(outputs["sentence_logits"].argmax() == window.features["sentence_label"])
@@ -425,6 +493,8 @@ class Task(base.TextTask):
         scores = {"masked_lm_accuracy": accuracy, "masked_lm_loss": loss, "perplexity": float(np.exp(min(loss, 700.0)))}
         if self.config.has_pairs:
             scores["sentence_accuracy"] = right / sums["examples"]
+        if self.config.replaced_tokens:
+            scores |= _replaced_scores(sums)
         return scores | {"masked_tokens": int(tokens), "examples": int(sums["examples"])}
 
     def request_of(self, row: Row) -> list[str]:
@@ -459,9 +529,25 @@ class Task(base.TextTask):
     def hugging_face_head(self, model: keras.Model) -> tuple[str, dict[str, np.ndarray]]:
         from trainer.serving.hugging_face import pytorch_weights
 
-        return "BertForPreTraining" if self.config.has_pairs else "BertForMaskedLM", pytorch_weights(
-            model.get_layer("cls").weights
-        )
+        if not self.config.replaced_tokens:
+            architecture = "BertForPreTraining" if self.config.has_pairs else "BertForMaskedLM"
+            return architecture, pytorch_weights(model.get_layer("cls").weights)
+        if model.get_layer("encoder").bert_config.model_type == "electra":
+            return "BertForPreTraining", pytorch_weights(model.get_layer("discriminator_predictions").weights)
+        return super().hugging_face_head(model)
+
+
+def _replaced_scores(sums: Mapping[str, float]) -> dict[str, float]:
+    """Returns the scores of finding replaced tokens from the sums of `_replaced_sums`; 0 where nothing is to be divided by."""
+    found, guessed, replaced, tokens = (sums[name] for name in ("replaced_found", "replaced_guessed", "replaced", "tokens"))
+    shares = {
+        "replaced_f1": (2 * found, guessed + replaced),
+        "replaced_precision": (found, guessed),
+        "replaced_recall": (found, replaced),
+        "replaced_accuracy": (tokens - guessed - replaced + 2 * found, tokens),
+        "replaced_loss": (sums["replaced_loss"], tokens),
+    }
+    return {name: part / whole if whole else 0.0 for name, (part, whole) in shares.items()}
 
 
 def _most_each(masks: int) -> Callable[[int, int], int]:
