@@ -2,11 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 import tokenizers
 import transformers
 
-from tests.conftest import ROOT, run_cli
+from tests.conftest import ROOT, run_cli, write_csv
 from trainer.models.encoder import BertEncoder
 from trainer.models.families import FAMILIES
 from trainer.serving.hugging_face import write_hugging_face
@@ -111,3 +112,36 @@ def test_a_pair_is_trained_predicted_and_exported_by_ids(encoder, tmp_path, caps
     assert "the SavedModel takes token ids, not strings" in capsys.readouterr().err
     again = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "run/huggingface"))
     assert again(TEXTS[0])["input_ids"] == theirs(TEXTS[0])["input_ids"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mobilebert", "deberta-v2"])
+def test_an_encoder_that_runs_by_its_own_class(kind, tmp_path, tokenizer, reviews, cli):
+    """A text a row: trained with buckets of lengths, predicted, embedded, exported for strings; packed rows are refused."""
+    sizes = {"mobilebert": {"embedding_size": 16, "intra_bottleneck_size": 16}, "deberta-v2": {"relative_attention": True}}[
+        kind
+    ]
+    sizes |= {"max_position_embeddings": 64, "type_vocab_size": 2 if kind == "mobilebert" else 0}
+    config = FAMILIES[kind].config_class(vocab_size=tokenizer.vocabulary_size, **SIZES, **sizes)
+    write_hugging_face(str(tmp_path / "encoder"), BertEncoder(config), tokenizer, "BertModel", {}, ())
+    rows = write_csv(tmp_path / "rows.csv", reviews[:24])
+    keys = {"encoder.init_from": tmp_path / "encoder", "data.train": rows, "data.validation": rows, "task.pooling": "mean"}
+    keys |= {"train.steps": 3, "train.batch_size": 8, "data.max_seq_length": 48, "data.length_buckets": "true"}
+    flags = ["train", f"--workdir={tmp_path}/run", *[f"--set={k}={v}" for k, v in keys.items()]]
+    status, _, error = cli(*flags, "--set=data.length_buckets=false")
+    assert status == 1 and f"an encoder of type {kind} runs by transformers' own layers, which take a text a row" in error
+    flags.append("--set=data.max_examples_per_row=1")
+    status, _, error = cli(*flags, "--set=train.precision=bfloat16")
+    assert status == 1 and "in float32; set train.precision=float32" in error
+    status, _, log = cli(*flags, "--set=train.precision=float32")
+    assert status == 0 and "left random" not in log, log
+    assert cli("predict", f"--workdir={tmp_path}/run", f"--input={rows}", f"--output={tmp_path}/out.jsonl")[0] == 0
+    predicted = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert len(predicted) == 24 and all("probability" in line for line in predicted)
+    for more in ([], ["--layer=1"]):
+        assert cli("embed", f"--encoder={tmp_path}/encoder", f"--input={rows}", f"--output={tmp_path}/x.npy", *more)[0] == 0
+        assert np.load(tmp_path / "x.npy").shape == (24, 32)
+    status, out, log = cli("export", f"--workdir={tmp_path}/run")
+    assert status == 0 and "SavedModel: " in out and "takes token ids" not in log, log
+    stored = json.loads((tmp_path / "run/huggingface/config.json").read_text())
+    assert stored["model_type"] == kind

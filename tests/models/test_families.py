@@ -74,17 +74,19 @@ def test_outputs_are_pytorchs_packed_and_unpacked(kind, kernels, tmp_path, nativ
     first, second = (np.array(values) for values in GOLDEN[kind]["outputs"])
     problem = kernels.unfit(config_of({"model_type": kind, **CONFIGS[kind]}), "float32")
     if problem:
-        assert kind in ("albert", "electra"), problem
+        assert kind in ("albert", "electra") or not FAMILIES[kind].packs, problem
         pytest.skip(problem)
     encoder = loaded(kind, tmp_path, kernels())
     found = encoder(unpacked(kind)).numpy()[..., :4]
     assert np.allclose(found[0], first, atol=1e-5) and np.allclose(found[1, :3], second, atol=1e-5)
+    if not FAMILIES[kind].packs:
+        return
     (row,) = encoder(packed(kind)).numpy()[..., :4]
     assert np.allclose(row[:6], first, atol=1e-5) and np.allclose(row[6:9], second, atol=1e-5)
 
 
 @pytest.mark.parametrize("kernels", [XlaKernels, NativeKernels])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if FAMILIES[kind].packs])  # others are computed by that class
 def test_gradients_are_those_of_the_tf_class(kind, kernels, tmp_path, native):
     if kernels.unfit(config_of({"model_type": kind, **CONFIGS[kind]}), "float32"):
         pytest.skip("the activation is not supported")
@@ -125,7 +127,7 @@ def test_weights_go_out_by_pytorchs_names(kind, tmp_path, tokenizer):
     again = BertEncoder(read_bert_config(str(tmp_path / "out")))
     (tmp_path / "out/model.safetensors").unlink()
     assert load_encoder_weights(again, str(tmp_path / "out")).source.endswith("tf_model.h5")
-    assert np.allclose(again(packed(kind)), encoder(packed(kind)), atol=1e-6)
+    assert np.allclose(again(unpacked(kind)), encoder(unpacked(kind)), atol=1e-6)
 
 
 def test_heads_keep_their_class_where_it_is_the_same(tmp_path, tokenizer):
@@ -161,7 +163,7 @@ def test_what_an_encoder_has_not(tokenizer):
     with pytest.raises(UserError, match="task.pooling: an encoder of type electra has no pooler; use mean or cls"):
         Pooler(BertEncoder(electra))
     roberta = config_of({"model_type": "roberta", **CONFIGS["roberta"]})
-    with pytest.raises(UserError, match="task.name=pretraining trains BERT; the encoder is of type roberta"):
+    with pytest.raises(UserError, match="task.name=pretraining trains encoders of type bert here; this one is of type roberta"):
         pretraining.Task(pretraining.Config(), tokenizer, 32).build_model(BertEncoder(roberta))
     assert check_fits(roberta, 120, 40, 2) is None, "a pair needs no types, and two positions are padding's"
     assert "is over the encoder's 40 positions" in check_fits(roberta, 120, 41, 2)

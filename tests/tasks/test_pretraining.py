@@ -46,6 +46,7 @@ class TestMaskedAlone(TaskContract):
     rows = [{"text": text} for text in TEXT]
 
 
+@pytest.mark.slow
 class TestReplacedTokens(TaskContract):
     is_variant = True
     name = "pretraining"

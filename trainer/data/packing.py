@@ -138,13 +138,13 @@ def deal_rows(lengths: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor, tf.
 
     Args:
       lengths: int32 [examples], each 1 or more.
-      width: tokens of a row, about.
+      width: tokens of a row, about; 1: an example a row.
 
     Returns:
       (row, slot, start, shape): int32 [examples] as `assign_rows` has them; int32 [3], rows, their length, and slots.
     """
     count, longest = tf.size(lengths), tf.reduce_max(tf.pad(lengths, [[0, 1]], constant_values=width))
-    rows = tf.maximum(-(-tf.reduce_sum(lengths) // longest), 1)
+    rows = tf.maximum(count if width == 1 else -(-tf.reduce_sum(lengths) // longest), 1)
     order = tf.argsort(lengths, direction="DESCENDING", stable=True)
     turn, place = tf.range(count) // rows, tf.range(count) % rows
     place = tf.where(turn % 2 == 0, place, rows - 1 - place)

@@ -151,12 +151,14 @@ def _from_pytorch(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
     # "encoder.layer.0.x" → ["encoder", "layer_._0", "x"]
     parts = re.split(r"\.(?!\d+\.)", name)
     parts = [re.sub(r"\.(\d+)$", r"_._\1", part) for part in parts]
+    if parts[-2:] == ["rel_embeddings", "weight"]:  # DeBERTa's table of distances; its TF class has the dot, too
+        return "/".join([*parts[:-2], "rel_embeddings.weight"]), array
     is_norm = any(part == "LayerNorm" or part.endswith("_layer_norm") for part in parts)
     if parts[-1] in ("weight", "gamma") and is_norm:
         parts[-1] = "gamma"
     elif parts[-1] in ("bias", "beta") and is_norm:
         parts[-1] = "beta"
-    elif parts[0] == "embeddings" and parts[-1] == "weight":
+    elif parts[0] == "embeddings" and parts[-1] == "weight" and parts[1] != "embedding_transformation":  # MobileBERT's is dense
         parts[-1] = "weight" if parts[1] == "word_embeddings" else "embeddings"
     elif parts[-1] == "weight":
         parts[-1], array = "kernel", array.T
@@ -166,10 +168,20 @@ def _from_pytorch(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
 def _keras_name(name: str) -> str:
     """Drops the model's prefixes and ":0": "tf_bert_model/bert/pooler/dense/bias:0" → "pooler/dense/bias"."""
     name = name.removesuffix(":0")
-    found = re.search(r"(?:^|/)((?:embeddings|embeddings_project|encoder|transformer|pooler)/.*)", name)
+    found = re.search(r"(?:^|/)((?:embeddings|embeddings_project|encoder|transformer|pooler)/.*)", common_name(name))
     if not found:  # transformers calls the heads' layers mlm___cls and nsp___cls
         found = re.search(r"(?:^|/)(?:mlm___|nsp___)?(cls/(?:predictions|seq_relationship)/.*)", name)
     return found.group(1) if found else name
+
+
+def common_name(keras_name: str) -> str:
+    """Gives MobileBERT's variables, which are called as PyTorch's, the names that others have.
+
+    >>> common_name("mobilebert/encoder/layer_._0/ffn.0/output/LayerNorm/weight")
+    'mobilebert/encoder/layer_._0/ffn_._0/output/LayerNorm/gamma'
+    """
+    name = re.sub(r"/ffn\.(\d+)/", r"/ffn_._\1/", keras_name)
+    return re.sub("/LayerNorm/(weight|bias)$", lambda found: f"/LayerNorm/{'gamma' if found[1] == 'weight' else 'beta'}", name)
 
 
 def _read_h5(path: str) -> Iterator[tuple[str, np.ndarray]]:

@@ -59,7 +59,19 @@ class BertEncoder(keras.layers.Layer):
 
     def call(self, inputs: dict[str, tf.Tensor], read_positions: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
         ids = self._ids(inputs)
-        return self.kernels.encode(self.bert, ids, self.compute, read_positions, training, self.recompute)
+        if self.family.packs:
+            return self.kernels.encode(self.bert, ids, self.compute, read_positions, training, self.recompute)
+        hidden = self._by_its_class(ids, training).last_hidden_state
+        return hidden if read_positions is None else tf.gather(hidden, read_positions, batch_dims=1)
+
+    def _by_its_class(self, ids: PackedIds, training: bool):
+        """Returns what transformers' class gives for rows of one text each."""
+        mask = tf.cast(ids.segment_ids > 0, tf.int32)
+        # MobileBERT reads the neighbours of a token: after the last one nothing, however long its row is.
+        words = tf.gather(self.bert.embeddings.weight, ids.input_ids) * tf.cast(mask, tf.float32)[..., None]
+        inputs = {"inputs_embeds": words, "attention_mask": mask, "token_type_ids": ids.token_type_ids}
+        inputs["position_ids"] = ids.position_ids
+        return self.model(inputs, training=training, output_hidden_states=True, return_dict=True)
 
     def layer_outputs(self, inputs: dict[str, tf.Tensor], layers: Sequence[int]) -> tf.Tensor:
         """Returns the outputs of several layers, without dropout: precision [batch, length, len(layers), hidden].
@@ -68,6 +80,9 @@ class BertEncoder(keras.layers.Layer):
           inputs: as of a call.
           layers: ascending; 0 stands for the embeddings, 1 for the first layer.
         """
+        if not self.family.packs:
+            hidden = self._by_its_class(self._ids(inputs), training=False).hidden_states
+            return tf.stack([hidden[number] for number in layers], axis=2)
         return inference.layer_outputs(self.bert, self._ids(inputs), self.compute, layers)
 
     def _ids(self, inputs: dict[str, tf.Tensor]) -> PackedIds:
@@ -178,6 +193,21 @@ def one_a_row(input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: t
         "segment_ids": attention_mask,
         "cls_positions": tf.zeros([tf.shape(input_ids)[0], 1], tf.int32),
     }
+
+
+def check_layout(bert_config: BertConfig, max_examples_per_row: int, precision: str) -> str | None:
+    """Returns why an encoder cannot run with so many texts in a row, or in a precision; None where it can."""
+    kind = bert_config.model_type
+    if family_of(bert_config).packs:
+        return None
+    if max_examples_per_row != 1:
+        return (
+            f"an encoder of type {kind} runs by transformers' own layers, which take a text a row: set "
+            "data.max_examples_per_row=1, and data.length_buckets=true to pad little"
+        )
+    if precision not in ("float32", "auto"):
+        return f"an encoder of type {kind} runs by transformers' own layers in float32; set train.precision=float32"
+    return None
 
 
 def check_fits(bert_config: BertConfig, vocabulary_size: int, max_seq_length: int, token_types: int) -> str | None:

@@ -1,7 +1,8 @@
 """The encoders of BERT's family: BERT with other positions, without token types, with narrow embeddings, or with shared layers.
 
 transformers' TF class of each owns the weights. What the kernels read, `EncoderKernels.encode`'s `bert`, has TFBertMainLayer's
-names; where a class has others, a view gives its layers these names.
+names; where a class has others, a view gives its layers these names. DeBERTa and MobileBERT compute otherwise than BERT: their
+own class runs them, a text a row.
 """
 
 import dataclasses
@@ -15,8 +16,11 @@ from transformers import (
     AlbertConfig,
     BertConfig,
     CamembertConfig,
+    DebertaConfig,
+    DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    MobileBertConfig,
     RobertaConfig,
     XLMRobertaConfig,
 )
@@ -48,6 +52,7 @@ class Family:
       has_types: whether token types tell two texts apart; False: only the separators do.
       has_pooler: whether there is a pooler to read.
       first_position: the number of the first token's position embedding.
+      packs: whether our kernels compute it, so that rows can hold several texts; False: its own class does.
       classifiers: heads that its transformers classes have as BERT's, as "ForTokenClassification"; BERT has all.
     """
 
@@ -58,6 +63,7 @@ class Family:
     has_types: bool = True
     has_pooler: bool = True
     first_position: int = 0
+    packs: bool = True
     classifiers: Sequence[str] = ("ForTokenClassification", "ForQuestionAnswering")
 
     def build(self, config: Any) -> transformers.TFPreTrainedModel:
@@ -142,6 +148,11 @@ def _roberta(config_class: type[transformers.PretrainedConfig], prefix: str) -> 
     return Family(config_class, prefix, "roberta", has_types=False, first_position=2)
 
 
+def _deberta(config_class: type[transformers.PretrainedConfig], prefix: str) -> Family:
+    """Returns a DeBERTa: its attention reads how far apart two tokens are (He et al. 2021, arXiv:2006.03654)."""
+    return Family(config_class, prefix, "deberta", has_types=False, has_pooler=False, packs=False)
+
+
 FAMILIES: Mapping[str, Family] = {
     # config.json's model_type → what it is
     "bert": Family(BertConfig, "Bert", "bert"),
@@ -165,6 +176,10 @@ FAMILIES: Mapping[str, Family] = {
         _albert_view,
         classifiers=("ForTokenClassification", "ForQuestionAnswering", "ForSequenceClassification"),
     ),
+    "deberta": _deberta(DebertaConfig, "Deberta"),
+    "deberta-v2": _deberta(DebertaV2Config, "DebertaV2"),
+    # Its pooler is [CLS] itself.
+    "mobilebert": Family(MobileBertConfig, "MobileBert", "mobilebert", has_pooler=False, packs=False),
 }
 
 

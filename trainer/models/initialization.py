@@ -12,7 +12,7 @@ from transformers import BertConfig
 
 from trainer import files
 from trainer.errors import UserError
-from trainer.models.checkpoint_formats import Weights, read_weights
+from trainer.models.checkpoint_formats import Weights, common_name, read_weights
 from trainer.models.encoder import BertEncoder
 from trainer.models.encoder_folders import is_workdir
 from trainer.models.families import FAMILIES
@@ -166,6 +166,6 @@ def variable_key(variable_name: str) -> str:
     >>> variable_key("encoder/tf_roberta_model/roberta/embeddings/LayerNorm/beta:0")
     'embeddings/LayerNorm/beta'
     """
-    name = variable_name.removesuffix(":0")
-    found = re.search(r"(?:bert|roberta|electra)/(.*)", name)  # of DistilBERT and ALBERT, too
+    name = common_name(variable_name.removesuffix(":0"))
+    found = re.search(r"(?:bert|roberta|electra|deberta)/(.*)", name)  # of DistilBERT, ALBERT and MobileBERT, too
     return found[1] if found else name

@@ -10,7 +10,7 @@ from transformers import BertConfig
 
 from trainer import files
 from trainer.errors import UserError
-from trainer.models.encoder import BertEncoder, check_fits
+from trainer.models.encoder import BertEncoder, check_fits, check_layout
 from trainer.models.encoder_folders import checkpoint_of, find_encoder
 from trainer.models.extension import extension
 from trainer.models.initialization import config_of, load_encoder_weights, read_bert_config
@@ -100,6 +100,7 @@ def check_encoder(experiment: Experiment, tokenizer: Tokenizer, bert_config: Ber
     """Raises UserError where tokenizer, sequence length and encoder do not go together."""
     token_types = 2 if any(name.endswith("token_type_ids") for name in experiment.build_task(tokenizer).features()) else 1
     problem = check_fits(bert_config, tokenizer.vocabulary_size, experiment.data.max_seq_length, token_types)
+    problem = problem or check_layout(bert_config, experiment.data.max_examples_per_row, experiment.train.precision)
     if problem:
         raise UserError(problem)
     if bert_config.pad_token_id not in (None, tokenizer.pad_id):

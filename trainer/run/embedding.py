@@ -166,7 +166,8 @@ def _restored(
     encoder: str, settings: Sequence[str], task_class: Callable[..., similarity.Task]
 ) -> tuple[assembly.Restored, similarity.Task]:
     """Returns (an encoder with its weights and a task on it, as a run that was read back; the task)."""
-    asked = experiment.load(None, ["task.name=similarity", f"encoder.init_from={json.dumps(encoder)}", *settings])
+    keys = ["task.name=similarity", f"encoder.init_from={json.dumps(encoder)}", "data.max_examples_per_row=1"]
+    asked = experiment.load(None, [*keys, *settings])
     tokenizer, bert_config = assembly.asked_encoder(asked)
     task = task_class(asked.task, tokenizer, asked.data.max_seq_length)
     chosen = kernels.for_inference(asked.train, bert_config)

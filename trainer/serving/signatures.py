@@ -9,7 +9,7 @@ import tensorflow as tf
 from trainer.models.encoder import one_a_row
 from trainer.models.kernels.base import EncoderKernels
 from trainer.models.task_model import TaskModel
-from trainer.serving.text_inputs import INPUTS, PIECE_TOKENS, GraphInputs, TextInputs, WindowInputs
+from trainer.serving.text_inputs import INPUTS, PIECE_TOKENS, ROW_WIDTH, GraphInputs, TextInputs, WindowInputs
 from trainer.serving.windows import Request, RequestWindows
 from trainer.text.in_graph_tokenizer import InGraphTokenizer
 from trainer.text.tokenizer import Tokenizer
@@ -71,12 +71,17 @@ class ServingModule(tf.Module):
         has_windows = inputs is not None and task.has_windows
         self._windows_of: WindowInputs | None = None
         self._texts_of: dict[str, WindowInputs] = {}
+        packs = model.get_layer("encoder").family.packs
+        row_width = ROW_WIDTH if packs else 1
         if has_windows:
             tokenize = InGraphTokenizer(task.tokenizer)
-            self._windows_of = WindowInputs(tokenize, task.request_windows, task.request_features)
+            self._windows_of = WindowInputs(tokenize, task.request_windows, task.request_features, row_width)
             single = {name: functools.partial(_one_text, task, number) for name, number in task.text_signatures.items()}
-            self._texts_of = {name: WindowInputs(tokenize, windows_of, ()) for name, windows_of in single.items()}
-        self._inputs_of = None if inputs is None or has_windows else inputs(task.tokenizer, task.max_seq_length)
+            self._texts_of = {name: WindowInputs(tokenize, windows_of, (), row_width) for name, windows_of in single.items()}
+        self._inputs_of: TextInputs | None = None
+        if inputs is not None and not has_windows:
+            of_task = task.tokenizer, task.max_seq_length
+            self._inputs_of = inputs(*of_task) if packs else GraphInputs(*of_task, row_width)
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """Returns {"serving_default": strings, "tokens": ids, "examples": serialized tf.Examples}; or the ids twice."""

@@ -33,6 +33,7 @@ class GraphInputs(tf.Module):
     Args:
       tokenizer: the run's.
       max_seq_length: longer inputs are cut to this, as in training.
+      row_width: tokens of a packed row, about; 1 for a text a row.
 
     Call:
       texts: string [batch], or two of them for pairs.
@@ -42,8 +43,9 @@ class GraphInputs(tf.Module):
       text's slot is, counted over rows · K).
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_seq_length: int):
+    def __init__(self, tokenizer: Tokenizer, max_seq_length: int, row_width: int = ROW_WIDTH):
         super().__init__(name="text_inputs")
+        self._row_width = row_width
         self._tokenize = InGraphTokenizer(tokenizer)
         self._ids = (tokenizer.cls_id, tokenizer.sep_id)
         self._max_seq_length = max_seq_length
@@ -62,7 +64,7 @@ class GraphInputs(tf.Module):
         rows = tf.concat([first, *ended[1:]], axis=1)
         types = tf.concat([tf.zeros_like(first), *[tf.ones_like(part) for part in ended[1:]]], axis=1)
         features = {"input_ids": rows, "token_type_ids": types, "row_id": tf.range(batch)}
-        packed, layout = pack_evenly(features, _PACKED, ROW_WIDTH)
+        packed, layout = pack_evenly(features, _PACKED, self._row_width)
         return {name: packed[name] for name in INPUTS}, layout.places
 
 
@@ -73,6 +75,7 @@ class WindowInputs(tf.Module):
       tokenize: by the run's tokenizer.
       windows_of: the task's `request_windows`, or another one like it.
       features: the token-level features that it gives besides ids.
+      row_width: as of `GraphInputs`.
 
     Call:
       texts: string [batch] each.
@@ -86,8 +89,10 @@ class WindowInputs(tf.Module):
         tokenize: InGraphTokenizer,
         windows_of: Callable[[Sequence[tf.Tensor], InGraphTokenizer], RequestWindows],
         features: Sequence[str],
+        row_width: int = ROW_WIDTH,
     ):
         super().__init__(name="window_inputs")
+        self._row_width = row_width
         self._tokenize, self._windows_of = tokenize, windows_of
         self._spec = {**_PACKED, **{name: Feature("int32", "token") for name in features}}
         self._inputs = (*INPUTS, *features)
@@ -96,7 +101,7 @@ class WindowInputs(tf.Module):
         windows = self._windows_of(texts, self._tokenize)
         ids = windows.features["input_ids"]
         features = {"token_type_ids": tf.zeros_like(ids), **windows.features, "row_id": tf.range(tf.size(windows.row))}
-        packed, layout = pack_evenly(features, self._spec, ROW_WIDTH)
+        packed, layout = pack_evenly(features, self._spec, self._row_width)
         return {name: packed[name] for name in self._inputs}, layout, windows
 
 

@@ -341,7 +341,9 @@ class Task(base.TextTask):
     def build_model(self, encoder: BertEncoder) -> keras.Model:
         kind, can_be = encoder.bert_config.model_type, ("bert", "electra") if self.config.replaced_tokens else ("bert",)
         if kind not in can_be:
-            raise UserError(f"task.name=pretraining trains {' or '.join(can_be)} here; the encoder is of type {kind}")
+            raise UserError(
+                f"task.name=pretraining trains encoders of type {' or '.join(can_be)} here; this one is of type {kind}"
+            )
         if self.config.replaced_tokens:
             from trainer.models.replaced_tokens import build_replaced_token_model
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from trainer.models.families import family_of
 from trainer.models.kernels.base import EncoderKernels, PackedIds, without_dropout
 from trainer.models.kernels.native_library import Purpose, library
 from trainer.models.layers import project
@@ -59,6 +60,8 @@ def unfit(bert_config: Any, precision: str, purpose: Purpose) -> str | None:
     """Returns why the native operations cannot compute an encoder (BertConfig) in a precision on this machine, or None."""
     if precision not in PRECISIONS:
         return f"native kernels do not support {precision}"
+    if not family_of(bert_config).packs:
+        return f"native kernels do not compute {bert_config.model_type}"
     if bert_config.hidden_act != ACTIVATION:
         return f"native kernels do not support hidden_act={bert_config.hidden_act}"
     if purpose == "inference" and precision == "bfloat16" and (bert_config.hidden_size | bert_config.intermediate_size) % 2:
