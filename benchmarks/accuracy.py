@@ -133,6 +133,12 @@ CASES = {
         (f"--train={SQUAD}/train.json", f"--test={SQUAD}/dev.json", "--epochs=2", "--batch_size=64", "--max_seq_length=256"),
         "mrr@10",
     ),
+    "multi30k": Case(
+        "configs/multi30k.yaml",
+        ("data.train={data}/multi30k/train.{{de,en}}.gz", "data.validation={data}/multi30k/test_2016_flickr.{{de,en}}.gz",
+         "data.test=null"),
+        "bleu", "pytorch_translation.py", ("--folder={data}/multi30k",), "bleu",
+    ),
     "mrpc": Case(
         "configs/glue.yaml",
         (f"data.train={GLUE}/MRPC/train.tsv", f"data.validation={GLUE}/MRPC/dev.tsv", "task.label_column=Quality",

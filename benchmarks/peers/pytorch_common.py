@@ -104,7 +104,7 @@ def read_table(path: str, quoting: str = "none", column_names: Sequence[str] = (
 
 
 def padded_batch(examples: Sequence[Example], padding: Mapping[str, int] = PADDING) -> dict[str, torch.Tensor]:
-    """Returns a batch, padded to its longest example, with its "attention_mask".
+    """Returns a batch, each feature padded to its longest one, with the "attention_mask" of "input_ids".
 
     Args:
       examples: a value for each token is a list, any other a number or a list of one size.
@@ -117,7 +117,8 @@ def padded_batch(examples: Sequence[Example], padding: Mapping[str, int] = PADDI
     batch = {"attention_mask": _filled([[1] * len(example["input_ids"]) for example in examples], width, 0)}
     for name in examples[0]:
         values = [example[name] for example in examples]
-        batch[name] = _filled(values, width, padding[name]) if name in padding else torch.tensor(values)
+        longest = max(map(len, values)) if name in padding else 0
+        batch[name] = _filled(values, longest, padding[name]) if name in padding else torch.tensor(values)
     return batch
 
 
@@ -152,7 +153,7 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
 
 
 def train(
-    model: PreTrainedModel,
+    model: torch.nn.Module,
     examples: Sequence[Example],
     options: argparse.Namespace,
     evaluate: Callable[[], dict[str, Any]],
@@ -220,7 +221,7 @@ def _batches(lengths: Sequence[int], steps: int, options: argparse.Namespace) ->
                 return
 
 
-def _evaluated(model: PreTrainedModel, evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _evaluated(model: torch.nn.Module, evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     model.eval()
     with torch.inference_mode():
         scores = evaluate()
