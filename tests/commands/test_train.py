@@ -64,7 +64,7 @@ REGULARIZED = (
 )
 
 
-@pytest.mark.parametrize("changes", [(), REGULARIZED], ids=["plain", "regularized"])
+@pytest.mark.parametrize("changes", [(), pytest.param(REGULARIZED, marks=pytest.mark.slow)], ids=["plain", "regularized"])
 def test_resumed_equals_undisturbed_bit_for_bit_with_dropout(cli, config_file, tmp_path, changes):
     sets = [f"--set={change}" for change in changes]
     assert cli("train", f"--config={config_file}", f"--workdir={tmp_path}/whole", *sets)[0] == 0
