@@ -191,8 +191,6 @@ def main() -> None:
 
     case, data = CASES[options.case], str(Path(options.data).resolve())
     encoder = options.encoder or str(minilm_folder())
-    results = report.RESULTS
-    results.mkdir(exist_ok=True)
     scores = []
     for seed in options.seeds:
         if options.side == "ours":
@@ -200,8 +198,7 @@ def main() -> None:
         else:
             scores.append(run_pytorch(case, data, seed, options.python, encoder))
         record = {"case": options.case, "side": options.side, "seed": seed, case.score: scores[-1], "set": options.set}
-        with open(results / f"accuracy-{options.case}-{options.side}.jsonl", "a", encoding="utf8") as file:
-            file.write(json.dumps(record) + "\n")
+        report.add_line(f"accuracy-{options.case}-{options.side}", record)
     print(
         f"{options.case}, {options.side}, {case.score}: median {statistics.median(scores):.4f} of {len(scores)} seeds, "
         f"from {min(scores):.4f} to {max(scores):.4f}"

@@ -70,9 +70,7 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ratio = medians["sentence-transformers"] / medians["ours"]
     record = {**vars(options), "seconds": seconds, "ratio": ratio}
-    report.RESULTS.mkdir(exist_ok=True)
-    with open(report.RESULTS / "embedding.jsonl", "a", encoding="utf8") as file:
-        file.write(json.dumps({name: value for name, value in record.items() if name != "serve"}) + "\n")
+    report.add_line("embedding", {name: value for name, value in record.items() if name != "serve"})
     print(f"{options.case}: {', '.join(f'{name} {value:.2f} s' for name, value in medians.items())}; {ratio:.2f} x as fast")
 
 

@@ -66,9 +66,7 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ratio = medians["transformers"] / medians["ours"]
     record = {**vars(options), "seconds": seconds, "ratio": ratio, "same": same}
-    report.RESULTS.mkdir(exist_ok=True)
-    with open(report.RESULTS / "generation.jsonl", "a", encoding="utf8") as results:
-        results.write(json.dumps({name: value for name, value in record.items() if name != "serve"}) + "\n")
+    report.add_line("generation", {name: value for name, value in record.items() if name != "serve"})
     print(
         f"{', '.join(f'{name} {value:.2f} s' for name, value in medians.items())}; {ratio:.2f} x as fast; "
         f"{same:.1%} of the texts are the same"

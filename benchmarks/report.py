@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,13 @@ def in_own_process(what: str, function: Callable[..., None], *arguments: Any) ->
     process.start()
     process.join()
     print(f"{what}: {'done' if process.exitcode == 0 else 'FAILED'}", flush=True)
+
+
+def add_line(name: str, record: Mapping[str, Any]) -> None:
+    """Adds a line to results/<name>.jsonl."""
+    RESULTS.mkdir(exist_ok=True)
+    with open(RESULTS / f"{name}.jsonl", "a", encoding="utf8") as file:
+        file.write(json.dumps(record) + "\n")
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:

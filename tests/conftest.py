@@ -212,6 +212,15 @@ def calls_here(monkeypatch, module) -> list[list[str]]:
 
 
 @pytest.fixture
+def pytorch_python():
+    """The python of an environment with PyTorch and transformers, which PYTORCH_PYTHON=/path/to/python names."""
+    python = os.environ.get("PYTORCH_PYTHON")
+    if not python or not Path(python).exists():
+        pytest.skip("PYTORCH_PYTHON names no python with PyTorch and transformers")
+    return python
+
+
+@pytest.fixture
 def cli(capsys):
     """Runs a command line in this process: (exit status, standard output, standard error)."""
 

@@ -41,7 +41,7 @@ def test_what_stops_a_fold_stops_the_command(cli, monkeypatch, tmp_path, tiny_en
     write_csv(tmp_path / "rows.csv", reviews[:10])
     keys = (f"--set=encoder.init_from={tiny_encoder}", f"--set=data.train={tmp_path}/rows.csv")
     status, _, error = cli("crossvalidate", f"--workdir={tmp_path}/cv", *keys)
-    assert status == 130 and "fold 1 ended with status 130; the same command goes on from there" in error
+    assert status == 130 and "fold 1 ended with status 130; rerun the same command to resume" in error
 
 
 @pytest.mark.parametrize(

@@ -66,4 +66,4 @@ def test_what_stops_a_training_stops_the_command(cli, monkeypatch, tmp_path, tin
     rows = write_csv(tmp_path / "rows.csv", some(reviews, 2))
     keys = (f"--set=encoder.init_from={tiny_encoder}", f"--set=data.train={rows}")
     status, _, error = cli("fewshot", f"--workdir={tmp_path}/few", *keys)
-    assert status == 143 and "ended with status 143; the same command goes on from there" in error
+    assert status == 143 and "ended with status 143; rerun the same command to resume" in error

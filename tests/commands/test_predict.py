@@ -52,13 +52,10 @@ def test_what_is_not_unicode_is_told_row_by_row(cli, finished_run, tmp_path, mon
 
 
 def test_txt_lines_fill_the_one_text_column():
-    from types import SimpleNamespace
-
-    from trainer.commands.predict import _in_text_column
+    from trainer.data.row_values import in_text_column
     from trainer.data.sources import Row
 
-    task = SimpleNamespace(input_columns=("sentence",))
-    assert next(_in_text_column([Row({"text": "x"}, "f.txt", 1)], task)).values == {"sentence": "x"}
+    assert next(in_text_column([Row({"text": "x"}, "f.txt", 1)], ("sentence",))).values == {"sentence": "x"}
 
 
 def test_default_output_and_missing_input(cli, run_copy, tmp_path):

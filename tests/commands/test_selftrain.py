@@ -73,7 +73,7 @@ def test_what_cannot_be(cli, flags, changes, message):
 def test_what_stops_a_training_stops_the_command(cli, monkeypatch, flags):
     monkeypatch.setattr(selftrain, "call", lambda arguments: 143)
     status, _, error = cli(*flags)
-    assert status == 143 and "ended with status 143; the same command goes on from there" in error
+    assert status == 143 and "ended with status 143; rerun the same command to resume" in error
 
 
 def test_labels_of_several_count_where_all_are_sure():

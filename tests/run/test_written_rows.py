@@ -1,7 +1,7 @@
 import json
 
 from trainer.data.sources import Rejected, Row, SourceFormat, read_rows
-from trainer.run.written_rows import write_rows
+from trainer.run.written_rows import read_lines, write_rows
 
 
 def test_rows_are_read_as_they_were_written(tmp_path):
@@ -14,4 +14,5 @@ def test_rows_are_read_as_they_were_written(tmp_path):
     assert write_rows(path, rows) == (2, 1)
     found = list(read_rows(path, "data.train", SourceFormat("jsonl")))
     assert [row.values for row in found] == [rows[0].values, rows[2].values]
+    assert list(read_lines(path)) == [rows[0].values, rows[2].values]
     assert json.loads((tmp_path / "rows.jsonl").read_text().split("\n")[0]) == rows[0].values

@@ -1,9 +1,7 @@
 """Hugging Face files: transformers loads them back and gives the same outputs."""
 
 import json
-import os
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,16 +48,12 @@ def test_pytorch_layout_loads_back_here_and_names_the_head(folder, restored):
     }
 
 
-def test_pytorch_gives_the_same_probabilities(folder, restored, tmp_path):
-    """Runs where an environment with PyTorch is named: PYTORCH_PYTHON=/path/to/python."""
-    python = os.environ.get("PYTORCH_PYTHON")
-    if not python or not Path(python).exists():
-        pytest.skip("PYTORCH_PYTHON names no python with PyTorch and transformers")
+def test_pytorch_gives_the_same_probabilities(folder, restored, pytorch_python):
     script = (
         "import sys; from transformers import pipeline; "
         "print(pipeline('text-classification', sys.argv[1], top_k=None)(['a fine thing'])[0])"
     )
-    out = subprocess.run([python, "-c", script, str(folder)], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run([pytorch_python, "-c", script, str(folder)], capture_output=True, text=True, check=True).stdout
     found = {entry["label"]: entry["score"] for entry in eval(out)}
     ids = restored.assembled.task.example_of_texts(["a fine thing"])["input_ids"]
     batch = {

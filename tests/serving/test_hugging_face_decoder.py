@@ -1,9 +1,7 @@
 """Hugging Face files of an encoder and a decoder: transformers loads them as one model, which says the same."""
 
 import json
-import os
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,11 +63,7 @@ def test_the_config_names_both_and_how_to_generate(folder):
     )
 
 
-def test_pytorch_loads_it_whole_and_generates_the_same(folder):
-    """Runs where an environment with PyTorch is named: PYTORCH_PYTHON=/path/to/python."""
-    python = os.environ.get("PYTORCH_PYTHON")
-    if not python or not Path(python).exists():
-        pytest.skip("PYTORCH_PYTHON names no python with PyTorch and transformers")
+def test_pytorch_loads_it_whole_and_generates_the_same(folder, pytorch_python):
     script = (
         "import json, sys, torch; from transformers import EncoderDecoderModel\n"
         "model, report = EncoderDecoderModel.from_pretrained(sys.argv[1], output_loading_info=True)\n"
@@ -78,7 +72,7 @@ def test_pytorch_loads_it_whole_and_generates_the_same(folder):
         "print(json.dumps(model.eval().generate(ids, attention_mask=mask)[:, 1:].tolist()))"
     )
     sources = json.dumps([value.tolist() for value in _sources()])
-    out = subprocess.run([python, "-c", script, str(folder), sources], capture_output=True, text=True)
+    out = subprocess.run([pytorch_python, "-c", script, str(folder), sources], capture_output=True, text=True)
     assert out.returncode == 0, out.stderr[-3000:]
     for found, expected in zip(json.loads(out.stdout.splitlines()[-1]), BEAMS["sequences"], strict=True):
         assert _until_its_end(found) == _until_its_end(expected)

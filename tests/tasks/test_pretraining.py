@@ -1,7 +1,6 @@
 """Pre-training against the contract, and against what is its own."""
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
@@ -180,11 +179,7 @@ def test_transformers_gives_the_same_logits(run):
     assert np.abs(found["sentence_logits"][:, 0] - expected.seq_relationship_logits).max() < 1e-4
 
 
-def test_pytorch_gives_the_same_logits(run, tmp_path):
-    """Runs where an environment with PyTorch is named: PYTORCH_PYTHON=/path/to/python."""
-    python = os.environ.get("PYTORCH_PYTHON")
-    if not python or not Path(python).exists():
-        pytest.skip("PYTORCH_PYTHON names no python with PyTorch and transformers")
+def test_pytorch_gives_the_same_logits(run, pytorch_python):
     restored = assembly.restore(str(run))
     (example,) = restored.assembled.task.examples(Row({"text": "The [MASK] of peace."}, "f", 1))
     script = (
@@ -193,7 +188,7 @@ def test_pytorch_gives_the_same_logits(run, tmp_path):
         "out = model(torch.tensor([json.loads(sys.argv[2])])); "
         "print(json.dumps([out.prediction_logits[0].tolist(), out.seq_relationship_logits[0].tolist()]))"
     )
-    command = [python, "-c", script, str(run / "huggingface"), json.dumps(example["input_ids"])]
+    command = [pytorch_python, "-c", script, str(run / "huggingface"), json.dumps(example["input_ids"])]
     logits, pair = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     ids = tf.constant([example["input_ids"]])
     places = tf.range(ids.shape[1])[None]

@@ -1,6 +1,5 @@
 """crossvalidate: the rows in k parts; each part is scored by a run that was trained on the others."""
 
-import json
 import logging
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +11,8 @@ from trainer.data.holdout import folds_of
 from trainer.data.sources import Row, read_rows
 from trainer.errors import UserError
 from trainer.run import experiment
-from trainer.run.own_process import call, keep_flags
-from trainer.run.written_rows import AS_WRITTEN, line_of
+from trainer.run.own_process import call, common_scores, keep_flags, train_arguments
+from trainer.run.written_rows import AS_WRITTEN, line_of, read_lines
 from trainer.tasks import task_module
 
 log = logging.getLogger(__name__)
@@ -38,7 +37,7 @@ def run(options: Options) -> int:
         folder = files.join(workdir, f"fold-{fold + 1}")
         status = _finished(options, folder)
         if status:
-            log.warning("fold %d ended with status %d; the same command goes on from there", fold + 1, status)
+            log.warning("fold %d ended with status %d; rerun the same command to resume", fold + 1, status)
             return status
         scores.append(files.read_json(files.join(folder, "run", "evaluation", "validation.json")))
     found = summary(scores)
@@ -74,12 +73,10 @@ def _write_parts(asked: experiment.Experiment, workdir: str, count: int) -> list
 def _finished(options: Options, folder: str) -> int:
     """Trains, scores and predicts one fold, as far as it is not done; returns the exit status."""
     run_dir, validation = files.join(folder, "run"), files.join(folder, "validation.jsonl")
-    config = [f"--config={options.config}"] if options.config else []
     sources = (f"data.train={files.join(folder, 'train.jsonl')}", f"data.validation={validation}")
-    sets = [f"--set={key}" for key in (*options.set, *AS_WRITTEN, *sources)]
     steps = {
         files.join(run_dir, "evaluation", "validation.json"): (
-            ["train", *config, f"--workdir={run_dir}", *sets],
+            train_arguments(options.config, run_dir, (*options.set, *AS_WRITTEN, *sources)),
             ["evaluate", f"--workdir={run_dir}", "--split=validation"],
         ),
         files.join(folder, PREDICTIONS_FILE): (
@@ -97,9 +94,9 @@ def _finished(options: Options, folder: str) -> int:
 def _predictions(workdir: str, count: int, fold_of_row: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Yields the prediction of each row, in the rows' order."""
     paths = [files.join(workdir, f"fold-{fold + 1}", PREDICTIONS_FILE) for fold in range(count)]
-    lines = [iter(files.read_text(path).split("\n")) for path in paths]
+    lines = [read_lines(path) for path in paths]
     for fold in fold_of_row:
-        yield {"fold": fold + 1, **json.loads(next(lines[fold]))}
+        yield {"fold": fold + 1, **next(lines[fold])}
 
 
 def summary(scores: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -108,14 +105,13 @@ def summary(scores: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     >>> summary([{"f1": 0.5, "step": 3}, {"f1": 1.0, "step": 3}])
     {'f1': {'mean': 0.75, 'deviation': 0.3535533905932738, 'folds': [0.5, 1.0]}}
     """
-    names = [name for name in scores[0] if all(isinstance(each.get(name), float) for each in scores)]
     return {
         name: {
             "mean": statistics.fmean(each[name] for each in scores),
             "deviation": statistics.stdev(each[name] for each in scores),
             "folds": [each[name] for each in scores],
         }
-        for name in names
+        for name in common_scores(scores)
     }
 
 

@@ -19,7 +19,7 @@ from trainer.data.row_values import text_in
 from trainer.data.sources import Row, RowError
 from trainer.errors import UserError
 from trainer.run import experiment
-from trainer.run.own_process import call, keep_flags
+from trainer.run.own_process import call, keep_flags, train_arguments
 from trainer.tasks import classification
 
 log = logging.getLogger(__name__)
@@ -61,16 +61,11 @@ def run(options: Options) -> int:
     encoder = [f"encoder.{name}={json.dumps(value)}" for name, value in _changed(asked.encoder).items()]
     first = [*PAIRS_KEYS, *encoder, f"data.max_seq_length={asked.data.max_seq_length}", f"data.train={pairs}"]
     first += [f"train.seed={asked.train.seed}", *shlex.split(options.contrastive or "")]
-    config = [f"--config={options.config}"] if options.config else []
     second = [*HEAD_KEYS, *options.set, f"encoder.init_from={encoder_dir}"]
-    commands = (
-        ["train", f"--workdir={encoder_dir}", *(f"--set={key}" for key in first)],
-        ["train", *config, f"--workdir={run_dir}", *(f"--set={key}" for key in second)],
-    )
-    for arguments in commands:
+    for arguments in (train_arguments(None, encoder_dir, first), train_arguments(options.config, run_dir, second)):
         status = call(arguments)
         if status:
-            log.warning("ended with status %d; the same command goes on from there", status)
+            log.warning("ended with status %d; rerun the same command to resume", status)
             return status
     print(f"run: {run_dir}")
     return 0

@@ -14,7 +14,7 @@ from typing import Any
 from trainer import files
 from trainer.cli import Options
 from trainer.errors import UserError, suggestion
-from trainer.run.own_process import call, keep_flags
+from trainer.run.own_process import call, keep_flags, train_arguments
 
 log = logging.getLogger(__name__)
 CONFIG = "glue"  # the recipe whose rates and lengths count, unless another is named
@@ -137,8 +137,7 @@ def _trained_and_scored(name: str, data: str, folder: str, seed: int, options: O
     task, keys = TASKS[name], _keys(name, data, seed, options)
     _check_same_keys(folder, [*keys, options.config or CONFIG])
     if not files.exists(files.join(folder, "evaluation", f"{task.dev[0]}.json")):
-        arguments = ["train", f"--config={options.config or CONFIG}", f"--workdir={folder}"]
-        status = call([*arguments, *(f"--set={key}" for key in keys)])
+        status = call(train_arguments(options.config or CONFIG, folder, keys))
         if status:
             return status
     for domain in task.dev:

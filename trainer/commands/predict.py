@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from trainer import files
 from trainer.cli import Options
 from trainer.data.json_records import parsed_json
+from trainer.data.row_values import in_text_column
 from trainer.data.sources import Rejected, Row, read_rows, without_ending
 from trainer.data.text_lines import encoding_by_mark
 from trainer.errors import UserError
@@ -44,7 +45,7 @@ def run(options: Options) -> int:
             sys.stdin.reconfigure(encoding=encoding_by_mark(head) or "utf8", errors="surrogateescape")
         rows = _typed_rows(sys.stdin, task)
     else:
-        rows = _in_text_column(read_rows(source, "--input", restored.experiment.data.source_format()), task)
+        rows = in_text_column(read_rows(source, "--input", restored.experiment.data.source_format()), task.input_columns)
     target = _target(options.output, workdir, source)
     _check_target(target, source)
 
@@ -118,15 +119,6 @@ def file_stem(source: str) -> str:
     for character in "*?:":
         name = name.replace(character, "_")
     return name if name.strip("-.") else "input"
-
-
-def _in_text_column(rows: Iterable[Row | Rejected], task: Task) -> Iterator[Row | Rejected]:
-    """Gives the lines of a txt file, whose column is "text", the name that a single-text task reads."""
-    columns = task.input_columns
-    for row in rows:
-        if isinstance(row, Row) and set(row.values) == {"text"} and len(columns) == 1:
-            row = Row({columns[0]: row.values["text"]}, row.path, row.line)
-        yield row
 
 
 def _typed_rows(lines: Iterable[str], task: Task) -> Iterator[Row | Rejected]:

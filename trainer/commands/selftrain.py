@@ -8,16 +8,15 @@ import collections
 import json
 import logging
 import statistics
-from collections.abc import Iterator
-from typing import Any
 
 from trainer import files
 from trainer.cli import Options
+from trainer.data.row_values import in_text_column
 from trainer.data.sources import Row, read_rows
 from trainer.errors import UserError
 from trainer.run import experiment
-from trainer.run.own_process import call, keep_flags
-from trainer.run.written_rows import AS_WRITTEN, line_of, write_rows
+from trainer.run.own_process import call, common_scores, keep_flags, train_arguments
+from trainer.run.written_rows import AS_WRITTEN, line_of, read_lines, write_rows
 from trainer.tasks import task_module
 
 log = logging.getLogger(__name__)
@@ -60,7 +59,7 @@ def run(options: Options) -> int:
 
 
 def _stopped(status: int) -> int:
-    log.warning("ended with status %d; the same command goes on from there", status)
+    log.warning("ended with status %d; rerun the same command to resume", status)
     return status
 
 
@@ -75,11 +74,6 @@ def _write_labelled(asked: experiment.Experiment, workdir: str) -> dict[str, str
             if refused:
                 log.warning("%d row(s) of data.%s cannot be read and are left out", refused, split)
     return found
-
-
-def _unlabelled(asked: experiment.Experiment) -> Iterator[Any]:
-    """Yields the rows without labels, those that cannot be read, too."""
-    return read_rows(str(asked.data.unlabelled), "data.unlabelled", asked.data.source_format())
 
 
 def _predicted(asked: experiment.Experiment, teacher: str, predictions: str) -> int:
@@ -105,15 +99,14 @@ def _write_sure(asked: experiment.Experiment, confidence: float, folder: str, la
         return
     task_class = task_module(asked.task.name).Task
     columns, counts = task_class.text_columns(asked.task), collections.Counter[str]()
-    predictions = [json.loads(line) for line in files.read_text(files.join(folder, PREDICTIONS_FILE)).splitlines()]
+    predictions = list(read_lines(files.join(folder, PREDICTIONS_FILE)))
+    rows = in_text_column(read_rows(str(asked.data.unlabelled), "data.unlabelled", asked.data.source_format()), columns)
     sure = []
     # A row that cannot be read has a prediction, too: its error.
-    for row, prediction in zip(_unlabelled(asked), predictions, strict=True):
+    for row, prediction in zip(rows, predictions, strict=True):
         label = None if "error" in prediction else task_class.label_of(asked.task, prediction, confidence)
         if label is not None and isinstance(row, Row):
-            # A txt file's column is "text", whatever the task's is.
-            texts = {column: row.values.get(column, row.values.get("text")) for column in columns}
-            sure.append(line_of(texts | label))
+            sure.append(line_of({column: row.values[column] for column in columns} | label))
             counts.update(map(str, label.values()))
     if not sure:
         probabilities = [prediction["probability"] for prediction in predictions if "probability" in prediction]
@@ -131,9 +124,8 @@ def _trained(options: Options, folder: str, sources: dict[str, str]) -> int:
     """Trains a run, as far as it is not trained yet, and scores it where there is a validation; returns the exit status."""
     if files.exists(files.join(folder, "evaluation", "validation.json")):
         return 0
-    config = [f"--config={options.config}"] if options.config else []
     keys = (*options.set, *AS_WRITTEN, "data.unlabelled=null", *(f"data.{split}={path}" for split, path in sources.items()))
-    status = call(["train", *config, f"--workdir={folder}", *(f"--set={key}" for key in keys)])
+    status = call(train_arguments(options.config, folder, keys))
     if status or "validation" not in sources:
         return status
     return call(["evaluate", f"--workdir={folder}", "--split=validation"])
@@ -142,7 +134,7 @@ def _trained(options: Options, folder: str, sources: dict[str, str]) -> int:
 def _table(runs: list[str], workdir: str) -> str:
     """Returns the validation scores of all runs as a Markdown table."""
     scores = [files.read_json(files.join(folder, "evaluation", "validation.json")) for folder in runs]
-    names = [name for name in scores[0] if all(isinstance(each.get(name), float) for each in scores)]
+    names = common_scores(scores)
     lines = [f"| run | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for folder, each in zip(runs, scores, strict=True):
         lines.append(f"| {folder.removeprefix(workdir).strip('/')} | {' | '.join(f'{each[name]:.4f}' for name in names)} |")

@@ -1,10 +1,11 @@
 """What stands in a row's columns, or why it cannot be used: every message becomes a rejected row's reason."""
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from trainer.data.labels import has_half_a_surrogate_pair
-from trainer.data.sources import Row, RowError
+from trainer.data.sources import Rejected, Row, RowError
 
 ASCII_SPACE = " \t\n\r\f\v"  # what an export's graph strips
 
@@ -30,6 +31,14 @@ def text_in(row: Row, column: str) -> str:
     if not text.strip():
         raise RowError(f"the text in column {column!r} is empty")
     return text
+
+
+def in_text_column(rows: Iterable[Row | Rejected], columns: Sequence[str]) -> Iterator[Row | Rejected]:
+    """Gives the lines of a txt file, whose column is "text", the name that a task of one text reads."""
+    for row in rows:
+        if isinstance(row, Row) and set(row.values) == {"text"} and len(columns) == 1:
+            row = Row({columns[0]: row.values["text"]}, row.path, row.line)
+        yield row
 
 
 def texts_in(row: Row, column: str) -> list[str]:

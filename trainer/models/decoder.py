@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tf_keras as keras
 from transformers import BertConfig, TFBertModel
-from transformers.activations_tf import get_tf_activation
 
 from trainer.errors import UserError
 from trainer.models.encoder import BertEncoder, Untracked
@@ -20,7 +19,7 @@ from trainer.models.initialization import DECODER, variable_key
 from trainer.models.kernels.base import PackedIds, without_dropout
 from trainer.models.kernels.inference import Layers, read_weight
 from trainer.models.kernels.xla import attend, attention_seeds, embed, feed_forward
-from trainer.models.layers import MASKED, layer_norm
+from trainer.models.layers import MASKED
 from trainer.models.search import FromLogits
 from trainer.runtime.randomness import draw_seed
 
@@ -250,9 +249,7 @@ class StepwiseDecoder:
 
     def _logits(self, hidden):
         """The head by plain operations: dtype [rows, hidden] to float32 [rows, vocabulary]."""
-        head, config = self._head, self._config
-        product = tf.matmul(hidden, self._weight([head.kernel], self._dtype))
-        activated = get_tf_activation(config.hidden_act)(tf.cast(product, tf.float32) + head.bias)
-        transformed = tf.cast(layer_norm(activated, head.gamma, head.beta, config.layer_norm_eps), self._dtype)
+        head = self._head
+        transformed = head.transformed(hidden, self._weight([head.kernel], self._dtype))
         logits = tf.matmul(transformed, self._vocabulary) + self._weight([head.output_bias], self._dtype)
         return tf.cast(logits, tf.float32)

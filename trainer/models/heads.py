@@ -100,8 +100,22 @@ class PretrainingHeads(keras.layers.Layer):
             outputs["sentence_logits"] = tf.matmul(tf.cast(pooled, tf.float32), self.pair_kernel) + self.pair_bias
         return outputs
 
+    def transformed(self, hidden: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """Returns what the vocabulary is multiplied with, by plain operations: dtype [rows, hidden] to dtype [rows, width].
 
-@fused(bias="product", gamma=OTHERWISE, beta=OUTPUT)
-def _activate_and_norm(product, bias, gamma, beta, *, activation, epsilon):
+        Args:
+          hidden: of the tokens.
+          kernel: this head's `kernel` in their type.
+        """
+        config = self._encoder.value.bert_config
+        weights = self.bias, self.gamma, self.beta
+        how = {"activation": config.hidden_act, "epsilon": config.layer_norm_eps}
+        return _activated_and_normalized(tf.matmul(hidden, kernel), *weights, **how)
+
+
+def _activated_and_normalized(product, bias, gamma, beta, *, activation, epsilon):
     outputs = get_tf_activation(activation)(tf.cast(product, tf.float32) + bias)
     return tf.cast(layer_norm(outputs, gamma, beta, epsilon), product.dtype)
+
+
+_activate_and_norm = fused(_activated_and_normalized, bias="product", gamma=OTHERWISE, beta=OUTPUT)

@@ -45,15 +45,15 @@ class Regularization:
           variables: that the gradients are of.
           seed: int32 [2], of this step, the same on all replicas.
         """
-        adversarial = compute
-        if self.adversarial_epsilon:
 
-            def adversarial():
-                return _with_adversarial(compute, variables, self.word_embeddings, self.adversarial_epsilon)
+        def at_these_weights():
+            if not self.adversarial_epsilon:
+                return compute()
+            return _with_adversarial(compute, variables, self.word_embeddings, self.adversarial_epsilon)
 
         if not self.mixout_prob:
-            return adversarial()
-        return _with_mixout(adversarial, variables, self.starts, self.mixout_prob, seed)
+            return at_these_weights()
+        return _with_mixout(at_these_weights, variables, self.starts, self.mixout_prob, seed)
 
 
 def _with_adversarial(compute, variables, table, epsilon):

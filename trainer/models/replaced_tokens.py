@@ -18,7 +18,7 @@ from trainer.models.heads import PretrainingHeads
 from trainer.models.initialization import GENERATOR
 from trainer.models.kernels.xla import XlaKernels
 from trainer.models.task_model import TaskModel
-from trainer.runtime.randomness import draw_seed, random_bits
+from trainer.runtime.randomness import draw_seed, drawn_places, random_bits
 
 MASKS = ("masked_positions", "masked_lm_ids", "masked_lm_weights")  # what the model reads besides packed ids
 
@@ -119,13 +119,9 @@ class Replacement(keras.layers.Layer):
 def drawn_tokens(logits: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
     """Returns a token of each distribution: dtype [..., vocabulary], uint32 [...] evenly spread, to int32 [...].
 
-    The inverse of the cumulative distribution: one random number a token, where Gumbel noise takes one for each of its logits.
+    Gumbel noise, which ELECTRA's script adds, would take a random number for each logit instead of one for each token.
     """
-    cumulative = tf.cumsum(tf.nn.softmax(tf.cast(logits, tf.float32)), axis=-1)
-    uniform = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
-    point = uniform[..., None] * cumulative[..., -1:]
-    below = tf.reduce_sum(tf.cast(cumulative <= point, tf.int32), axis=-1)
-    return tf.minimum(below, logits.shape[-1] - 1)
+    return drawn_places(tf.nn.softmax(tf.cast(logits, tf.float32)), bits)[0]
 
 
 def _placed(values: tf.Tensor, positions: tf.Tensor, new: tf.Tensor) -> tf.Tensor:

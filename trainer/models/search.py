@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import tensorflow as tf
 
 from trainer.data.hashing import mixed
+from trainer.runtime.randomness import drawn_places
 
 NEVER = -1e9  # the score of what must not be chosen
 
@@ -173,14 +174,11 @@ def _drawn(logits, keys, place, how):
     probabilities = tf.nn.softmax(values)
     before = tf.cumsum(probabilities, axis=-1, exclusive=True)
     is_kept = (before < how.top_p) | (tf.range(values.shape[-1]) == 0)
-    totals = tf.cumsum(tf.where(is_kept, probabilities, 0.0), axis=-1)
     beam = tf.cast(tf.range(tf.shape(logits)[1]), tf.uint32)
     number = beam * tf.constant(how.max_new_tokens, tf.uint32) + tf.cast(place, tf.uint32)
     bits = mixed(tf.bitwise.bitwise_xor(mixed(keys + tf.constant(how.seed % 2**32, tf.uint32))[:, None], mixed(number)))
-    uniform = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24  # [E, B]
-    point = (uniform * totals[..., -1])[..., None]
-    chosen = tf.minimum(tf.reduce_sum(tf.cast(totals <= point, tf.int32), axis=-1), values.shape[-1] - 1)
-    return tf.gather(ids, chosen, batch_dims=2), tf.reduce_min(tf.abs(totals - point), axis=-1)
+    chosen, gap = drawn_places(tf.where(is_kept, probabilities, 0.0), bits)
+    return tf.gather(ids, chosen, batch_dims=2), gap
 
 
 class _Beams(NamedTuple):

@@ -191,9 +191,9 @@ def row_length(experiment: Experiment, manifest: Manifest, split: str) -> int:
 
 
 def aligned_length(manifest: Manifest, split: str, length: int) -> int:
-    """Returns the tokens of a row of a sequence that is aligned with one whose rows have `length`; 0 where there is none.
+    """Returns the length of the rows of aligned sequences, in tokens; 0 for a task without any.
 
-    It holds the longest example, and of usual ones as many as the other row does.
+    Such a row holds the longest example, and as many usual ones as the row of the leading sequence, which has `length` tokens.
     """
     lead, summary, found = lead_of(manifest.spec), manifest.splits[split], 0
     for sequence in aligned_sequences(manifest.spec):

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from trainer import files
@@ -17,6 +17,17 @@ def call(arguments: Sequence[str]) -> int:
             return process.wait()
         except KeyboardInterrupt:
             continue
+
+
+def train_arguments(config: str | None, workdir: str, keys: Iterable[str]) -> list[str]:
+    """Returns the arguments of `train` for a run with a config, where one is named, and changed keys."""
+    named = [f"--config={config}"] if config else []
+    return ["train", *named, f"--workdir={workdir}", *(f"--set={key}" for key in keys)]
+
+
+def common_scores(scores: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the names of the scores that are numbers in all runs."""
+    return [name for name in scores[0] if all(isinstance(each.get(name), float) for each in scores)]
 
 
 def keep_flags(folder: str, name: str, flags: Any, refused: Callable[[Any], str]) -> None:

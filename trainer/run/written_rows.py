@@ -1,7 +1,7 @@
 """Rows that a command writes for the runs that it starts, as JSON lines, whatever the rows came from."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from trainer import files
@@ -16,6 +16,11 @@ AS_WRITTEN = (  # config keys that read such files
 def line_of(values: dict[str, Any]) -> str:
     """Returns a row's values as a line."""
     return json.dumps(values, ensure_ascii=False, default=str) + "\n"
+
+
+def read_lines(path: str) -> Iterator[dict[str, Any]]:
+    """Yields what the lines of a file hold: rows, or predictions; no text in them ends a line, not even by U+2028."""
+    return (json.loads(line) for line in files.read_text(path).split("\n") if line)
 
 
 def write_rows(path: str, rows: Iterable[Row | Rejected]) -> tuple[int, int]:

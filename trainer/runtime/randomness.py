@@ -85,6 +85,23 @@ def random_bits(seed: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
     return mixed(tf.bitwise.bitwise_xor(mixed(tf.bitwise.bitwise_xor(numbers, first)), second))
 
 
+def drawn_places(weights: tf.Tensor, bits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Draws from distributions by the inverse of their cumulative sums: one random number a draw.
+
+    Args:
+      weights: float32 [..., n], in proportion to the probabilities.
+      bits: uint32 [...], evenly spread.
+
+    Returns:
+      (int32 [...], the place that was drawn; float32 [...], how far the draw was from another place's part).
+    """
+    totals = tf.cumsum(weights, axis=-1)
+    uniform = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
+    point = (uniform * totals[..., -1])[..., None]
+    place = tf.minimum(tf.reduce_sum(tf.cast(totals <= point, tf.int32), axis=-1), weights.shape[-1] - 1)
+    return place, tf.reduce_min(tf.abs(totals - point), axis=-1)
+
+
 def drop(values: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
     """Drops values at `rate` and scales the rest by 1 / (1 - rate): a function of only the seed (int32 [2])."""
     if rate == 0.0:

@@ -1,18 +1,23 @@
 """The run as Hugging Face files: what transformers' from_pretrained loads, in PyTorch and in TensorFlow."""
 
+from __future__ import annotations
+
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import BertConfig, TFBertLMHeadModel, TFBertModel, TFEncoderDecoderModel
 
 from trainer import files
-from trainer.models.decoder import BertDecoder
 from trainer.models.encoder import BertEncoder
 from trainer.models.initialization import variable_key
 from trainer.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import BertConfig, TFEncoderDecoderModel
+
+    from trainer.models.decoder import BertDecoder
 
 Weights = Mapping[str, np.ndarray]  # by PyTorch's names
 
@@ -78,7 +83,9 @@ def _encoder_decoder(
     encoder_config: BertConfig, encoder_weights: Weights, decoder: BertDecoder, head: Weights
 ) -> tuple[TFEncoderDecoderModel, dict[str, np.ndarray]]:
     """Returns transformers' TF model of an encoder and a decoder, and the weights of both by PyTorch's names."""
-    decoder_config = BertConfig.from_dict(decoder.bert_config.to_dict())
+    from transformers import TFBertLMHeadModel, TFBertModel, TFEncoderDecoderModel
+
+    decoder_config = type(decoder.bert_config).from_dict(decoder.bert_config.to_dict())
     encoder_config.architectures, decoder_config.architectures = ["BertModel"], ["BertLMHeadModel"]
     words = {"embeddings.word_embeddings.weight": decoder.bert.embeddings.weight.numpy()}  # maybe owned by the encoder
     decoder_weights = {**words, **pytorch_weights(decoder.model.weights)}

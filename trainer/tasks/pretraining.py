@@ -21,6 +21,7 @@ from trainer.data.sources import Row, RowError
 from trainer.data.table import Proposal, Table, UnrecognizedError
 from trainer.errors import UserError
 from trainer.features import ID_TYPE, ROW_ID, TOKENS, Example, Feature, FeatureSpec
+from trainer.metrics.classification import precision_recall_f1
 from trainer.tasks import base
 from trainer.text.masks import MaskableTokens, MaskingRecipe, StaticMasker
 from trainer.text.segments import Segment, SentenceObjective, SequenceRecipe, TokenizedDocument, TokenSequence, sequences_of
@@ -540,16 +541,13 @@ class Task(base.TextTask):
 
 
 def _replaced_scores(sums: Mapping[str, float]) -> dict[str, float]:
-    """Returns the scores of finding replaced tokens from the sums of `_replaced_sums`; 0 where nothing is to be divided by."""
+    """Returns the scores of finding replaced tokens, from the sums of `_replaced_sums`."""
     found, guessed, replaced, tokens = (sums[name] for name in ("replaced_found", "replaced_guessed", "replaced", "tokens"))
-    shares = {
-        "replaced_f1": (2 * found, guessed + replaced),
-        "replaced_precision": (found, guessed),
-        "replaced_recall": (found, replaced),
-        "replaced_accuracy": (tokens - guessed - replaced + 2 * found, tokens),
-        "replaced_loss": (sums["replaced_loss"], tokens),
-    }
-    return {name: part / whole if whole else 0.0 for name, (part, whole) in shares.items()}
+    confusion = np.array([[tokens - guessed - replaced + found, guessed - found], [replaced - found, found]])
+    precision, recall, f1 = (float(of_classes[1]) for of_classes in precision_recall_f1(confusion))
+    scores = {"replaced_f1": f1, "replaced_precision": precision, "replaced_recall": recall}
+    known = max(tokens, 1.0)
+    return scores | {"replaced_accuracy": float(confusion.trace()) / known, "replaced_loss": sums["replaced_loss"] / known}
 
 
 def _most_each(masks: int) -> Callable[[int, int], int]:

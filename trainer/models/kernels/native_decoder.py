@@ -8,12 +8,10 @@ examples are computed, the cache is changed in place, and of the logits only the
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-from transformers.activations_tf import get_tf_activation
 
 from trainer.models.kernels.native import weights_of
 from trainer.models.kernels.native_inference import in_panels
 from trainer.models.kernels.native_library import library
-from trainer.models.layers import layer_norm
 
 
 class SourceMemory(NamedTuple):
@@ -132,8 +130,6 @@ class NativeStepwiseDecoder:
 
     def _following(self, hidden, is_open):
         head, size = self._head, self._config.hidden_size
-        product = tf.matmul(tf.reshape(hidden, [-1, size]), head.kernel) + head.bias
-        activated = get_tf_activation(self._config.hidden_act)(product)
-        transformed = layer_norm(activated, head.gamma, head.beta, self._config.layer_norm_eps)
+        transformed = head.transformed(tf.reshape(hidden, [-1, size]), tf.convert_to_tensor(head.kernel))
         transformed = tf.reshape(transformed, tf.shape(hidden))
         return LikeliestTokens(transformed, is_open, self._vocabulary, self._words, tf.convert_to_tensor(head.output_bias))
