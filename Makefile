@@ -14,7 +14,7 @@ COVERAGE ?=
 
 help:
 	@echo "make quickstart   fine-tune, evaluate, predict, export: the whole job on the sample (about 5 minutes)"
-	echo "make test         the default test suite (10 to 20 minutes on two cores)"
+	echo "make test         the default test suite (half an hour on two cores)"
 	echo "make test-slow    the tests that take minutes each"
 	echo "make bench        training, preparation, inference and their peers, growth (about an hour; DATA=../shared/data)"
 	echo "make lint         ruff, mypy, shellcheck"

@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items):
         contract = getattr(item, "cls", None)  # an example in a docstring is an item without it
         if contract is not None and issubclass(contract, TaskContract):
             slow = SLOW_IN_VARIANTS if contract.is_variant else SLOW_UNLESS_VARIANT
-            slow += () if contract.is_typical else SLOW_UNLESS_TYPICAL
+            slow += contract.slow if contract.is_typical else (*contract.slow, *SLOW_UNLESS_TYPICAL)
             if item.originalname in slow:
                 item.add_marker(pytest.mark.slow)
 

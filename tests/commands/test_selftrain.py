@@ -48,6 +48,7 @@ def test_students_learn_from_what_the_run_before_was_sure_of(cli, here, tmp_path
     assert status == 1 and "was run with another config or --set" in error
 
 
+@pytest.mark.slow
 def test_a_run_that_is_sure_of_nothing(cli, here, flags):
     status, _, error = cli(*flags, "--confidence=1.5")
     assert status == 1 and re.search(

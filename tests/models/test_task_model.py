@@ -112,7 +112,10 @@ def test_replicas_and_micro_batches_of_native_operations(native, tokenizer, revi
     assert_close(weights, expected[1])
 
 
-@pytest.mark.parametrize(("static_rows", "pieces"), [(2, 6), (4, 3), (12, 1)])
+MANY_OR_ONE = [pytest.param(*cut, marks=pytest.mark.slow) for cut in ((2, 6), (12, 1))]
+
+
+@pytest.mark.parametrize(("static_rows", "pieces"), [(4, 3), *MANY_OR_ONE])
 @pytest.mark.parametrize("is_whole", [False, True], ids=["in parts", "whole"])
 def test_a_batch_that_overflows_its_static_rows_is_one_step(tokenizer, reviews, expected, static_rows, pieces, is_whole):
     """All batches have one shape; what does not fit into the first rows is accumulated in the same step."""

@@ -41,11 +41,12 @@ SLOW_UNLESS_TYPICAL = (
     "test_native_serving_equals_keras",
 )
 SLOW_UNLESS_VARIANT = ("test_the_graph_for_strings_equals_keras",)  # the whole story asks the saved graph
+WHOLE_STORY = "test_the_whole_story_on_the_command_line"
 SLOW_IN_VARIANTS = (
     "test_native_kernels_give_the_same",
     "test_native_serving_equals_keras",
     "test_overfits_its_rows",
-    "test_the_whole_story_on_the_command_line",
+    WHOLE_STORY,
 )
 
 
@@ -67,6 +68,7 @@ class TaskContract:
       is_variant: of another class of the same task; what does not depend on a config is slow then, see `SLOW_IN_VARIANTS`; of
         the others what the whole story shows, too, see `SLOW_UNLESS_VARIANT`.
       is_typical: of its kind of task; what depends on the kind only is slow elsewhere, see `SLOW_UNLESS_TYPICAL`.
+      slow: names of its checks that take long and are fast in another task.
     """
 
     name: str
@@ -75,6 +77,7 @@ class TaskContract:
     long_row: dict | None = None
     windows_a_row = 1
     is_variant = is_typical = False
+    slow: tuple[str, ...] = ()
 
     @pytest.fixture
     def task(self, tokenizer):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.tasks.contract import LENGTH, TaskContract
+from tests.tasks.contract import LENGTH, WHOLE_STORY, TaskContract
 from trainer.config import FieldError
 from trainer.data.sources import Row, RowError
 from trainer.data.table import Table, UnrecognizedError
@@ -23,6 +23,7 @@ PAPERS = [
 
 
 class TestSentences(TaskContract):
+    slow = (WHOLE_STORY,)
     name = "extractive_summary"
     config = {"head_dropout_rate": 0.0, "summary_sentences": 2}
     rows = [{"document": document, "summary": summary} for document, summary in PAPERS]

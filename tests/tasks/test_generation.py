@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import run_cli
-from tests.tasks.contract import TaskContract
+from tests.tasks.contract import WHOLE_STORY, TaskContract
 from trainer.config import FieldError
 from trainer.data.sources import Row, RowError
 from trainer.data.table import Table, UnrecognizedError
@@ -22,6 +22,7 @@ PAIRS = [
 
 
 class TestTranslation(TaskContract):
+    slow = (WHOLE_STORY,)
     name = "generation"
     config = {"text_columns": ("de",), "target_column": "en", "max_new_tokens": 12, "label_smoothing": 0.0, "num_beams": 3}
     rows = [{"de": source, "en": target} for source, target in PAIRS]
@@ -29,6 +30,7 @@ class TestTranslation(TaskContract):
 
 class TestDrawn(TaskContract):
     is_variant = True
+    slow = ("test_packed_equals_unpacked_and_padding_changes_nothing",)
     name = "generation"
     config = {
         "text_columns": ("de", "hint"),

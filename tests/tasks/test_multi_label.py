@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.tasks.contract import TaskContract
+from tests.tasks.contract import WHOLE_STORY, TaskContract
 from trainer.config import FieldError
 from trainer.data.sources import Row, RowError
 from trainer.errors import NothingToLearnError, UserError
@@ -23,6 +23,7 @@ TEXTS = [
 
 
 class TestLists(TaskContract):
+    slow = (WHOLE_STORY,)
     name = "multi_label"
     config = {"class_names": NAMES, "head_dropout_rate": 0.0, "thresholds": (0.5,)}
     rows = [{"text": text, "labels": labels} for text, labels in TEXTS]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.tasks.contract import TaskContract
+from tests.tasks.contract import WHOLE_STORY, TaskContract
 from trainer.config import FieldError
 from trainer.data.sources import Row, RowError
 from trainer.data.table import Table, UnrecognizedError
@@ -23,6 +23,7 @@ STORIES = [
 
 
 class TestColumns(TaskContract):
+    slow = (WHOLE_STORY,)
     name = "multiple_choice"
     windows_a_row = 3
     config = {

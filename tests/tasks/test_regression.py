@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.tasks.contract import TaskContract
+from tests.tasks.contract import WHOLE_STORY, TaskContract
 from trainer.config import FieldError
 from trainer.data.sources import Row, RowError
 from trainer.errors import NothingToLearnError
@@ -20,6 +20,7 @@ SENTENCES = [
 
 
 class TestOneTarget(TaskContract):
+    slow = (WHOLE_STORY,)
     name = "regression"
     config = {"head_dropout_rate": 0.0, "means": (0.1,), "scales": (2.6,)}
     rows = [{"text": text, "label": rating} for text, rating in SENTENCES]

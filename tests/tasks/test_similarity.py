@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from tests.tasks.contract import TaskContract, step_of
+from tests.tasks.contract import WHOLE_STORY, TaskContract, step_of
 from trainer.config import FieldError
 from trainer.data.sources import Row, RowError
 from trainer.data.table import Table, UnrecognizedError
@@ -25,6 +25,7 @@ PAIRS = [
 
 
 class TestPairs(TaskContract):
+    slow = (WHOLE_STORY,)
     name = "similarity"
     windows_a_row = 2
     config = {"query_prompt": "query: ", "max_query_tokens": 16}
