@@ -10,13 +10,14 @@ cannot score it. GoEmotions has three splits: the dev set chooses checkpoint and
 
 import argparse
 import dataclasses
+import functools
 import json
+import operator
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import report
 
@@ -37,6 +38,7 @@ class Case:
       script, flags: the peer's.
       peer_score: the score, as the peer names it.
       is_test: the score is that of `evaluate --split=test`; else of the last validation.
+      also: scores of `evaluate` that are kept beside it.
     """
 
     config: str
@@ -46,6 +48,7 @@ class Case:
     flags: tuple[str, ...]
     peer_score: str = ""
     is_test: bool = False
+    also: tuple[str, ...] = ()
 
 
 def classifier(config: str, train: str, test: str, text_column: str, label_column: str, *flags: str) -> Case:
@@ -139,6 +142,13 @@ CASES = {
          "data.test=null"),
         "bleu", "pytorch_translation.py", ("--folder={data}/multi30k",), "bleu",
     ),
+    "scitldr": Case(
+        "configs/scitldr.yaml",
+        ("data.train={data}/scitldr/train.jsonl", "data.validation={data}/scitldr/dev.jsonl",
+         "data.test={data}/scitldr/test.jsonl"),
+        "rouge1", "pytorch_extractive_summary.py", ("--folder={data}/scitldr",), "rouge1", is_test=True,
+        also=("rouge2", "rougeL", "lead.rouge1", "oracle.rouge1"),
+    ),
     "mrpc": Case(
         "configs/glue.yaml",
         (f"data.train={GLUE}/MRPC/train.tsv", f"data.validation={GLUE}/MRPC/dev.tsv", "task.label_column=Quality",
@@ -151,19 +161,17 @@ CASES = {
 }  # fmt: skip
 
 
-def run_ours(case: Case, data: str, seed: int, sets: list[str]) -> float:
-    """Trains our recipe; returns the score."""
+def run_ours(case: Case, data: str, seed: int, sets: list[str]) -> dict[str, float]:
+    """Trains our recipe; returns the score, and those kept beside it."""
     with tempfile.TemporaryDirectory() as workdir:
         keys = [key.format(data=data) for key in case.keys]
         last = report.train(case.config, Path(workdir), [*keys, f"train.seed={seed}", *sets])[-1]
         if not case.is_test:
-            return last[case.score]
+            return {case.score: last[case.score]}
         command = [sys.executable, "-m", "trainer", "evaluate", f"--workdir={workdir}", "--split=test"]
         subprocess.run(command, cwd=report.ROOT, check=True)
-        scores: Any = json.loads(Path(workdir, "evaluation/test.json").read_text())
-        for part in case.score.split("."):
-            scores = scores[part]
-        return scores
+        scores = json.loads(Path(workdir, "evaluation/test.json").read_text())
+        return {name: functools.reduce(operator.getitem, name.split("."), scores) for name in (case.score, *case.also)}
 
 
 def run_pytorch(case: Case, data: str, seed: int, python: str, encoder: str) -> float:
@@ -194,10 +202,11 @@ def main() -> None:
     scores = []
     for seed in options.seeds:
         if options.side == "ours":
-            scores.append(run_ours(case, data, seed, [f"encoder.init_from={encoder}", *options.set]))
+            found = run_ours(case, data, seed, [f"encoder.init_from={encoder}", *options.set])
         else:
-            scores.append(run_pytorch(case, data, seed, options.python, encoder))
-        record = {"case": options.case, "side": options.side, "seed": seed, case.score: scores[-1], "set": options.set}
+            found = {case.score: run_pytorch(case, data, seed, options.python, encoder)}
+        scores.append(found[case.score])
+        record = {"case": options.case, "side": options.side, "seed": seed, **found, "set": options.set}
         report.add_line(f"accuracy-{options.case}-{options.side}", record)
     print(
         f"{options.case}, {options.side}, {case.score}: median {statistics.median(scores):.4f} of {len(scores)} seeds, "

@@ -38,6 +38,11 @@ def train(config: str | None, workdir: Path, keys: Iterable[str]) -> list[dict[s
     arguments = [f"--config={config}"] if config else []
     arguments += [f"--workdir={workdir}", *[f"--set={key}" for key in keys]]
     subprocess.run([sys.executable, "-m", "trainer", "train", *arguments], cwd=ROOT, check=True)
+    return validations(workdir)
+
+
+def validations(workdir: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a run's validations."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == "validation"]
 

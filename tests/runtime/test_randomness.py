@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.runtime.randomness import drop, dropout, random_bits, random_scope, step_seed
+from trainer.runtime.randomness import drop, dropout, random_bits, random_scope, shared_seed, step_seed
 
 
 def test_seeds_differ_in_every_part():
@@ -74,3 +74,12 @@ def test_drop_keeps_the_mean(rate):
     kept = drop(tf.ones([200, 500]), rate, tf.constant([3, 4])).numpy()
     assert abs((kept == 0).mean() - rate) < 5 * np.sqrt(rate * (1 - rate) / kept.size)
     assert np.allclose(np.unique(kept), [0, 1 / (1 - rate)])
+
+
+def test_the_seed_of_a_step_is_shared():
+    with random_scope(tf.constant([1, 2]), tf.constant([3, 4])):
+        assert shared_seed().numpy().tolist() == [3, 4]
+    with random_scope(tf.constant([1, 2])):
+        assert shared_seed().numpy().tolist() == [1, 2]
+    with pytest.raises(RuntimeError, match="needs? a random_scope"):
+        shared_seed()

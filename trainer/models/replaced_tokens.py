@@ -18,7 +18,7 @@ from trainer.models.heads import PretrainingHeads
 from trainer.models.initialization import GENERATOR
 from trainer.models.kernels.xla import XlaKernels
 from trainer.models.task_model import TaskModel
-from trainer.runtime.randomness import draw_seed, drawn_places, random_bits
+from trainer.runtime.randomness import drawn_places, shared_seed
 
 MASKS = ("masked_positions", "masked_lm_ids", "masked_lm_weights")  # what the model reads besides packed ids
 
@@ -86,8 +86,8 @@ def generator_config(config: Any, size: float) -> Any:
 class Replacement(keras.layers.Layer):
     """Draws a token for each mask from the generator's distribution.
 
-    In training by the step's randomness; else by a hash of the token's own place and of what stood there: the same text always
-    gets the same tokens, however it is packed.
+    By a hash of the token's place, of what stood there and of its neighbours, in training also of the step: the same text gets
+    the same tokens however it is packed, on one replica or on several.
 
     Call:
       inputs: {"input_ids": int32 [rows, length], with masks; "position_ids"; MASKS: [rows, P]}.
@@ -102,11 +102,14 @@ class Replacement(keras.layers.Layer):
 
     def call(self, inputs: Mapping[str, tf.Tensor], logits: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
         positions, true_ids, weights = (inputs[name] for name in MASKS)
+        bits = tf.zeros_like(true_ids, tf.uint32)
+        # Masks are never first or last in an example, so that their neighbours are the example's own.
+        neighbours = [tf.gather(tf.roll(inputs["input_ids"], shift, axis=1), positions, batch_dims=1) for shift in (1, -1)]
+        for values in (true_ids, *neighbours, tf.gather(inputs["position_ids"], positions, batch_dims=1)):
+            bits = mixed(bits + tf.bitcast(values, tf.uint32))
         if training:
-            bits = random_bits(draw_seed(1.0), tf.shape(true_ids))
-        else:
-            places = tf.gather(inputs["position_ids"], positions, batch_dims=1)
-            bits = mixed(tf.bitcast(places, tf.uint32) + mixed(tf.bitcast(true_ids, tf.uint32)))
+            for key in tf.unstack(tf.bitcast(shared_seed(), tf.uint32)):
+                bits = mixed(tf.bitwise.bitwise_xor(bits, key))
         drawn = tf.where(
             weights > 0, drawn_tokens(tf.stop_gradient(logits), bits), tf.gather(inputs["input_ids"], positions, batch_dims=1)
         )

@@ -1,5 +1,6 @@
 """The Keras model of a task: functional, trained by `fit`, its step normalized over the whole global batch."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -154,7 +155,7 @@ class TaskModel(keras.Model):
         gradients, means = self._regularization.gradients(
             lambda: self._gradients(batch, cut, used_parts, replica, scales),
             self.trainable_variables,
-            step_seed(self._seed, self.optimizer.iterations, NO_REPLICA),
+            self._step_seed(NO_REPLICA),
         )
         used = [(g, variable) for g, variable in zip(gradients, self.trainable_variables, strict=True) if g is not None]
         if sums_gradients():
@@ -215,11 +216,11 @@ class TaskModel(keras.Model):
         count = parts["segment_ids"].shape[0] - 1
 
         def outputs_of(i):
-            with random_scope(step_seed(self._seed, self.optimizer.iterations, replica, i + 1)):
+            with self._random_scope(replica, i + 1):
                 return self(self._inputs_of({name: value[i] for name, value in rest.items()}), training=True)
 
         with tf.GradientTape() as tape:
-            with random_scope(step_seed(self._seed, self.optimizer.iterations, replica, 0)):
+            with self._random_scope(replica, 0):
                 first = self(self._inputs_of({name: value[0] for name, value in parts.items()}), training=True)
             with tape.stop_recording():
                 none = {name: tf.zeros(tf.concat([[count], tf.shape(value)], 0), value.dtype) for name, value in first.items()}
@@ -251,6 +252,12 @@ class TaskModel(keras.Model):
             gradients[number] = gradient
         return self._unscaled(gradients), means
 
+    def _step_seed(self, replica, micro_batch=0) -> tf.Tensor:
+        return step_seed(self._seed, self.optimizer.iterations, replica, micro_batch)
+
+    def _random_scope(self, replica, micro_batch) -> contextlib.AbstractContextManager[None]:
+        return random_scope(self._step_seed(replica, micro_batch), self._step_seed(NO_REPLICA))
+
     def _micro_batches(self, batch: Batch) -> tuple[dict[str, tf.Tensor] | None, int | tf.Tensor]:
         """Returns a batch cut into micro-batches, [parts, rows, ...], and how many of them to compute; None: it is one."""
         if self._micro_rows is None:
@@ -267,8 +274,7 @@ class TaskModel(keras.Model):
 
     def _micro_batch_gradients(self, batch: Batch, replica, number, scales: Tensors):
         """Returns (∇ of the sum over parts of Σ w·l · scale, the micro-batch's share of the means)."""
-        seed = step_seed(self._seed, self.optimizer.iterations, replica, number)
-        with tf.GradientTape() as tape, random_scope(seed):
+        with tf.GradientTape() as tape, self._random_scope(replica, number):
             inputs = self._inputs_of(batch)
             outputs = self(inputs, training=True)
             objective, means = self._objective_of(batch, outputs, scales)

@@ -14,8 +14,8 @@ _active: list["_Draws"] = []
 class _Draws:
     """Numbers the draws in the order in which the graph is built, so that each place has a stream of its own."""
 
-    def __init__(self, seed: tf.Tensor):
-        self._seed = seed
+    def __init__(self, seed: tf.Tensor, shared: tf.Tensor):
+        self._seed, self.shared = seed, shared
         self._count = 0
 
     def next_seed(self) -> tf.Tensor:
@@ -24,9 +24,14 @@ class _Draws:
 
 
 @contextlib.contextmanager
-def random_scope(seed: tf.Tensor) -> Iterator[None]:
-    """Makes `seed` (int32 [2]) the source of all dropout inside the scope."""
-    _active.append(_Draws(seed))
+def random_scope(seed: tf.Tensor, shared: tf.Tensor | None = None) -> Iterator[None]:
+    """Makes `seed` the source of all dropout inside the scope.
+
+    Args:
+      seed: int32 [2], of the replica's micro-batch.
+      shared: int32 [2], the step's own, the same on all replicas and for all micro-batches; by default `seed`.
+    """
+    _active.append(_Draws(seed, seed if shared is None else shared))
     try:
         yield
     finally:
@@ -64,6 +69,17 @@ def draw_seed(rate: float) -> tf.Tensor:
     if not _active:
         raise RuntimeError("dropout in training needs a random_scope around the model call")
     return _active[-1].next_seed()
+
+
+def shared_seed() -> tf.Tensor:
+    """Returns the int32 [2] seed of the active scope's step, for what is drawn by a hash of a token's text and place.
+
+    Raises:
+      RuntimeError: outside a `random_scope`.
+    """
+    if not _active:
+        raise RuntimeError("draws in training need a random_scope around the model call")
+    return _active[-1].shared
 
 
 def random_bits(seed: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
