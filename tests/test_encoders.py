@@ -7,16 +7,22 @@ import pytest
 import tokenizers
 import transformers
 
-from tests.conftest import ROOT, run_cli, write_csv
+from tests.conftest import run_cli, write_csv
+from tests.tasks import (
+    test_classification,
+    test_extractive_summary,
+    test_multiple_choice,
+    test_question_answering,
+    test_similarity,
+    test_tagging,
+)
+from tests.text.learned_tokenizers import byte_pairs, hugging_face, hugging_face_unigram
 from trainer.models.encoder import BertEncoder
 from trainer.models.families import FAMILIES
 from trainer.serving.hugging_face import write_hugging_face
 from trainer.text.sequences import pair_sequence
 from trainer.text.tokenizer import load_saved_tokenizer, load_tokenizer
 
-SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-NAMED = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>"}
-NAMED |= {"unk_token": "<unk>", "mask_token": "<mask>"}
 TEXTS = [
     "Sounds wonderful, and was easy to set up.",
     "  Alles bestens!",
@@ -28,37 +34,22 @@ TEXTS = [
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 
 
-def corpus():
-    return (ROOT / "configs/quickstart/train.csv").read_text(encoding="utf8").splitlines()
-
-
-def byte_level():
-    """RoBERTa's: byte-level BPE."""
-    backend = tokenizers.ByteLevelBPETokenizer()
-    backend.train_from_iterator(corpus(), vocab_size=800, special_tokens=SPECIALS, show_progress=False)
-    backend = tokenizers.Tokenizer.from_str(backend.to_str())
-    backend.post_processor = tokenizers.processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    return transformers.RobertaTokenizerFast(tokenizer_object=backend, **NAMED)
-
-
-def unigram(tokenizer_class):
-    """SentencePiece's unigram model, as transformers converts it."""
-    backend = tokenizers.SentencePieceUnigramTokenizer()
-    backend.train_from_iterator(corpus(), vocab_size=600, special_tokens=SPECIALS, unk_token="<unk>", show_progress=False)
-    backend = tokenizers.Tokenizer.from_str(backend.to_str())
-    pair = "<s> $A </s> </s> $B </s>"
-    backend.post_processor = tokenizers.processors.TemplateProcessing("<s> $A </s>", pair, [("<s>", 0), ("</s>", 2)])
-    return tokenizer_class(tokenizer_object=backend, **NAMED)
-
-
 def made(kind):
     """Returns (a tokenizer as transformers has it, the encoder's further sizes)."""
     if kind == "roberta":
-        return byte_level(), {"max_position_embeddings": 66, "type_vocab_size": 1, "pad_token_id": 1}
+        return hugging_face(), {"max_position_embeddings": 66, "type_vocab_size": 1, "pad_token_id": 1}
     if kind in ("xlm-roberta", "camembert"):
         name = {"xlm-roberta": "XLMRobertaTokenizerFast", "camembert": "CamembertTokenizerFast"}[kind]
-        return unigram(getattr(transformers, name)), {"max_position_embeddings": 66, "type_vocab_size": 1, "pad_token_id": 1}
-    return unigram(transformers.AlbertTokenizerFast), {"embedding_size": 16, "max_position_embeddings": 64, "pad_token_id": 1}
+        return hugging_face_unigram(getattr(transformers, name)), {
+            "max_position_embeddings": 66,
+            "type_vocab_size": 1,
+            "pad_token_id": 1,
+        }
+    return hugging_face_unigram(transformers.AlbertTokenizerFast), {
+        "embedding_size": 16,
+        "max_position_embeddings": 64,
+        "pad_token_id": 1,
+    }
 
 
 @pytest.fixture(
@@ -92,8 +83,29 @@ def test_ids_are_those_of_transformers(encoder, tmp_path):
                 assert len(ids) == len(types) and (ids == expected or len(expected) == length == len(ids))
 
 
-def test_a_pair_is_trained_predicted_and_exported_by_ids(encoder, tmp_path, capsys):
-    """One kind is the rule for the others: with its embeddings, its pairs, and a tokenizer that no graph holds."""
+CONTRACTS = {
+    "text": test_classification.TestSingleText,
+    "pair": test_classification.TestPairOfTextsManyClasses,
+    "words": test_tagging.TestEntities,
+    "words of texts": test_tagging.TestCrfOnTexts,
+    "spans": test_question_answering.TestSpans,
+    "choices": test_multiple_choice.TestColumns,
+    "queries": test_similarity.TestPairs,
+    "sentences": test_extractive_summary.TestSentences,
+}
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(name, marks=() if name in ("pair", "words of texts") else pytest.mark.slow) for name in CONTRACTS]
+)
+def test_strings_of_byte_pairs_are_served_as_they_are_predicted(kind):
+    """By the task's own check, with RoBERTa's tokenizer: two separators in a pair, spaces inside of tokens."""
+    contract = CONTRACTS[kind]()
+    contract.test_the_graph_for_strings_equals_keras(contract.task_with(byte_pairs()))
+
+
+def test_a_pair_is_trained_predicted_and_exported(encoder, tmp_path, capsys):
+    """One kind is the rule for the others: with its embeddings, its pairs, and a tokenizer that a graph holds or holds not."""
     theirs, folder = encoder
     if json.loads((folder / "config.json").read_text())["model_type"] not in ("roberta", "albert"):
         pytest.skip("as roberta")
@@ -109,19 +121,19 @@ def test_a_pair_is_trained_predicted_and_exported_by_ids(encoder, tmp_path, caps
     assert len(predicted) == 16 and all("probability" in line for line in predicted)
     capsys.readouterr()
     assert run_cli("export", f"--workdir={tmp_path}/run") == 0
-    assert "the SavedModel takes token ids, not strings" in capsys.readouterr().err
+    is_unigram = "the SavedModel takes token ids, not strings" in capsys.readouterr().err
+    assert is_unigram == isinstance(theirs.backend_tokenizer.model, tokenizers.models.Unigram)
     again = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "run/huggingface"))
     assert again(TEXTS[0])["input_ids"] == theirs(TEXTS[0])["input_ids"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["mobilebert", "deberta-v2"])
+@pytest.mark.parametrize("kind", ["mobilebert", "deberta", "deberta-v2"])
 def test_an_encoder_that_runs_by_its_own_class(kind, tmp_path, tokenizer, reviews, cli):
     """A text a row: trained with buckets of lengths, predicted, embedded, exported for strings; packed rows are refused."""
-    sizes = {"mobilebert": {"embedding_size": 16, "intra_bottleneck_size": 16}, "deberta-v2": {"relative_attention": True}}[
-        kind
-    ]
-    sizes |= {"max_position_embeddings": 64, "type_vocab_size": 2 if kind == "mobilebert" else 0}
+    distances = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
+    sizes = {"embedding_size": 16, "intra_bottleneck_size": 16} if kind == "mobilebert" else distances
+    sizes = sizes | {"max_position_embeddings": 64, "type_vocab_size": 2 if kind == "mobilebert" else 0}
     config = FAMILIES[kind].config_class(vocab_size=tokenizer.vocabulary_size, **SIZES, **sizes)
     write_hugging_face(str(tmp_path / "encoder"), BertEncoder(config), tokenizer, "BertModel", {}, ())
     rows = write_csv(tmp_path / "rows.csv", reviews[:24])

@@ -1,7 +1,7 @@
 """PyTorch as a side of `benchmarks/speed.py`, `pretraining_speed.py`, `gpu_speed.py`, at its defaults or at its best settings.
 
-It is BertForSequenceClassification; BertForTokenClassification where the case has tags of words, BertForQuestionAnswering where
-it has the places of answers, BertForMaskedLM where it has masked tokens ("targets").
+It is transformers' class of the encoder for sequence classification; for token classification where the case has tags of words,
+for question answering where it has the places of answers, for masked language modelling where it has masked tokens ("targets").
 """
 
 import argparse
@@ -11,10 +11,10 @@ import protocol
 import torch
 from pytorch_common import length_grouped_batches, parameter_groups
 from transformers import (
-    BertForMaskedLM,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    BertForTokenClassification,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     get_linear_schedule_with_warmup,
 )
 
@@ -132,12 +132,12 @@ def targets_of(case, rows, width):
 def load_model(folder, case, attention):
     """Returns the model with the folder's weights and the case's head."""
     if "targets" in case:
-        return BertForMaskedLM.from_pretrained(folder, attn_implementation=attention)
-    kind = BertForSequenceClassification
+        return AutoModelForMaskedLM.from_pretrained(folder, attn_implementation=attention)
+    kind = AutoModelForSequenceClassification
     if "word_tags" in case:
-        kind = BertForTokenClassification
+        kind = AutoModelForTokenClassification
     elif "answers" in case:
-        kind = BertForQuestionAnswering
+        kind = AutoModelForQuestionAnswering
     model = kind.from_pretrained(folder, num_labels=case["classes"], attn_implementation=attention)
     head = model.qa_outputs if "answers" in case else model.classifier
     with torch.no_grad():

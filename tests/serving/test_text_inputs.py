@@ -1,4 +1,4 @@
-"""How texts are cut and laid out; that their ids are Hugging Face's is in tests/text/test_in_graph_tokenizer.py."""
+"""How texts are cut and laid out; that their ids are Hugging Face's is in tests/text/test_in_graph_wordpiece.py."""
 
 import numpy as np
 import pytest

@@ -290,12 +290,7 @@ class TaskContract:
 
     def test_the_whole_story_on_the_command_line(self, task, tmp_path, tiny_encoder):
         """Train, evaluate what was saved, predict rows of all kinds by command and by program, export, ask the export."""
-        rows = tmp_path / "rows.jsonl"
-        rows.write_text("".join(json.dumps(row.values) + "\n" for row in self.all_rows * 4))
-        keys = {"task.name": self.name, "encoder.init_from": tiny_encoder, "data.train": rows, "data.validation": rows}
-        keys |= {"train.steps": 4, "train.batch_size": 4 * self.windows_a_row, "data.max_seq_length": LENGTH}
-        keys |= {f"task.{key}": json.dumps(value) for key, value in self.config.items()}
-        assert run_cli("train", f"--workdir={tmp_path}/run", *[f"--set={k}={v}" for k, v in keys.items()]) == 0
+        self.train_in(tmp_path, tiny_encoder)
         assert run_cli("evaluate", f"--workdir={tmp_path}/run") == 0
         best = json.loads((tmp_path / "run/checkpoints/best.json").read_text())
         scores = json.loads((tmp_path / "run/evaluation/validation.json").read_text())
@@ -323,6 +318,43 @@ class TaskContract:
         replies = [task.as_reply(prediction) for prediction in run.predict([row.values for row in self.requests(task)])]
         problem = difference(reply, {name: [one[name] for one in replies] for name in replies[0]}, 1e-4, task.is_tie)
         assert problem is None, problem
+
+    @pytest.mark.slow
+    def test_an_export_replies_to_1000_texts_what_the_command_writes(self, task, tmp_path, tiny_encoder, reviews):
+        self.train_in(tmp_path, tiny_encoder)
+        sentences = itertools.cycle([row["text"] for row in reviews])
+        between = {"pretraining": " [MASK] ", "extractive_summary": "\n"}.get(self.name, " ")
+        texts = [
+            [
+                between.join(itertools.islice(sentences, 1 + (number + column) % 4)) + between.rstrip(" ")
+                for column in range(count)
+            ]
+            for number, count in enumerate([len(task.request_names)] * 1000)
+        ]
+        rows = [dict(zip(task.input_columns, each, strict=True)) for each in texts]
+        (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        flags = (f"--workdir={tmp_path}/run", f"--input={tmp_path}/in.jsonl", f"--output={tmp_path}/out.jsonl")
+        assert run_cli("predict", *flags) == 0
+        lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+        run = trainer.load(str(tmp_path / "run"))
+        predictions = run.predict(rows)
+        assert len(lines) == 1000
+        assert_close(predictions, lines)
+        columns = zip(task.request_names, zip(*texts, strict=True), strict=True)
+        request = {"serving_default": {name: {"dtype": "string", "values": list(values)} for name, values in columns}}
+        reply = reload_and_call(run.export(), request)["serving_default"]
+        replies = [task.as_reply(prediction) for prediction in predictions]
+        problem = difference(reply, {name: [one[name] for one in replies] for name in replies[0]}, 1e-4, task.is_tie)
+        assert problem is None, problem
+
+    def train_in(self, folder, encoder):
+        """Trains four steps on the rows, `folder`/rows.jsonl, in `folder`/run."""
+        rows = folder / "rows.jsonl"
+        rows.write_text("".join(json.dumps(row.values) + "\n" for row in self.all_rows * 4))
+        keys = {"task.name": self.name, "encoder.init_from": encoder, "data.train": rows, "data.validation": rows}
+        keys |= {"train.steps": 4, "train.batch_size": 4 * self.windows_a_row, "data.max_seq_length": LENGTH}
+        keys |= {f"task.{key}": json.dumps(value) for key, value in self.config.items()}
+        assert run_cli("train", f"--workdir={folder}/run", *[f"--set={k}={v}" for k, v in keys.items()]) == 0
 
     def request(self, task):
         columns = zip(task.request_names, zip(*[row.values.values() for row in self.requests(task)], strict=True), strict=True)

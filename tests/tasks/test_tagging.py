@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tasks.contract import LENGTH, TaskContract
+from tests.text.learned_tokenizers import byte_pairs, unigram
 from trainer.config import FieldError
 from trainer.data.sources import Row, RowError
 from trainer.errors import NothingToLearnError, UserError
@@ -159,6 +160,19 @@ def test_labels_stand_at_first_pieces_and_each_word_counts_once(tokenizer):
     for example in examples:
         assert len(example["input_ids"]) <= 12
         assert all(begins or not tag for tag, begins in zip(example["tags"], example["word_starts"], strict=True))
+
+
+@pytest.mark.parametrize("made", [byte_pairs, unigram])
+@pytest.mark.parametrize("words", ["Tim Cook leads Apple", "He said : yes !", "吃 饭 in Berlin", "a\u3000b 😀 ( x )"])
+def test_words_have_the_pieces_that_they_have_in_a_text(made, words):
+    """With spaces inside of tokens, as byte-level BPE and SentencePiece have them."""
+    task = task_of(made())
+    given = task._words_of(Row({"tokens": words.split(" ")}, "f", 1))
+    cut = task._words_of(Row({"text": words}, "f", 2))
+    assert given.ids == cut.ids
+    assert given.texts() == words.split(" ") and sum(given.starts) == len(given.spans)
+    if "\u3000" not in words:
+        assert cut.spans == given.spans and cut.starts == given.starts
 
 
 def test_predictions_are_entities_in_the_files_scheme(tokenizer):

@@ -61,17 +61,23 @@ class BertEncoder(keras.layers.Layer):
         ids = self._ids(inputs)
         if self.family.packs:
             return self.kernels.encode(self.bert, ids, self.compute, read_positions, training, self.recompute)
-        hidden = self._by_its_class(ids, training).last_hidden_state
+        hidden, _ = self._by_its_class(ids, training)
         return hidden if read_positions is None else tf.gather(hidden, read_positions, batch_dims=1)
 
-    def _by_its_class(self, ids: PackedIds, training: bool):
-        """Returns what transformers' class gives for rows of one text each."""
+    def _by_its_class(self, ids: PackedIds, training: bool) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+        """Returns (the last layer's output, each layer's) of transformers' class, for rows of one text each."""
         mask = tf.cast(ids.segment_ids > 0, tf.int32)
         # MobileBERT reads the neighbours of a token: after the last one nothing, however long its row is.
         words = tf.gather(self.bert.embeddings.weight, ids.input_ids) * tf.cast(mask, tf.float32)[..., None]
         inputs = {"inputs_embeds": words, "attention_mask": mask, "token_type_ids": ids.token_type_ids}
         inputs["position_ids"] = ids.position_ids
-        return self.model(inputs, training=training, output_hidden_states=True, return_dict=True)
+
+        @tf.function  # DeBERTa compares lengths by Python's `if`, which AutoGraph makes a condition in the graph
+        def run(inputs):
+            found = self.model(inputs, training=training, output_hidden_states=True, return_dict=True)
+            return found.last_hidden_state, found.hidden_states
+
+        return run(inputs)
 
     def layer_outputs(self, inputs: dict[str, tf.Tensor], layers: Sequence[int]) -> tf.Tensor:
         """Returns the outputs of several layers, without dropout: precision [batch, length, len(layers), hidden].
@@ -81,7 +87,7 @@ class BertEncoder(keras.layers.Layer):
           layers: ascending; 0 stands for the embeddings, 1 for the first layer.
         """
         if not self.family.packs:
-            hidden = self._by_its_class(self._ids(inputs), training=False).hidden_states
+            _, hidden = self._by_its_class(self._ids(inputs), training=False)
             return tf.stack([hidden[number] for number in layers], axis=2)
         return inference.layer_outputs(self.bert, self._ids(inputs), self.compute, layers)
 

@@ -1,4 +1,4 @@
-// The tokenizer: texts to the ids of their word pieces, as `trainer/text/in_graph_tokenizer.py` finds them, a text at a time.
+// The tokenizer: texts to the ids of their word pieces, as `trainer/text/in_graph_wordpiece.py` finds them, a text at a time.
 //
 // What is done to each character is said by tables that are read off the Hugging Face tokenizer (trainer/text/character_tables.py),
 // so its clean-up, accents, lower case and spaces are not programmed here. WordPiece: the longest piece first, as in

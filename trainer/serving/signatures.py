@@ -11,7 +11,8 @@ from trainer.models.kernels.base import EncoderKernels
 from trainer.models.task_model import TaskModel
 from trainer.serving.text_inputs import INPUTS, PIECE_TOKENS, ROW_WIDTH, GraphInputs, TextInputs, WindowInputs
 from trainer.serving.windows import Request, RequestWindows
-from trainer.text.in_graph_tokenizer import InGraphTokenizer
+from trainer.text.graph_limits import is_byte_pairs
+from trainer.text.in_graph_tokenizer import InGraphTokenizer, build_in_graph_tokenizer
 from trainer.text.tokenizer import Tokenizer
 
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -74,14 +75,15 @@ class ServingModule(tf.Module):
         packs = model.get_layer("encoder").family.packs
         row_width = ROW_WIDTH if packs else 1
         if has_windows:
-            tokenize = InGraphTokenizer(task.tokenizer)
+            tokenize = build_in_graph_tokenizer(task.tokenizer)
             self._windows_of = WindowInputs(tokenize, task.request_windows, task.request_features, row_width)
             single = {name: functools.partial(_one_text, task, number) for name, number in task.text_signatures.items()}
             self._texts_of = {name: WindowInputs(tokenize, windows_of, (), row_width) for name, windows_of in single.items()}
         self._inputs_of: TextInputs | None = None
         if inputs is not None and not has_windows:
             of_task = task.tokenizer, task.max_seq_length
-            self._inputs_of = inputs(*of_task) if packs else GraphInputs(*of_task, row_width)
+            by_native = packs and not is_byte_pairs(task.tokenizer)  # the native operation is WordPiece's
+            self._inputs_of = inputs(*of_task) if by_native else GraphInputs(*of_task, row_width)
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """Returns {"serving_default": strings, "tokens": ids, "examples": serialized tf.Examples}; or the ids twice."""

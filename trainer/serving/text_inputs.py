@@ -1,5 +1,6 @@
 """Strings to the encoder's inputs inside a graph."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -9,7 +10,7 @@ from trainer.data.packing import Layout, pack_evenly
 from trainer.features import ROW_ID, TOKENS, Feature
 from trainer.models.encoder import PACKED_INPUTS
 from trainer.serving.windows import RequestWindows
-from trainer.text.in_graph_tokenizer import InGraphTokenizer
+from trainer.text.in_graph_tokenizer import InGraphTokenizer, build_in_graph_tokenizer
 from trainer.text.tokenizer import Tokenizer
 
 INPUTS = (*PACKED_INPUTS, "cls_positions")
@@ -46,24 +47,12 @@ class GraphInputs(tf.Module):
     def __init__(self, tokenizer: Tokenizer, max_seq_length: int, row_width: int = ROW_WIDTH):
         super().__init__(name="text_inputs")
         self._row_width = row_width
-        self._tokenize = InGraphTokenizer(tokenizer)
-        self._ids = (tokenizer.cls_id, tokenizer.sep_id)
-        self._max_seq_length = max_seq_length
+        self._tokenize = build_in_graph_tokenizer(tokenizer)
+        self._sequences = functools.partial(graph_sequences, tokenizer=tokenizer, max_seq_length=max_seq_length)
 
     def __call__(self, *texts: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        cls_id, sep_id = self._ids
-        parts = [self._tokenize(text) for text in texts]
-        if len(parts) == 1:
-            parts = [parts[0][:, : self._max_seq_length - 2]]
-        else:
-            parts = cut_pairs(parts[0], parts[1], self._max_seq_length - 3)
-        batch = tf.shape(texts[0])[0]
-        sep = tf.fill([batch, 1], sep_id)
-        ended = [tf.concat([part, sep], axis=1) for part in parts]
-        first = tf.concat([tf.fill([batch, 1], cls_id), ended[0]], axis=1)
-        rows = tf.concat([first, *ended[1:]], axis=1)
-        types = tf.concat([tf.zeros_like(first), *[tf.ones_like(part) for part in ended[1:]]], axis=1)
-        features = {"input_ids": rows, "token_type_ids": types, "row_id": tf.range(batch)}
+        sequences = self._sequences([self._tokenize(text) for text in texts])
+        features = {**sequences, "row_id": tf.range(tf.size(texts[0]))}
         packed, layout = pack_evenly(features, _PACKED, self._row_width)
         return {name: packed[name] for name in INPUTS}, layout.places
 
@@ -103,6 +92,26 @@ class WindowInputs(tf.Module):
         features = {"token_type_ids": tf.zeros_like(ids), **windows.features, "row_id": tf.range(tf.size(windows.row))}
         packed, layout = pack_evenly(features, self._spec, self._row_width)
         return {name: packed[name] for name in self._inputs}, layout, windows
+
+
+def graph_sequences(parts: Sequence[tf.RaggedTensor], tokenizer: Tokenizer, max_seq_length: int) -> dict[str, tf.RaggedTensor]:
+    """Returns what `text.sequences` makes of a text or of two, {"input_ids", "token_type_ids": int32 [batch, (tokens)]}.
+
+    Args:
+      parts: int32 [batch, (tokens)] of each text.
+      tokenizer: has the tokens at the ends and between.
+      max_seq_length: what is longer is cut.
+    """
+    rows = parts[0].nrows(out_type=tf.int32)
+    between = tokenizer.separators
+    if len(parts) == 1:
+        cut = [parts[0][:, : max_seq_length - 2]]
+    else:
+        cut = cut_pairs(parts[0], parts[1], max_seq_length - 2 - len(between))
+    cls_ids, sep_ids, between_ids = (tf.tile([ids], [rows, 1]) for ids in ([tokenizer.cls_id], [tokenizer.sep_id], between))
+    ids = [cls_ids, cut[0], sep_ids] if len(cut) == 1 else [cls_ids, cut[0], between_ids, cut[1], sep_ids]
+    types = [tf.ones_like(part) if place > 2 else tf.zeros_like(part) for place, part in enumerate(ids)]
+    return {"input_ids": tf.concat(ids, axis=1), "token_type_ids": tf.concat(types, axis=1)}
 
 
 def cut_pairs(first: tf.RaggedTensor, second: tf.RaggedTensor, budget: int) -> list[tf.RaggedTensor]:

@@ -283,7 +283,7 @@ class Task(base.Task):
     def request_windows(self, texts: Sequence[tf.Tensor], tokenize: InGraphTokenizer) -> RequestWindows:
         import tensorflow as tf
 
-        from trainer.serving.text_inputs import cut_pairs
+        from trainer.serving.text_inputs import graph_sequences
         from trainer.serving.windows import RequestWindows
 
         before, count = len(self.text_columns(self.config)), self.config.choices
@@ -294,11 +294,7 @@ class Task(base.Task):
         joined = tf.strings.join([*[tf.gather(text, row) for text in question], stacked], separator=" ")
         second = tokenize(tf.where(is_there, joined, ""))
         first = tokenize(tf.where(is_there, tf.gather(context, row), ""))
-        first, second = cut_pairs(first, second, self.max_seq_length - 3)
-        cls_id, sep_id = (tf.fill([tf.size(row), 1], i) for i in (self.tokenizer.cls_id, self.tokenizer.sep_id))
-        parts = [cls_id, first, sep_id, second, sep_id]
-        types = [tf.ones_like(part) if place > 2 else tf.zeros_like(part) for place, part in enumerate(parts)]
-        ids = {"input_ids": tf.concat(parts, axis=1), "token_type_ids": tf.concat(types, axis=1)}
+        ids = graph_sequences([first, second], self.tokenizer, self.max_seq_length)
         return RequestWindows(ids, row, {"is_there": is_there, "choice": tf.where(is_there, stacked, "")})
 
     def reply(self, request: Request) -> dict[str, tf.Tensor]:

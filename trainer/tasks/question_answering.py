@@ -361,11 +361,12 @@ class Task(base.Task):
             question = tf.identity(question)
         asked = tokenize(question)[:, : self._most_question_tokens]
         ids, starts, ends = tokenize.with_offsets(context)
-        size = self.max_seq_length - 3 - tf.cast(asked.row_lengths(), tf.int32)
+        size = self.max_seq_length - self._specials - tf.cast(asked.row_lengths(), tf.int32)
         stride = tf.minimum(self.config.window_stride_tokens, tf.maximum(size // 2, 1))
         windows = graph_windows(tf.cast(ids.row_lengths(), tf.int32), size, stride)
         cls_id, sep_id = (tf.fill([tf.size(windows.row), 1], i) for i in (self.tokenizer.cls_id, self.tokenizer.sep_id))
-        before = tf.concat([cls_id, tf.gather(asked, windows.row), sep_id], axis=1)
+        between = tf.tile([self.tokenizer.separators], [tf.size(windows.row), 1])
+        before = tf.concat([cls_id, tf.gather(asked, windows.row), between], axis=1)
         inside = windows.cut(ids)
         types = [tf.zeros_like(before), tf.ones_like(inside), tf.ones_like(sep_id)]
         counts = [tf.zeros_like(before), tf.ones_like(inside), tf.zeros_like(sep_id)]

@@ -20,6 +20,7 @@ from trainer.features import ROW_ID, TOKENS, Example, Feature, FeatureSpec
 from trainer.metrics.tagging import EntityCounts
 from trainer.tasks import base
 from trainer.text import tag_schemes, words
+from trainer.text.graph_limits import is_byte_pairs
 from trainer.text.tag_schemes import Span
 from trainer.text.windows import token_windows
 
@@ -251,22 +252,48 @@ class Task(base.Task):
         for token in tokens:
             spans.append((place, place + len(token)))
             place += len(token) + 1
-            pieces = self.tokenizer.encode(token) or [self.tokenizer.unk_id]  # nothing but characters that the tokenizer drops
+            pieces = self._pieces(token, is_first=not spans[1:])
+            pieces = pieces or [self.tokenizer.unk_id]  # nothing but characters that the tokenizer drops
             ids += pieces
             starts += [True, *[False] * (len(pieces) - 1)]
         return Words(" ".join(tokens), spans, ids, starts)
 
-    def _words_of_text(self, text: str) -> Words:
+    def _pieces(self, word: str, is_first: bool) -> list[int]:
+        """Returns a given word's ids: those that it has in a text."""
+        if self._continues is not None:
+            return self.tokenizer.encode(word)
+        has_space = is_byte_pairs(self.tokenizer) and not is_first  # a token of byte-level BPE has the space before a word
+        return self._encoded(f" {word}" if has_space else word)[0]
+
+    def _encoded(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Returns the ids of a text and their places, but no pieces of white space only: they say nothing about words."""
         ids, offsets = self.tokenizer.encode_with_offsets(text)
-        starts = words.word_starts(text, offsets, self._continues[ids], self.config.word_splitting)
+        if self._continues is not None:
+            return ids, offsets
+        places = words.without_spaces(text, offsets)
+        found = zip(ids, places, strict=True)
+        kept = [(number, place) for number, place in found if place[0] < place[1] and number not in self._blank_ids]
+        return [number for number, _ in kept], [place for _, place in kept]
+
+    def _words_of_text(self, text: str) -> Words:
+        ids, offsets = self._encoded(text)
+        continues = words.continues_word(text, offsets) if self._continues is None else self._continues[ids]
+        starts = words.word_starts(text, offsets, continues, self.config.word_splitting)
         first = np.flatnonzero(starts)
         last = [*(first[1:] - 1), len(ids) - 1]
         return Words(text, [(offsets[i][0], offsets[j][1]) for i, j in zip(first, last, strict=False)], ids, starts.tolist())
 
     @functools.cached_property
-    def _continues(self) -> np.ndarray:
-        """Whether the piece of an id continues a word: bool [vocabulary]."""
-        prefix = self.tokenizer.backend.model.continuing_subword_prefix
+    def _blank_ids(self) -> set[int]:
+        """The ids of SentencePiece's spaces: of one before a text's first word, the place is that word's."""
+        return {number for number, token in enumerate(self.tokenizer.tokens()) if token and not token.strip("▁")}
+
+    @functools.cached_property
+    def _continues(self) -> np.ndarray | None:
+        """Whether the piece of an id continues a word: bool [vocabulary]; None where its text does not say."""
+        prefix = getattr(self.tokenizer.backend.model, "continuing_subword_prefix", None)
+        if not prefix:
+            return None
         return np.array([token.startswith(prefix) for token in self.tokenizer.tokens()])
 
     def _true_tags(self, row: Row, found: Words) -> list[int]:
@@ -443,12 +470,17 @@ class Task(base.Task):
 
         from trainer.serving.windows import RequestWindows
         from trainer.text.in_graph_windows import graph_windows
-        from trainer.text.in_graph_words import graph_word_starts
+        from trainer.text.in_graph_words import graph_continues_word, graph_without_spaces, graph_word_starts
 
         (text,) = texts
         ids, starts, ends = tokenize.with_offsets(text)
         points = tf.strings.unicode_decode(text, "UTF-8", errors="replace")
-        continues = ids.with_flat_values(tf.gather(tf.constant(self._continues), ids.flat_values))
+        if self._continues is None:
+            starts, ends = graph_without_spaces(points, starts, ends)
+            ids, starts, ends = (tf.ragged.boolean_mask(values, starts < ends) for values in (ids, starts, ends))
+            continues = graph_continues_word(points, starts, ends)
+        else:
+            continues = ids.with_flat_values(tf.gather(tf.constant(self._continues), ids.flat_values))
         begins = graph_word_starts(points, starts, ends, continues, self.config.word_splitting)
         size, stride = (tf.fill([tf.shape(text)[0]], value) for value in self._window_sizes)
         windows = graph_windows(tf.cast(ids.row_lengths(), tf.int32), size, stride)

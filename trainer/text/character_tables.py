@@ -60,10 +60,10 @@ class ReplacementTable:
 
     @classmethod
     def of(cls, outputs: list[str]) -> "ReplacementTable":
-        """Builds the table from an output for each of `_characters()`."""
+        """Builds the table from an output for each of `characters()`."""
         places = {" ": 1}  # an output that stands even where the normalizer changes nothing: no array may be empty
         entry = np.zeros(CODE_POINTS, np.int32)
-        for character, output in zip(_characters(), outputs, strict=True):
+        for character, output in zip(characters(), outputs, strict=True):
             if output != character:
                 entry[ord(character)] = places.setdefault(output, len(places) + 1)
         values = np.array([ord(c) for output in places for c in output], np.int32)
@@ -125,24 +125,25 @@ def _tables(clean_text: bool, handle_chinese_chars: bool, strip_accents: bool | 
 
 
 @functools.cache
-def _characters() -> list[str]:
-    """Every code point that a string can hold: all but the surrogates."""
+def characters() -> list[str]:
+    """Returns every code point that a string can hold: all but the surrogates."""
     return [chr(c) for c in range(CODE_POINTS) if not 0xD800 <= c <= 0xDFFF]
 
 
-def _pages(texts: list[str]) -> Iterator[list[str]]:
+def pages(texts: list[str]) -> Iterator[list[str]]:
+    """Yields the texts, PAGE at a time."""
     return (texts[start : start + PAGE] for start in range(0, len(texts), PAGE))
 
 
 def _outputs(normalizer) -> list[str]:
-    """Returns the normalizer's output for each of `_characters()`."""
-    return _normalized(normalizer, _characters())
+    """Returns the normalizer's output for each of `characters()`."""
+    return _normalized(normalizer, characters())
 
 
 def _normalized(normalizer, texts: list[str]) -> list[str]:
-    """Returns the normalizer's output for each of the texts that stand for `_characters()`, asked page by page."""
+    """Returns the normalizer's output for each of the texts that stand for `characters()`, asked page by page."""
     found: list[str] = []
-    for page in _pages(texts):
+    for page in pages(texts):
         joined = "".join(page)
         # What leaves a whole page as it is, as nearly all of them, leaves each of its characters as it is.
         found += page if normalizer.normalize_str(joined) == joined else _normalized_page(normalizer, page)
@@ -165,7 +166,7 @@ def kind_table() -> PagedTable:
     """Returns WORD, SPACE or PUNCTUATION for each code point, as BertPreTokenizer takes it between two letters."""
     cut = pre_tokenizers.BertPreTokenizer().pre_tokenize_str
     table = np.full(CODE_POINTS, WORD, np.int32)
-    for page in _pages(_characters()):
+    for page in pages(characters()):
         if len(cut("".join(page))) == 1:  # nearly all pages hold nothing that cuts
             continue
         spans = np.array([span for _, span in cut(" ".join(f"a{character}a" for character in page))])
@@ -183,7 +184,7 @@ def _mark_tables(keeping) -> MarkTables:
     nonstarters = _nonstarters(nfd)
     decompositions = _normalized(nfd, _outputs(keeping))
     starters = np.zeros(CODE_POINTS, np.int32)
-    for character, decomposed in zip(_characters(), decompositions, strict=True):
+    for character, decomposed in zip(characters(), decompositions, strict=True):
         if len(decomposed) == 1:  # nearly all
             starters[ord(character)] = decomposed not in nonstarters
             continue
@@ -199,7 +200,7 @@ def _mark_tables(keeping) -> MarkTables:
 
 def _nonstarters(nfd) -> set[str]:
     """Returns the code points of combining class over 0: those that NFD moves before, or behind, a neighbouring mark."""
-    candidates = [c for c, parts in zip(_characters(), _outputs(nfd), strict=True) if parts == c]
+    candidates = [c for c, parts in zip(characters(), _outputs(nfd), strict=True) if parts == c]
     over_one = _moved(nfd, [c + "\u0334" for c in candidates])  # U+0334 has class 1, the lowest
     under_230 = _moved(nfd, ["\u0301" + c for c in candidates])  # U+0301 has class 230
     return {c for c, over, under in zip(candidates, over_one, under_230, strict=True) if over or under}
@@ -208,7 +209,7 @@ def _nonstarters(nfd) -> set[str]:
 def _moved(nfd, pairs: list[str]) -> list[bool]:
     """Returns for each pair of characters whether NFD swaps it."""
     found: list[bool] = []
-    for page in _pages(pairs):
+    for page in pages(pairs):
         text = f"a{'a'.join(page)}"
         ordered = nfd.normalize_str(text)
         if ordered == text:  # nearly all pages
@@ -222,7 +223,7 @@ def _moved(nfd, pairs: list[str]) -> list[bool]:
 def _reference_marks() -> list[str]:
     """One mark of each combining class, lowest first (classes never change: Unicode's normalization stability)."""
     by_class: dict[int, str] = {}
-    for character in _characters():
+    for character in characters():
         if unicodedata.combining(character) and not unicodedata.decomposition(character):
             by_class.setdefault(unicodedata.combining(character), character)
     return [by_class[number] for number in sorted(by_class)]

@@ -1,30 +1,28 @@
 """The tokenizer as TensorFlow operations: strings in, the Hugging Face tokenizer's ids and offsets out, exactly.
 
-Invalid UTF-8 follows one rule: each invalid sequence becomes U+FFFD, as Python's `decode(errors="replace")` has it;
-BERT's clean-up then drops U+FFFD.
+Two kinds: BERT's WordPiece and RoBERTa's byte-level BPE. What both have in common is here: code points with their places, the
+special tokens among them, tables over all code points.
 
-Offsets follow Hugging Face's alignments. All that a code point becomes keeps the place of that code point. A token begins at
-the place of its first code point and ends with the place of its last one. So a token includes what is dropped between its
-code points, and excludes what is dropped before and after them. Marks that move are the exception: see `_decompose`.
+Invalid UTF-8 follows one rule: each invalid sequence becomes U+FFFD, as Python's `decode(errors="replace")` has it.
 """
 
+import abc
 from typing import NamedTuple
 
 import tensorflow as tf
-import tensorflow_text as tf_text
 
-from trainer.text.character_tables import PAGE, SPACE, WORD, MarkTables, PagedTable, ReplacementTable, read_tables
-from trainer.text.graph_limits import MAX_CHARACTERS_PER_WORD, pieces, special_tokens
+from trainer.text.character_tables import PAGE, PagedTable
+from trainer.text.graph_limits import is_byte_pairs, special_tokens
 from trainer.text.tokenizer import Tokenizer
 
-_SPECIAL = 0x110000  # stands for a special token in a row of code points; one number for each, above Unicode
+SPECIAL = 0x110000  # stands for a special token in a row of code points; one number for each, above Unicode
 
 
-class _Characters(NamedTuple):
+class Characters(NamedTuple):
     """The code points of a batch of texts, one after another.
 
     Attributes:
-      points: int32 [n] code points, or _SPECIAL and more.
+      points: int32 [n] code points, or SPECIAL and more.
       texts: int64 [n] the text of each.
       starts, ends: int32 [n] the place of each in the text, as it was before any step, in code points. `__call__` does
         not read them, so TensorFlow removes their computation from its graph.
@@ -35,16 +33,16 @@ class _Characters(NamedTuple):
     starts: tf.Tensor
     ends: tf.Tensor
 
-    def where(self, kept: tf.Tensor) -> "_Characters":
+    def where(self, kept: tf.Tensor) -> "Characters":
         """Returns the characters for which `kept`, bool [n], is true."""
-        return _Characters(*(tf.boolean_mask(values, kept) for values in self))
+        return Characters(*(tf.boolean_mask(values, kept) for values in self))
 
-    def at(self, indices: tf.Tensor) -> "_Characters":
+    def at(self, indices: tf.Tensor) -> "Characters":
         """Returns the characters at the indices, int32 [m]."""
-        return _Characters(*(tf.gather(values, indices) for values in self))
+        return Characters(*(tf.gather(values, indices) for values in self))
 
 
-class _Tokens(NamedTuple):
+class Tokens(NamedTuple):
     """The tokens of a batch of texts, all [tokens]: int32 ids, int64 the text of each, int32 starts and ends."""
 
     ids: tf.Tensor
@@ -53,19 +51,20 @@ class _Tokens(NamedTuple):
     ends: tf.Tensor
 
 
-class InGraphTokenizer(tf.Module):
+class InGraphTokenizer(tf.Module, abc.ABC):
     """Tokenizes string tensors inside a graph.
 
     Raises (when built):
-      UserError: a tokenizer whose model is not WordPiece, or whose special tokens could overlap in a text.
+      UserError: a tokenizer of another kind, or whose special tokens could overlap in a text.
     """
 
     def __init__(self, tokenizer: Tokenizer):
         super().__init__(name="in_graph_tokenizer")
         self._special_tokens = special_tokens(tokenizer)
-        self._unk_id = tokenizer.unk_id
-        self._wordpiece = _fast_wordpiece(tokenizer)
-        self._tables = read_tables(tokenizer)
+
+    @abc.abstractmethod
+    def _tokens(self, characters: Characters, has_offsets: bool) -> Tokens:
+        """Returns the tokens of texts; their places need to be right only where `has_offsets`."""
 
     def __call__(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """Tokenizes texts, without [CLS] and [SEP].
@@ -76,7 +75,7 @@ class InGraphTokenizer(tf.Module):
         Returns:
           int32 [batch, (tokens)].
         """
-        tokens = self._split_into_tokens(self._normalize(self._characters(texts)))
+        tokens = self._tokens(self._characters(texts), has_offsets=False)
         return tf.RaggedTensor.from_value_rowids(tokens.ids, tokens.texts, nrows=tf.shape(texts, tf.int64)[0])
 
     def with_offsets(self, texts: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
@@ -88,18 +87,18 @@ class InGraphTokenizer(tf.Module):
         Returns:
           int32 [batch, (tokens)] ids, starts and ends. Starts and ends count code points: Python's `text[start:end]`.
         """
-        tokens = self._split_into_tokens(self._normalize(self._decompose(self._characters(texts))))
+        tokens = self._tokens(self._characters(texts), has_offsets=True)
         ids = tf.RaggedTensor.from_value_rowids(tokens.ids, tokens.texts, nrows=tf.shape(texts, tf.int64)[0])
         return ids, ids.with_values(tokens.starts), ids.with_values(tokens.ends)
 
-    def _characters(self, texts: tf.Tensor) -> _Characters:
+    def _characters(self, texts: tf.Tensor) -> Characters:
         decoded = tf.strings.unicode_decode(texts, "UTF-8", errors="replace")
         owners = owners_of(decoded.row_lengths())
         first = tf.cast(tf.gather(decoded.row_starts(), owners), tf.int32)
         starts = tf.range(tf.size(first)) - first
-        return self._mark_special_tokens(_Characters(decoded.flat_values, owners, starts, starts + 1))
+        return self._mark_special_tokens(Characters(decoded.flat_values, owners, starts, starts + 1))
 
-    def _mark_special_tokens(self, characters: _Characters) -> _Characters:
+    def _mark_special_tokens(self, characters: Characters) -> Characters:
         """Puts one code above Unicode for each special token written in the text, as "[MASK]"."""
         points, texts, starts, ends = characters
         length = tf.size(points)
@@ -114,136 +113,22 @@ class InGraphTokenizer(tf.Module):
             for offset in range(1, width):
                 inside |= tf.pad(found, [[offset, width - 1 - offset]])[:length]
             first = tf.pad(found, [[0, width - 1]])[:length]
-            points = tf.where(first, _SPECIAL + number, points)
+            points = tf.where(first, SPECIAL + number, points)
             ends = tf.where(first, starts + width, ends)
             kept &= ~inside
-        return _Characters(points, texts, starts, ends).where(kept)
-
-    def _decompose(self, characters: _Characters) -> _Characters:
-        """Applies NFD as a step of its own, where the tokenizer applies it, so that offsets equal Hugging Face's.
-
-        Hugging Face aligns NFD's output after marks are reordered, and by count: the k-th code point that is the first of
-        a decomposition takes the place of the k-th character; a further one takes the place of the code point before it.
-        So a mark that moves takes the place of another mark, even of one that the tokenizer drops later.
-        """
-        marks = self._tables.marks
-        if marks is None:
-            return characters
-        points, owners, within = _replaced(marks.decomposition, characters.points)
-        is_first = within == 0
-        aligned = characters.at(tf.boolean_mask(owners, is_first))
-        points, is_first = _in_canonical_order(marks, _runs(marks, characters, owners), points, is_first)
-        return aligned.at(tf.cumsum(tf.cast(is_first, tf.int32)) - 1)._replace(points=points)
-
-    def _normalize(self, characters: _Characters) -> _Characters:
-        """Replaces every code point by what the tokenizer makes of it, marks in canonical order."""
-        points, owners, _ = _replaced(self._tables.replacement, characters.points)
-        normalized = characters.at(owners)
-        marks = self._tables.marks
-        if marks is not None:  # after `_decompose` they are in order, so that starts and ends need no reordering
-            (points,) = _in_canonical_order(marks, _runs(marks, characters, owners), points)
-        return normalized._replace(points=points)
-
-    def _split_into_tokens(self, characters: _Characters) -> _Tokens:
-        """Splits code points into words, each punctuation mark a word of its own, and words into pieces."""
-        points, texts = characters.points, characters.texts
-        is_special = points >= _SPECIAL
-        kind = look_up(self._tables.kind, points)
-        is_word = ~is_special & (kind == WORD)
-        goes_on = is_word[1:] & is_word[:-1] & (texts[1:] == texts[:-1])
-        opens = ~tf.concat([tf.zeros([tf.minimum(tf.size(points), 1)], tf.bool), goes_on], 0)
-        stays = is_special | (kind != SPACE)
-        word_of = tf.cumsum(tf.cast(opens & stays, tf.int64))  # from 1; only code points that stay are looked at
-        characters, word_of = characters.where(stays), tf.boolean_mask(word_of, stays)
-        return self._words_to_tokens(tf.RaggedTensor.from_value_rowids(characters.points, word_of - 1), characters)
-
-    def _words_to_tokens(self, words: tf.RaggedTensor, characters: _Characters) -> _Tokens:
-        first = tf.gather(words.flat_values, words.row_starts())
-        is_special = first >= _SPECIAL
-        is_long = words.row_lengths() > MAX_CHARACTERS_PER_WORD
-        plain = words.with_values(tf.where(words.flat_values >= _SPECIAL, ord("a"), words.flat_values))
-        pieces, begin_bytes, end_bytes = self._wordpiece.tokenize_with_offsets(tf.strings.unicode_encode(plain, "UTF-8"))
-        special_ids = tf.constant([number for _, number in self._special_tokens])
-        single = tf.where(is_special, tf.gather(special_ids, tf.maximum(first - _SPECIAL, 0)), self._unk_id)
-        alone = is_special | is_long
-        lengths = tf.where(alone, tf.constant(1, tf.int64), pieces.row_lengths())
-        word = owners_of(lengths)
-        within = tf.range(tf.size(word, tf.int64)) - tf.gather(tf.cumsum(lengths, exclusive=True), word)
-        piece = tf.gather(pieces.row_starts(), word) + within
-        is_alone = tf.gather(alone, word)
-        ids = tf.where(is_alone, tf.gather(single, word), tf.gather(pieces.flat_values, piece))
-        texts = tf.gather(tf.gather(characters.texts, words.row_starts()), word)
-        begins = _indices_of(tf.gather(begin_bytes.flat_values, piece), word, plain)
-        lasts = _indices_of(tf.gather(end_bytes.flat_values, piece) - 1, word, plain)
-        lasts = tf.where(is_alone, tf.gather(words.row_limits(), word) - 1, lasts)
-        return _Tokens(ids, texts, tf.gather(characters.starts, begins), tf.gather(characters.ends, lasts))
+        return Characters(points, texts, starts, ends).where(kept)
 
 
-def _replaced(table: ReplacementTable, points: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Replaces code points by what a table says, and special tokens by themselves.
+def build_in_graph_tokenizer(tokenizer: Tokenizer) -> InGraphTokenizer:
+    """Returns the twin of a tokenizer.
 
-    Args:
-      table: the table.
-      points: int32 [n].
-
-    Returns:
-      int32 [m] each: the new code points; the index of the point that each replaces; its index among those that do.
+    Raises:
+      UserError: see `graph_limits.problem_with`.
     """
-    entry = look_up(table.entry, points)
-    starts = tf.constant(table.starts)
-    row_of_entry = tf.maximum(entry - 1, 0)
-    begins = tf.gather(starts, row_of_entry)
-    lengths = tf.where(entry == 0, 1, tf.gather(starts, row_of_entry + 1) - begins)
-    owners = owners_of(lengths)
-    within = tf.range(tf.size(owners)) - tf.gather(tf.cumsum(lengths, exclusive=True), owners)
-    values = tf.constant(table.values)
-    replaced = tf.gather(values, tf.minimum(tf.gather(begins, owners) + within, tf.size(values) - 1))
-    return tf.where(tf.gather(entry, owners) == 0, tf.gather(points, owners), replaced), owners, within
+    from trainer.text.in_graph_byte_pairs import InGraphBytePairs
+    from trainer.text.in_graph_wordpiece import InGraphWordPiece
 
-
-def _runs(marks: MarkTables, characters: _Characters, owners: tf.Tensor) -> tf.Tensor:
-    """Returns int64 [m]: the run, for canonical reordering, of each code point that `_replaced` made of the characters."""
-    runs = tf.gather(tf.cumsum(look_up(marks.starters, characters.points)), owners)
-    # A mark at the start of a text must not go back into the text before it: texts part runs, too.
-    return tf.gather(characters.texts, owners) * 2**31 + tf.cast(runs, tf.int64)
-
-
-def _in_canonical_order(marks: MarkTables, runs: tf.Tensor, points: tf.Tensor, *others: tf.Tensor) -> list[tf.Tensor]:
-    """Sorts each run of marks by combining class, stably; hardly any text needs it, so it is looked for first.
-
-    Args:
-      marks: the tables.
-      runs: int64 [m], see `_runs`.
-      points: int32 [m].
-      others: [m] each.
-
-    Returns:
-      The points and the others, in the points' new order.
-    """
-    key = runs * 2**8 + tf.cast(look_up(marks.order, points), tf.int64)
-    is_sorted = tf.reduce_all(key[1:] >= key[:-1])
-    values = [points, *others]
-
-    def in_order() -> list[tf.Tensor]:
-        order = tf.argsort(key, stable=True)
-        return [tf.gather(value, order) for value in values]
-
-    return tf.cond(is_sorted, lambda: values, in_order)
-
-
-def _indices_of(byte: tf.Tensor, word: tf.Tensor, words: tf.RaggedTensor) -> tf.Tensor:
-    """Returns int64 [tokens]: the index, in the words' flat values, of the code point that holds a byte of a word's UTF-8.
-
-    Args:
-      byte: int64 [tokens], counted from the first byte of the word.
-      word: int64 [tokens].
-      words: int32 [words, (code points)].
-    """
-    points = words.flat_values
-    lengths = 1 + tf.add_n([tf.cast(points >= first, tf.int64) for first in (0x80, 0x800, 0x10000)])
-    ends = tf.cumsum(lengths)
-    first_byte = tf.gather(ends - lengths, tf.gather(words.row_starts(), word))
-    return tf.searchsorted(ends, first_byte + byte, side="right", out_type=tf.int64)
+    return (InGraphBytePairs if is_byte_pairs(tokenizer) else InGraphWordPiece)(tokenizer)
 
 
 def owners_of(lengths: tf.Tensor) -> tf.Tensor:
@@ -257,19 +142,18 @@ def owners_of(lengths: tf.Tensor) -> tf.Tensor:
     return tf.searchsorted(ends, tf.range(total), side="right", out_type=lengths.dtype)
 
 
+def places_within(lengths: tf.Tensor, owners: tf.Tensor) -> tf.Tensor:
+    """Returns each element's place among those of its entry, from `owners_of(lengths)`."""
+    return tf.range(tf.size(owners, lengths.dtype)) - tf.gather(tf.cumsum(lengths, exclusive=True), owners)
+
+
+def utf8_lengths(points: tf.Tensor) -> tf.Tensor:
+    """Returns how many bytes each code point has in UTF-8, of the same type."""
+    return 1 + tf.add_n([tf.cast(points >= first, points.dtype) for first in (0x80, 0x800, 0x10000)])
+
+
 def look_up(table: PagedTable, points: tf.Tensor) -> tf.Tensor:
     """Returns int32 [n]: the table's values for code points; a special token counts as "a", which no table changes."""
-    points = tf.where(points >= _SPECIAL, ord("a"), points)
+    points = tf.where(points >= SPECIAL, ord("a"), points)
     page = tf.gather(tf.constant(table.page_of), points // PAGE)
     return tf.gather(tf.reshape(tf.constant(table.pages), [-1]), page * PAGE + points % PAGE)
-
-
-def _fast_wordpiece(tokenizer: Tokenizer) -> tf_text.FastWordpieceTokenizer:
-    return tf_text.FastWordpieceTokenizer(
-        vocab=pieces(tokenizer),
-        suffix_indicator=tokenizer.backend.model.continuing_subword_prefix,
-        max_bytes_per_word=4 * MAX_CHARACTERS_PER_WORD,
-        token_out_type=tf.int32,
-        unknown_token=tokenizer.special_tokens["unk"],
-        no_pretokenization=True,
-    )

@@ -31,9 +31,53 @@ def is_punctuation(character: str) -> bool:
 
 
 @functools.lru_cache(maxsize=1 << 16)
+def is_space(character: str) -> bool:
+    """Returns whether BERT's tokenizer cuts a text at a character and drops it."""
+    return len(pre_tokenizers.BertPreTokenizer().pre_tokenize_str(f"a{character}a")) == 2
+
+
+@functools.lru_cache(maxsize=1 << 16)
 def is_ideograph(character: str) -> bool:
     """Returns whether a character is a word of its own, as Chinese ones are."""
     return any(first <= ord(character) <= last for first, last in IDEOGRAPHS)
+
+
+def without_spaces(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Returns tokens' places without the white space at their ends, as byte-level BPE and SentencePiece may have it.
+
+    A token that is white space only has no length.
+
+    >>> without_spaces("a  b", [(0, 1), (1, 2), (2, 4)])
+    [(0, 1), (2, 2), (3, 4)]
+    """
+    found = []
+    for start, end in offsets:
+        while start < end and is_space(text[start]):
+            start += 1
+        while start < end and is_space(text[end - 1]):
+            end -= 1
+        found.append((start, end))
+    return found
+
+
+def continues_word(text: str, offsets: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Returns which tokens are no word of their own where BERT would cut, of a tokenizer whose tokens do not say it.
+
+    A token continues a word where it begins inside of the character that the one before it ends with, or right behind it, and
+    neither is a mark or an ideograph there.
+
+    Args:
+      text: the text.
+      offsets: as `without_spaces` gives them, none of them empty.
+    """
+    cuts = [is_punctuation(character) or is_ideograph(character) for character in text]
+    return np.array(
+        [
+            place > 0 and start <= (end := offsets[place - 1][1]) and (start < end or not (cuts[start] or cuts[start - 1]))
+            for place, (start, _) in enumerate(offsets)
+        ],
+        bool,
+    )
 
 
 def word_starts(text: str, offsets: Sequence[tuple[int, int]], continues: Sequence[bool] | np.ndarray, rule: str) -> np.ndarray:
