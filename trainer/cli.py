@@ -178,6 +178,17 @@ COMMANDS = {
             "confidence": "The probability from which on a predicted label counts.",
         },
     ),
+    "augment": Command(
+        "write more training rows, in whose texts a masked language model has put other words",
+        {
+            "config": CONFIG,
+            "set": SET,
+            "masked_lm": "The model: a workdir of pretraining, or a folder, a checkpoint or a Hub id with its head.",
+            "copies": "Copies of each row.",
+            "word_prob": "Of each word of a text, the chance that it is replaced; one is, at least.",
+            "output": "The .jsonl file for the rows and their copies.",
+        },
+    ),
     "crossvalidate": Command(
         "score a config on all of its training rows, each by a run that has not seen it",
         {
@@ -231,7 +242,7 @@ ONE_OF = {
     "pooling": ["auto", "cls", "mean", "max", "weighted_mean", "pooler", "last_four"],
     "engine": ["numpy", "faiss"],
 }
-NUMBERS = ("price", "margin", "confidence")
+NUMBERS = ("price", "margin", "confidence", "word_prob")
 LEAST: dict[str, int | None] = {
     # A flag that is a whole number → its lowest value
     "steps": 1,
@@ -247,8 +258,12 @@ LEAST: dict[str, int | None] = {
     "folds": 2,
     "pairs": 1,
     "rounds": 1,
+    "copies": 1,
 }
-PATHS = ("config", "workdir", "data", "input", "output", "from", "encoder", "extend", "google_records", "chips", "index")
+PATHS = (
+    *("config", "workdir", "data", "input", "output", "from", "encoder", "extend", "google_records", "chips", "index"),
+    "masked_lm",
+)
 OUT_OF_MEMORY = (
     "out of memory. To use less: a smaller train.batch_size, or more train.gradient_accumulation_steps with the same "
     "batch_size (the same gradient, in parts); train.recompute_activations=true; a smaller data.max_seq_length; "
@@ -317,6 +332,9 @@ class Options:
     contrastive: str | None = None
     rounds: int = 1
     confidence: float = 0.9
+    masked_lm: str | None = None
+    copies: int = 2
+    word_prob: float = 0.15
     baseline: str | None = None
 
     def required(self, name: str) -> str:

@@ -10,7 +10,7 @@ CLS, SEP, MASK = 1, 2, 3
 USABLE = list(range(1000, 2000))
 
 
-def augmentation(seed=5, most_tokens=64, **probs):
+def augmentation(seed=5, most_tokens=64, synonyms=None, synonym_prob=0.0, is_inner=(False,) * 2000, **probs):
     names = ("mask_prob", "replace_prob", "swap_prob", "insert_prob", "delete_prob")
     return Augmentation(
         **{name: probs.get(name, 0.0) for name in names},
@@ -19,6 +19,9 @@ def augmentation(seed=5, most_tokens=64, **probs):
         special_ids=[0, CLS, SEP, MASK],
         usable_ids=USABLE,
         most_tokens=most_tokens,
+        synonyms=synonyms or {},
+        synonym_prob=synonym_prob,
+        is_inner=is_inner,
     )
 
 
@@ -97,3 +100,14 @@ def test_the_tasks_own_work_comes_after():
     found = work.vary(pairs(3), tf.range(3, dtype=tf.int64))
     assert (found["seen"].flat_values == MASK).numpy().any() and work.finish({}, True) == {"done": 1}
     assert augmented(None, augmentation(mask_prob=0.5), SPEC).finish({"a": 1}, False) == {"a": 1}
+
+
+def test_words_become_synonyms():
+    """10 becomes 500 or 501, 11 becomes 600; 12 is no whole word, since 13 goes on with it."""
+    inner = [number == 13 for number in range(2000)]
+    ids, _ = changed(augmentation(synonyms={10: [500, 501], 11: [600], 12: [700]}, synonym_prob=0.5, is_inner=inner))
+    firsts = [row[1] for row in ids]
+    assert set(firsts) == {10, 500, 501} and 100 < firsts.count(10) < 300 and abs(firsts.count(500) - firsts.count(501)) < 60
+    assert {row[2] for row in ids} == {11, 600} and {row[3] for row in ids} == {12}
+    assert all(row[4:] == ORIGINAL[4:] for row in ids)
+    assert changed(augmentation(synonyms={10: [500, 501]}, synonym_prob=0.5))[0] != ids

@@ -1,13 +1,14 @@
 """Training examples changed a little, otherwise in each epoch: more from few rows.
 
-Tokens are masked, replaced by random ones, swapped with their neighbour, joined by random ones or deleted, each with a
-probability (Wei and Zou 2019, arXiv:1901.11196, with tokens for words; masking: Kumar et al. 2020, arXiv:2003.02245).
+Words are replaced by synonyms; tokens are masked, replaced by random ones, swapped with their neighbour, joined by random ones
+or deleted, each with a probability (Wei and Zou 2019, arXiv:1901.11196, with tokens for words; masking: Kumar et al. 2020,
+arXiv:2003.02245).
 Special tokens stay. What happens is a function of the seed and the example's place in the stream, so a resumed run goes on
 as it would have.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
@@ -23,14 +24,18 @@ class Augmentation:
     """What happens to tokens.
 
     Attributes:
+      synonym_prob: of each token that is a word with synonyms.
       mask_prob, replace_prob, swap_prob, insert_prob, delete_prob: of each token.
       seed: of the draws.
       mask_id: of [MASK].
       special_ids: of tokens that stay as they are.
       usable_ids: that random tokens are drawn from.
       most_tokens: of an example; where it would become longer, nothing is inserted.
+      synonyms: {the id of a word: those that may stand for it}.
+      is_inner: of each id, whether it goes on with the word before it: a token before one is no whole word.
     """
 
+    synonym_prob: float
     mask_prob: float
     replace_prob: float
     swap_prob: float
@@ -41,6 +46,8 @@ class Augmentation:
     special_ids: Sequence[int]
     usable_ids: Sequence[int]
     most_tokens: int
+    synonyms: Mapping[int, Sequence[int]] = dataclasses.field(default_factory=dict)
+    is_inner: Sequence[bool] = ()
 
     def __call__(self, features: Features, numbers: tf.Tensor, spec: FeatureSpec) -> Features:
         """Returns changed features.
@@ -52,7 +59,7 @@ class Augmentation:
         """
         for stream, sequence in enumerate(sequences_of(spec)):
             names = [name for name in (in_sequence(sequence, movable) for movable in MOVABLE) if name in features]
-            changed = self._changed([features[name] for name in names], numbers, 8 * stream)
+            changed = self._changed([features[name] for name in names], numbers, 16 * stream)
             features = {**features, **dict(zip(names, changed, strict=True))}
         return features
 
@@ -77,7 +84,7 @@ class Augmentation:
             usable = tf.constant(self.usable_ids, tf.int32)
             return tf.gather(usable, tf.cast(tf.cast(drawn(number), tf.int64) % len(self.usable_ids), tf.int32))
 
-        flat = ids.flat_values
+        flat = self._with_synonyms(ids, happens(self.synonym_prob, 8), drawn(9))
         is_free = tf.reduce_all(flat[:, None] != tf.constant(self.special_ids, tf.int32), axis=1)
         flat = tf.where(is_free & happens(self.replace_prob, 1), random_token(2), flat)
         flat = tf.where(is_free & happens(self.mask_prob, 3), self.mask_id, flat)
@@ -103,6 +110,22 @@ class Augmentation:
             return tf.RaggedTensor.from_row_lengths(values, lengths, validate=False)
 
         return [joined(flat), *[joined(tf.gather(other.flat_values, source)) for other in others]]
+
+    def _with_synonyms(self, ids: tf.RaggedTensor, happens: tf.Tensor, drawn: tf.Tensor) -> tf.Tensor:
+        """Returns the tokens, int32, with another word for those that have one where `happens`; `drawn`, uint32, chooses it."""
+        flat = ids.flat_values
+        if not self.synonyms:
+            return flat
+        words = sorted(self.synonyms)
+        counts = tf.constant([len(self.synonyms[word]) for word in words])
+        others = tf.constant([other for word in words for other in self.synonyms[word]])
+        entry = tf.minimum(tf.searchsorted(words, flat), len(words) - 1)
+        is_known = tf.gather(words, entry) == flat
+        row, is_inner = ids.value_rowids(), tf.gather(tf.constant(self.is_inner), flat)
+        is_known &= ~tf.concat([is_inner[1:] & (row[1:] == row[:-1]), tf.zeros([tf.minimum(tf.size(row), 1)], tf.bool)], 0)
+        chosen = tf.cast(tf.cast(drawn, tf.int64) % tf.cast(tf.gather(counts, entry), tf.int64), tf.int32)
+        other = tf.gather(others, tf.gather(tf.cumsum(counts, exclusive=True), entry) + chosen)
+        return tf.where(is_known & happens, other, flat)
 
 
 def augmented(work: BatchWork | None, augmentation: Augmentation, spec: FeatureSpec) -> BatchWork:

@@ -19,6 +19,7 @@ from trainer.data.pipeline import (
     training_stream,
 )
 from trainer.data.records import Manifest, mean_tokens
+from trainer.data.synonyms import inner_tokens, read_synonyms, synonym_ids
 from trainer.errors import UserError
 from trainer.features import aligned_sequences, in_sequence, lead_of, sequences_of
 from trainer.run.experiment import Experiment
@@ -160,18 +161,18 @@ def _augmented_work(experiment: Experiment, task: Task, most_tokens: int) -> Bat
     """Returns what is done to training batches: the task's work, after the examples were changed where the config says so.
 
     Raises:
-      UserError: the task's tokens have labels or places, which would no longer be theirs.
+      UserError: the task's tokens have labels or places; the table of synonyms cannot be used.
     """
-    probs, spec = experiment.data.augmentation(), task.features()
-    if not any(probs.values()):
+    data, spec = experiment.data, task.features()
+    probs = data.augmentation()
+    if not any(probs.values()) and data.augment_synonyms is None:
         return task.batch_work()
-    fixed = [name for name, feature in spec.items() if feature.per == "token" and not name.endswith(MOVABLE)]
-    fixed += [name for name in ("answer_start", "answer_end") if name in spec]
-    if fixed or task.is_corpus:
-        key = next(f"data.augment_{name}" for name, prob in probs.items() if prob)
-        what = f"{fixed[0]} says something of single tokens" if fixed else "pre-training masks tokens itself"
-        raise UserError(f"{key}: {what}; augmentation is for tasks on whole texts")
+    problem = fixed_tokens(task)
+    if problem:
+        key = next((f"data.augment_{name}" for name, prob in probs.items() if prob), "data.augment_synonyms")
+        raise UserError(f"{key}: {problem}; augmentation is for tasks on whole texts")
     tokens = MaskableTokens(task.tokenizer)
+    synonyms = {} if data.augment_synonyms is None else synonym_ids(read_synonyms(data.augment_synonyms), task.tokenizer)
     augmentation = Augmentation(
         **probs,
         seed=experiment.train.seed,
@@ -179,8 +180,21 @@ def _augmented_work(experiment: Experiment, task: Task, most_tokens: int) -> Bat
         special_ids=sorted(tokens.special),
         usable_ids=tokens.usable,
         most_tokens=most_tokens,
+        synonym_prob=data.augment_synonym_prob,
+        synonyms=synonyms,
+        is_inner=inner_tokens(task.tokenizer),
     )
     return augmented(task.batch_work(), augmentation, spec)
+
+
+def fixed_tokens(task: Task) -> str | None:
+    """Returns why a task's tokens must stay as they are: they have labels or places. None where they need not."""
+    spec = task.features()
+    fixed = [name for name, feature in spec.items() if feature.per == "token" and not name.endswith(MOVABLE)]
+    fixed += [name for name in ("answer_start", "answer_end") if name in spec]
+    if fixed:
+        return f"{fixed[0]} says something of single tokens"
+    return "pre-training masks tokens itself" if task.is_corpus else None
 
 
 def row_length(experiment: Experiment, manifest: Manifest, split: str) -> int:

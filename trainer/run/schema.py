@@ -157,6 +157,10 @@ class DataConfig:
     """The chance that a random token comes after it."""
     augment_delete_prob: float = 0.0
     """The chance that it is deleted."""
+    augment_synonyms: str | None = None
+    """A file of lines "word<tab>other<tab>other ...": words that are one token each are replaced by one of the others."""
+    augment_synonym_prob: float = 0.1
+    """The chance that a word with synonyms is replaced."""
     shuffle_buffer_examples: int = 100_000
     """Examples held for shuffling; at least the number of training examples gives a perfect shuffle."""
 
@@ -183,6 +187,9 @@ class DataConfig:
             0 <= self.max_rejected_fraction <= 1,
             "max_rejected_fraction",
             f"must be in [0, 1], got {self.max_rejected_fraction}",
+        )
+        check(
+            0 <= self.augment_synonym_prob <= 1, "augment_synonym_prob", f"must be in [0, 1], got {self.augment_synonym_prob}"
         )
         for field, prob in self.augmentation().items():
             check(0 <= prob < 1, f"augment_{field}", f"must be in [0, 1), got {prob}")
