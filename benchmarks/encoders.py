@@ -2,10 +2,10 @@
 
     python benchmarks/encoders.py --peer_python=PEER/bin/python
 
-All have all-MiniLM-L6-v2's sizes, 6 layers of 384, and its vocabulary, but RoBERTa, which has a tokenizer of its own. The weights
-are random: speed does not depend on them. First `bert-trainer benchmark` on the quick start's sentences, in a process for each
-encoder and BERT in turn: a ratio is taken within a round. Then, where --peer_python is given, RoBERTa's tagging of SNIPS by the
-sides of `speed.py`. Results go to benchmarks/results/encoders.json and encoders.md.
+All have all-MiniLM-L6-v2's sizes, 6 layers of 384, and its vocabulary, but RoBERTa, which has a tokenizer of its own. The
+weights are random: speed does not depend on them. First `bert-trainer benchmark` on the quick start's sentences, in a process
+for each encoder and BERT in turn: a ratio is taken within a round. Then, where --peer_python is given, RoBERTa's tagging of
+SNIPS by the sides of `speed.py`. Results go to benchmarks/results/encoders.json and encoders.md.
 """
 
 import argparse

