@@ -34,7 +34,7 @@ class SentenceScorer(BertPreTrainedModel):
         self.post_init()
 
     def forward(self, input_ids, attention_mask, token_type_ids, sentences, labels=None) -> TokenClassifierOutput:
-        """Returns logits, float [batch, sentences], and the loss where there are labels, int [batch, length] at first tokens."""
+        """Returns logits, float [batch, sentences], and the loss of labels, int [batch, length], at first tokens."""
         tokens = self.bert(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids).last_hidden_state
         numbers = torch.arange(1, int(sentences.max()) + 1)
         own = (sentences[:, None] == numbers[None, :, None]).to(tokens.dtype)  # [batch, sentences, length]
