@@ -323,13 +323,14 @@ class TaskContract:
     def test_an_export_replies_to_1000_texts_what_the_command_writes(self, task, tmp_path, tiny_encoder, reviews):
         self.train_in(tmp_path, tiny_encoder)
         sentences = itertools.cycle([row["text"] for row in reviews])
-        between = {"pretraining": " [MASK] ", "extractive_summary": "\n"}.get(self.name, " ")
+        # A text of one line would be cut into sentences by the command, and is one sentence to an export.
+        between, first = {"pretraining": (" [MASK] ", "[MASK] "), "extractive_summary": ("\n", "\n ")}.get(self.name, (" ", ""))
         texts = [
             [
-                between.join(itertools.islice(sentences, 1 + (number + column) % 4)) + between.rstrip(" ")
-                for column in range(count)
+                first + between.join(itertools.islice(sentences, 2 + (number + place) % 3))
+                for place in range(len(task.request_names))
             ]
-            for number, count in enumerate([len(task.request_names)] * 1000)
+            for number in range(1000)
         ]
         rows = [dict(zip(task.input_columns, each, strict=True)) for each in texts]
         (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -12,7 +12,7 @@ from trainer.data.sources import Row, RowError
 from trainer.data.table import Table, UnrecognizedError
 from trainer.tasks import extractive_summary
 from trainer.tasks.base import Window
-from trainer.tasks.extractive_summary import Config, Task
+from trainer.tasks.extractive_summary import Config, Task, _graph_sentences
 
 PAPERS = [
     (["We train a small model.", "It is fast.", "Nobody knows why."], "A small model is fast."),
@@ -181,3 +181,11 @@ def test_real_papers(shared_data, tokenizer):
         rows = [Row(json.loads(line), "dev", number) for number, line in enumerate(file, start=1)]
     sentences = [sum(len(np.flatnonzero(e["sentence_targets"])) for e in task.examples(row)) for row in rows[:100]]
     assert sentences == [len(row.values["source"]) for row in rows[:100]], "no sentence is lost"
+
+
+def test_blank_lines_of_a_request_are_no_sentences():
+    texts = ["a\n\n b \r\n \u3000\x1c\u2028\nc", "", "\n \n", "one"]
+    found = [[line.decode() for line in row] for row in _graph_sentences(tf.constant(texts)).to_list()]
+    assert found == [["a", " b \r", "c"], [""], [""], ["one"]]
+    for text, lines in zip(texts, found, strict=True):
+        assert lines == ([line for line in text.split("\n") if line.strip()] or text.split("\n")[:1])

@@ -34,6 +34,7 @@ DOCUMENTS, SUMMARIES = ("document", "source", "article", "text"), ("summary", "t
 LABELS = ("labels", "source_labels")
 ABSENT, OTHER, CHOSEN = 0, 1, 2  # at a token: no sentence begins; one that is not in the summary; one that is
 NONE = -1.0  # the score where no sentence begins
+BLANK = r"[\s\pZ\x0b\x1c-\x1f\x85]*"  # what Python's `strip` leaves nothing of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,8 +134,10 @@ class Task(base.Task):
         if isinstance(value, list):
             return [optional_text(one, f"a sentence of {column!r}") for one in value]
         text = optional_text(value, f"the value of {column!r}")
-        split = str.splitlines if "\n" in text.strip() else sentence_splitter(self.config.language)
-        return [sentence for sentence in split(text) if sentence.strip()] if text else []
+        if not text:
+            return []
+        found = text.split("\n") if "\n" in text.strip() else sentence_splitter(self.config.language)(text)
+        return [sentence for sentence in found if sentence.strip()]
 
     def _labels(self, row: Row, sentences: Sequence[str]) -> list[int]:
         config = self.config
@@ -265,7 +268,8 @@ class Task(base.Task):
         return ["\n".join(" ".join(sentence.splitlines()) for sentence in self._sentences(row))]
 
     def request_examples(self, row: Row) -> list[Example]:
-        sentences = str(row.values[self.config.document_column]).split("\n")
+        lines = str(row.values[self.config.document_column]).split("\n")
+        sentences = [line for line in lines if line.strip()] or lines[:1]
         row.values[self.config.document_column] = sentences  # as `decode` is to see it: a request is cut at line breaks only
         return self._examples_of(sentences, [0] * len(sentences))
 
@@ -274,7 +278,7 @@ class Task(base.Task):
 
         from trainer.serving.windows import RequestWindows
 
-        sentences = tf.strings.split(texts[0], "\n")  # string [batch, (sentences)]
+        sentences = _graph_sentences(texts[0])
         row = tf.cast(sentences.value_rowids(), tf.int32)
         ids = tokenize(sentences.flat_values)[:, : self.max_seq_length - 2]
         edges = [tf.fill([tf.size(row), 1], number) for number in (self.tokenizer.cls_id, self.tokenizer.sep_id)]
@@ -320,6 +324,19 @@ class Task(base.Task):
     def is_tie(self, output: str, reply: Mapping[str, np.ndarray], tolerance: float) -> bool:
         gaps = np.diff(np.sort(np.asarray(reply["scores"])))
         return bool((gaps <= tolerance).any())
+
+
+def _graph_sentences(texts: tf.Tensor) -> tf.RaggedTensor:
+    """Returns each text's lines that are not blank, string [batch, (sentences)]; the first one where all are."""
+    import tensorflow as tf
+
+    from trainer.text.in_graph_words import begins_row
+
+    lines = tf.strings.split(texts, "\n")
+    is_blank = tf.strings.regex_full_match(lines.flat_values, BLANK)
+    row = lines.value_rowids()
+    has_any = tf.math.unsorted_segment_max(tf.cast(~is_blank, tf.int32), row, lines.nrows()) > 0
+    return tf.ragged.boolean_mask(lines, lines.with_flat_values(~is_blank | (begins_row(row) & ~tf.gather(has_any, row))))
 
 
 def _windows(lengths: Sequence[int], most: int) -> list[tuple[int, int]]:
