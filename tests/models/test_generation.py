@@ -98,7 +98,7 @@ def test_logits_are_transformers(slots):
 
 
 @pytest.mark.parametrize("case", GOLDEN["searches"], ids=lambda case: ",".join(f"{k}={v}" for k, v in case["how"].items()))
-@pytest.mark.parametrize("way", ["plain", "compiled", "native"])
+@pytest.mark.parametrize("way", ["plain", pytest.param("compiled", marks=pytest.mark.slow), "native"])
 def test_searches_are_transformers(case, way, request):
     if way == "native":
         request.getfixturevalue("native_decoding")

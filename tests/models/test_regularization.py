@@ -131,6 +131,7 @@ def test_micro_batches_give_the_same_step(tokenizer, batch, expected):
     assert_close(found, expected[1], 1e-5)
 
 
+@pytest.mark.slow
 def test_replicas_give_the_same_step(tokenizer, reviews, expected):
     strategy = distribution.choose("mirrored", cpu_devices=2).strategy
     halves = [pack(features_of(part, tokenizer, reviews), SPEC, LENGTH, 4, static_rows=12) for part in (range(9), range(9, 12))]

@@ -36,6 +36,7 @@ from trainer.tasks import task_module
 LENGTH, SLOTS = 32, 4
 ODD_VALUES = (None, 7, [], {}, "", " \n", "\ud83d", "\u200b", "a word " * 1500)  # in every column of a row
 SLOW_UNLESS_TYPICAL = (
+    "test_native_kernels_give_the_same",
     "test_two_seeded_runs_are_identical_with_dropout",
     "test_one_replica_equals_two",
     "test_native_serving_equals_keras",
