@@ -27,6 +27,11 @@ def test_lines_that_cannot_be_used(tmp_path, text, message):
         read_synonyms(str(tmp_path / "words.tsv"))
 
 
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="data.augment_synonyms: no file .*words.tsv"):
+        read_synonyms(str(tmp_path / "words.tsv"))
+
+
 def test_words_that_are_one_token(tokenizer):
     found = synonym_ids({"good": ["great", "unaffable", "Good"], "unaffable": ["good"]}, tokenizer)
     good, great = (tokenizer.encode(word)[0] for word in ("good", "great"))

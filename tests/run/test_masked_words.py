@@ -94,6 +94,11 @@ def test_an_encoder_without_the_head(tiny_encoder):
         MaskedWords(str(tiny_encoder), 32)
 
 
+def test_no_such_folder():
+    with pytest.raises(UserError, match="--masked_lm: no folder /nowhere"):
+        MaskedWords("/nowhere", 32)
+
+
 def test_a_run_of_another_task(finished_run):
     with pytest.raises(UserError, match="is a run of classification; name one of pretraining"):
         MaskedWords(str(finished_run), 32)

@@ -116,6 +116,7 @@ def _train(
     retries: Retries,
 ) -> int:
     # Records
+    feeding.check_augmentation(resolved, tokenizer)
     _tell_what_an_export_lacks(resolved, tokenizer, bert_config)
     manifest = _records(resolved, workdir, tokenizer, placement)
     _check_validated(resolved, manifest)

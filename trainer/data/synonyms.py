@@ -17,8 +17,10 @@ def read_synonyms(path: str) -> Words:
     that begin with "#" say nothing. A word may have several lines.
 
     Raises:
-      UserError: a line with one word only, or no line with words.
+      UserError: no such file, a line with one word only, or no line with words.
     """
+    if not files.exists(path):
+        raise UserError(f"data.augment_synonyms: no file {path}")
     found: dict[str, list[str]] = {}
     with files.open_text(path) as file:
         for number, line in enumerate(file, start=1):

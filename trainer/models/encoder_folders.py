@@ -30,12 +30,13 @@ def is_workdir(folder: str) -> bool:
     return files.exists(files.join(folder, "config.yaml")) and files.is_dir(files.join(folder, "checkpoints"))
 
 
-def find_encoder(init_from: str, revision: str | None = None) -> str:
+def find_encoder(init_from: str, revision: str | None = None, key: str = "encoder.init_from") -> str:
     """Returns the folder that holds an encoder's files.
 
     Args:
       init_from: a folder, local or remote, a checkpoint's prefix in one, or a Hub id ("google-bert/bert-base-uncased").
       revision: the Hub's branch, tag or commit.
+      key: where the encoder is named, for an error.
 
     Raises:
       UserError: no such folder, and no such Hub id within reach; or a registry package whose weights are altered.
@@ -49,8 +50,8 @@ def find_encoder(init_from: str, revision: str | None = None) -> str:
         if folder:
             return folder
     if files.is_remote(init_from) or init_from.startswith((".", "/")) or init_from.count("/") > 1:
-        raise UserError(f"encoder.init_from: no folder {init_from}")
-    return _from_hub(init_from, revision)
+        raise UserError(f"{key}: no folder {init_from}")
+    return _from_hub(init_from, revision, key)
 
 
 def checkpoint_of(init_from: str) -> str | None:
@@ -74,7 +75,7 @@ def _registry_folder(package: str, subfolder: str, digest: str) -> str | None:
     return folder
 
 
-def _from_hub(hub_id: str, revision: str | None) -> str:
+def _from_hub(hub_id: str, revision: str | None, key: str) -> str:
     import huggingface_hub
 
     try:
@@ -85,7 +86,7 @@ def _from_hub(hub_id: str, revision: str | None) -> str:
     except Exception as error:  # the hub's client raises a dozen kinds; all mean: not to be had from here
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"encoder.init_from: {hub_id!r} is no folder here, and the Hugging Face Hub does not have it or cannot be reached: "
+            f"{key}: {hub_id!r} is no folder here, and the Hugging Face Hub does not have it or cannot be reached: "
             f"{reason}. "
             "Give a local folder with config.json, vocab.txt and model.safetensors, or check the id and the network"
         ) from error

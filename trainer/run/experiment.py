@@ -35,6 +35,7 @@ PATH_KEYS = (
     *ROWS_KEYS,
     "data.unlabelled",
     "data.records_dir",
+    "data.augment_synonyms",
     "encoder.init_from",
     "encoder.config_path",
     "encoder.vocabulary_path",

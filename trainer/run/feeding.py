@@ -27,6 +27,7 @@ from trainer.runtime.data_service import check_servers, from_servers
 from trainer.runtime.distribution import Placement
 from trainer.tasks.base import Task
 from trainer.text.masks import MaskableTokens
+from trainer.text.tokenizer import Tokenizer
 
 ROW_LENGTH_UNIT = 16  # tokens; vector units and TPU tiles divide it evenly
 MARGIN = 1.25  # over the mean tokens of a batch: hardly one has more
@@ -157,6 +158,12 @@ def training_batches(
     )
 
 
+def check_augmentation(experiment: Experiment, tokenizer: Tokenizer) -> None:
+    """Raises UserError where training examples cannot be changed as the config says: known before they are prepared."""
+    if experiment.data.augments:
+        _augmented_work(experiment, experiment.build_task(tokenizer), experiment.data.max_seq_length)
+
+
 def _augmented_work(experiment: Experiment, task: Task, most_tokens: int) -> BatchWork | None:
     """Returns what is done to training batches: the task's work, after the examples were changed where the config says so.
 
@@ -165,7 +172,7 @@ def _augmented_work(experiment: Experiment, task: Task, most_tokens: int) -> Bat
     """
     data, spec = experiment.data, task.features()
     probs = data.augmentation()
-    if not any(probs.values()) and data.augment_synonyms is None:
+    if not data.augments:
         return task.batch_work()
     problem = fixed_tokens(task)
     if problem:

@@ -100,12 +100,13 @@ def _restored(source: str, max_seq_length: int) -> assembly.Restored:
                 f"--masked_lm: {source} is a run of {task.name}; name one of pretraining, or an encoder with its head"
             )
         return assembly.restore(source, changes[:1])
+    folder = find_encoder(source, key="--masked_lm")
     keys = ("task.name=pretraining", "task.sentence_objective=none", f"encoder.init_from={source}", "train.precision=float32")
     asked = experiment.load(None, (*keys, *changes))
     tokenizer, bert_config = assembly.asked_encoder(asked)
     assembled = assembly.build(asked, tokenizer, bert_config, kernels.for_inference(asked.train, bert_config))
     head = assembled.head_variables()
-    report = load_encoder_weights(assembled.encoder, find_encoder(source), head=head, checkpoint=checkpoint_of(source))
+    report = load_encoder_weights(assembled.encoder, folder, head=head, checkpoint=checkpoint_of(source))
     if report.missing:
         raise UserError(
             f"--masked_lm: {source} has an encoder but no masked-language-model head ({report.missing[0]} is not there); name "

@@ -196,6 +196,11 @@ class DataConfig:
         for field in ("shards", "workers", "shuffle_buffer_examples"):
             check(getattr(self, field) >= 0, field, f"must be 0 or more, got {getattr(self, field)}")
 
+    @property
+    def augments(self) -> bool:
+        """Whether training examples are changed a little."""
+        return self.augment_synonyms is not None or any(self.augmentation().values())
+
     def augmentation(self) -> dict[str, float]:
         """Returns {"mask_prob": ..., ...}: what happens to training tokens."""
         names = ("mask_prob", "replace_prob", "swap_prob", "insert_prob", "delete_prob")
