@@ -60,8 +60,9 @@ class MaskedWords:
           draws: choose the words of each text and what stands there.
         """
         for start in range(0, len(texts), TEXTS_AT_A_TIME):
-            chosen = draws[start : start + TEXTS_AT_A_TIME]
-            masked = [self._masked(text, prob, draw) for text, draw in zip(texts[start:], chosen, strict=False)]
+            end = start + TEXTS_AT_A_TIME
+            part, chosen = texts[start:end], draws[start:end]
+            masked = [self._masked(text, prob, draw) for text, draw in zip(part, chosen, strict=True)]
             rows = [Row({"text": one.text}, "", number) for number, one in enumerate(masked)]
             for one, draw, found in zip(masked, chosen, self._predictor.predict(rows), strict=True):
                 yield self._filled(one.parts, found.get("masks", []), draw)

@@ -54,14 +54,14 @@ class InGraphBytePairs(InGraphTokenizer):
         points, texts = characters.points, characters.texts
         takes = tf.reduce_any([points == SPECIAL + n for n, takes in enumerate(self._takes_spaces) if takes], axis=0)
         is_space = (kinds == SPACE) & (points < SPECIAL)
-        same_run = is_space[1:] & is_space[:-1] & (texts[1:] == texts[:-1])
-        run = tf.cumsum(tf.cast(~tf.concat([tf.zeros_like(is_space[:1]), same_run], 0), tf.int32)) - 1
-        before = is_space[:-1] & takes[1:] & (texts[1:] == texts[:-1])
-        goes = tf.gather(tf.math.segment_max(tf.cast(_padded(before, run), tf.int32), run), run) > 0
+        goes_on = tf.concat([tf.zeros_like(is_space[:1]), texts[1:] == texts[:-1]], 0)
+        run = tf.cumsum(tf.cast(~(goes_on & is_space & _shifted(is_space)), tf.int32)) - 1
+        before = is_space & _following(takes & goes_on)
+        goes = tf.gather(tf.math.segment_max(tf.cast(before, tf.int32), run), run) > 0
         if self._tables.trims_offsets:
             return characters.where(~goes)
         begin = tf.gather(tf.math.segment_min(characters.starts, run), run)  # of the run that a character is in
-        moved = tf.concat([characters.starts[:1], tf.where(before, begin[:-1], characters.starts[1:])], 0)
+        moved = tf.where(_shifted(before), _shifted(begin), characters.starts)
         return characters._replace(starts=moved).where(~goes)
 
     def _begins_word(self, characters: Characters, kinds: tf.Tensor) -> tf.Tensor:
@@ -72,7 +72,7 @@ class InGraphBytePairs(InGraphTokenizer):
         parts = tf.concat([tf.ones_like(is_special[:1]), cut], 0)  # texts, and what is between special tokens, by themselves
         is_space = kinds == SPACE
         # Of white space before a word, the last is by itself, or the word's own where it is U+0020.
-        last_space = _padded(is_space[:-1] & ~is_space[1:] & ~parts[1:], points)
+        last_space = is_space & _following(~is_space & ~parts)
         after = tf.concat([tf.zeros_like(kinds[:1]) - 1, kinds[:-1]], 0)
         after_own_space = _shifted(last_space & (points == ord(" ")))
         begins = parts | last_space | ((kinds != after) & ~after_own_space)
@@ -80,8 +80,7 @@ class InGraphBytePairs(InGraphTokenizer):
         for contraction in CONTRACTIONS:
             found = begins & (points == ord("'")) & ~after_own_space
             for place, letter in enumerate(contraction[1:], start=1):
-                inside = tf.concat([points[place:] == ord(letter), tf.zeros_like(is_space[:place])], 0)[: tf.size(points)]
-                found &= inside & ~tf.concat([parts[place:], tf.ones_like(parts[:place])], 0)[: tf.size(points)]
+                found &= _following((points == ord(letter)) & ~parts, place)
             for place in range(1, len(contraction)):
                 begins &= ~_shifted(found, place)
             begins |= _shifted(found, len(contraction))
@@ -114,8 +113,9 @@ class InGraphBytePairs(InGraphTokenizer):
             return tf.reduce_any(chosen)
 
         def merge(ids, words, firsts, places, chosen):
-            ids = tf.where(_padded(chosen, ids), _padded(tf.gather(self._tables.merged, places), ids), ids)
-            kept = ~tf.concat([tf.zeros_like(chosen[:1]), chosen], 0)[: tf.size(ids)]
+            merged = tf.where(chosen, tf.gather(self._tables.merged, places), ids[:-1])
+            ids = tf.concat([merged, ids[-1:]], 0)
+            kept = tf.concat([[True], ~chosen], 0)
             ids, words, firsts = (tf.boolean_mask(values, kept) for values in (ids, words, firsts))
             return ids, words, firsts, *self._chosen(ids, words, count)
 
@@ -139,9 +139,9 @@ class InGraphBytePairs(InGraphTokenizer):
         return places, found & ((tf.range(tf.size(found)) - run_start) % 2 == 1)
 
 
-def _padded(values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Returns values of each element but the last one of `like`, with 0 or false for that one."""
-    return tf.concat([values, tf.zeros([1], values.dtype)], 0)[: tf.size(like)]
+def _following(values: tf.Tensor, count: int = 1) -> tf.Tensor:
+    """Returns each character's value at its right neighbour, or `count` characters to the right; of the last ones none."""
+    return tf.concat([values[count:], tf.zeros_like(values[:count])], 0)
 
 
 def _shifted(values: tf.Tensor, count: int = 1) -> tf.Tensor:
