@@ -147,12 +147,12 @@ class ReplacedTokenHead(keras.layers.Layer):
     def __init__(self, encoder: BertEncoder, name: str = "discriminator_predictions"):
         super().__init__(name=name, dtype="float32", autocast=False)
         config = encoder.bert_config
-        spread = keras.initializers.TruncatedNormal(stddev=config.initializer_range)
+        dense, score = (keras.initializers.TruncatedNormal(stddev=config.initializer_range) for _ in range(2))
         activation = get_tf_activation(config.hidden_act)
         self._dense = keras.layers.Dense(
-            config.hidden_size, activation, kernel_initializer=spread, dtype="float32", name="dense"
+            config.hidden_size, activation, kernel_initializer=dense, dtype="float32", name="dense"
         )
-        self._score = keras.layers.Dense(1, kernel_initializer=spread, dtype="float32", name="dense_prediction")
+        self._score = keras.layers.Dense(1, kernel_initializer=score, dtype="float32", name="dense_prediction")
 
     def call(self, hidden: tf.Tensor) -> tf.Tensor:
         return self._score(self._dense(tf.cast(hidden, tf.float32)))[..., 0]
