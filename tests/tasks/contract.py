@@ -315,10 +315,7 @@ class TaskContract:
         run, count = trainer.load(str(tmp_path / "run")), 2 * len(self.all_rows)
         assert_close(run.predict([row.values for row in self.all_rows]), lines[:count:2])
         # The export says what the program says
-        reply = reload_and_call(run.export(), self.request(task))["serving_default"]
-        replies = [task.as_reply(prediction) for prediction in run.predict([row.values for row in self.requests(task)])]
-        problem = difference(reply, {name: [one[name] for one in replies] for name in replies[0]}, 1e-4, task.is_tie)
-        assert problem is None, problem
+        self.check_export(task, run, [row.values for row in self.requests(task)])
 
     @pytest.mark.slow
     def test_an_export_replies_to_1000_texts_what_the_command_writes(self, task, tmp_path, tiny_encoder, reviews):
@@ -338,16 +335,17 @@ class TaskContract:
         flags = (f"--workdir={tmp_path}/run", f"--input={tmp_path}/in.jsonl", f"--output={tmp_path}/out.jsonl")
         assert run_cli("predict", *flags) == 0
         lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-        run = trainer.load(str(tmp_path / "run"))
-        predictions = run.predict(rows)
         assert len(lines) == 1000
-        assert_close(predictions, lines)
-        columns = zip(task.request_names, zip(*texts, strict=True), strict=True)
-        request = {"serving_default": {name: {"dtype": "string", "values": list(values)} for name, values in columns}}
-        reply = reload_and_call(run.export(), request)["serving_default"]
+        assert_close(self.check_export(task, trainer.load(str(tmp_path / "run")), rows), lines)
+
+    def check_export(self, task, run, rows):
+        """Asserts that the run's export replies what the program predicts; returns that."""
+        predictions = run.predict(rows)
+        reply = reload_and_call(run.export(), self.request_of(task, rows))["serving_default"]
         replies = [task.as_reply(prediction) for prediction in predictions]
         problem = difference(reply, {name: [one[name] for one in replies] for name in replies[0]}, 1e-4, task.is_tie)
         assert problem is None, problem
+        return predictions
 
     def train_in(self, folder, encoder):
         """Trains four steps on the rows, `folder`/rows.jsonl, in `folder`/run."""
@@ -359,7 +357,10 @@ class TaskContract:
         assert run_cli("train", f"--workdir={folder}/run", *[f"--set={k}={v}" for k, v in keys.items()]) == 0
 
     def request(self, task):
-        columns = zip(task.request_names, zip(*[row.values.values() for row in self.requests(task)], strict=True), strict=True)
+        return self.request_of(task, [row.values for row in self.requests(task)])
+
+    def request_of(self, task, rows):
+        columns = zip(task.request_names, zip(*[row.values() for row in rows], strict=True), strict=True)
         return {"serving_default": {name: {"dtype": "string", "values": list(texts)} for name, texts in columns}}
 
 

@@ -51,7 +51,7 @@ def texts_of(packed, places) -> list[list[int]]:
 
 
 class Pair:
-    """A Hugging Face tokenizer and its twins: of TensorFlow's operations, and of one of our own, where that can be had."""
+    """A Hugging Face tokenizer and its twins: of TensorFlow's operations, and of one of our own, where there is a compiler."""
 
     def __init__(self, reference: Tokenizer):
         self.reference = reference

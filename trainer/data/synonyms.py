@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from trainer import files
 from trainer.errors import UserError
-from trainer.text.tokenizer import Tokenizer
+from trainer.text.tokenizer import SPACE_SIGNS, Tokenizer
 
 Words = Mapping[str, Sequence[str]]
-SPACE_SIGN = "Ġ"  # byte-level BPE's, which Python takes for a letter
 
 
 def read_synonyms(path: str) -> Words:
@@ -41,9 +40,9 @@ def read_synonyms(path: str) -> Words:
 def inner_tokens(tokenizer: Tokenizer) -> list[bool]:
     """Returns for each id whether its token goes on with a word: "##ing"; "ing" where words begin with a sign for the space."""
     tokens = tokenizer.tokens()
-    if getattr(tokenizer.backend.model, "continuing_subword_prefix", None):
-        return [token.startswith("##") for token in tokens]
-    return [token[:1].isalnum() and token[0] != SPACE_SIGN for token in tokens]
+    if tokenizer.piece_prefix:
+        return [token.startswith(tokenizer.piece_prefix) for token in tokens]
+    return [token[:1].isalnum() and token[0] not in SPACE_SIGNS for token in tokens]  # Python takes BPE's sign for a letter
 
 
 def synonym_ids(words: Words, tokenizer: Tokenizer) -> dict[int, list[int]]:

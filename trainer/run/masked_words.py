@@ -13,11 +13,11 @@ from trainer.models.initialization import load_encoder_weights
 from trainer.run import assembly, experiment, kernels
 from trainer.run.inference import Predictor
 from trainer.tasks import pretraining
+from trainer.text.tokenizer import SPACE_SIGNS
 from trainer.text.words import IDEOGRAPHS
 
 CANDIDATES = 10  # words of each mask that one is drawn from
 TEXTS_AT_A_TIME = 256
-SPACE_SIGNS = "Ġ▁"  # what a token begins with that begins a word, in vocabularies that say so
 _IDEOGRAPH = "".join(f"{chr(first)}-{chr(last)}" for first, last in IDEOGRAPHS)
 WORD = re.compile(rf"[{_IDEOGRAPH}]|[^\W\d_{_IDEOGRAPH}]+")
 
@@ -49,7 +49,7 @@ class MaskedWords:
         restored = _restored(source, max_seq_length)
         self._predictor = Predictor(restored)
         self._mask = restored.tokenizer.special_tokens["mask"]
-        self._has_inner = bool(getattr(restored.tokenizer.backend.model, "continuing_subword_prefix", None))
+        self._has_inner = bool(restored.tokenizer.piece_prefix)
 
     def replaced(self, texts: Sequence[str], prob: float, draws: Sequence[random.Random]) -> Iterator[str]:
         """Yields each text with other words in the place of some; as it is where none can be replaced.

@@ -30,7 +30,7 @@ class NativeInputs(tf.Module):
             "cls_id": tokenizer.cls_id,
             "sep_id": tokenizer.sep_id,
             "unk_id": tokenizer.unk_id,
-            "suffix_indicator": tokenizer.backend.model.continuing_subword_prefix,
+            "suffix_indicator": tokenizer.piece_prefix,
             "special_tokens": [token for token, _ in specials],
             "special_ids": [number for _, number in specials],
         }

@@ -22,6 +22,7 @@ from trainer.tasks import base
 from trainer.text import tag_schemes, words
 from trainer.text.graph_limits import is_byte_pairs
 from trainer.text.tag_schemes import Span
+from trainer.text.tokenizer import SPACE_SIGNS
 from trainer.text.windows import token_windows
 
 if TYPE_CHECKING:
@@ -285,13 +286,13 @@ class Task(base.Task):
 
     @functools.cached_property
     def _blank_ids(self) -> set[int]:
-        """The ids of SentencePiece's spaces: of one before a text's first word, the place is that word's."""
-        return {number for number, token in enumerate(self.tokenizer.tokens()) if token and not token.strip("▁")}
+        """The ids of spaces: of SentencePiece's before a text's first word, the place is that word's."""
+        return {number for number, token in enumerate(self.tokenizer.tokens()) if token and not token.strip(SPACE_SIGNS)}
 
     @functools.cached_property
     def _continues(self) -> np.ndarray | None:
         """Whether the piece of an id continues a word: bool [vocabulary]; None where its text does not say."""
-        prefix = getattr(self.tokenizer.backend.model, "continuing_subword_prefix", None)
+        prefix = self.tokenizer.piece_prefix
         if not prefix:
             return None
         return np.array([token.startswith(prefix) for token in self.tokenizer.tokens()])

@@ -2,7 +2,7 @@ r"""RoBERTa's byte-level BPE as TensorFlow operations (Radford et al. 2019, sect
 
 A text is cut by GPT-2's pattern, `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`, and the bytes
 of each word are merged, the pair of lowest rank first. No regular expression of TensorFlow looks ahead, and none is needed:
-where a word begins is told by the classes of a character and of its neighbours.
+the classes of a character and of its neighbours say where a word begins.
 """
 
 import tensorflow as tf

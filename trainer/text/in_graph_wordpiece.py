@@ -164,7 +164,7 @@ def _indices_of(byte: tf.Tensor, word: tf.Tensor, words: tf.RaggedTensor) -> tf.
 def _fast_wordpiece(tokenizer: Tokenizer) -> tf_text.FastWordpieceTokenizer:
     return tf_text.FastWordpieceTokenizer(
         vocab=pieces(tokenizer),
-        suffix_indicator=tokenizer.backend.model.continuing_subword_prefix,
+        suffix_indicator=tokenizer.piece_prefix,
         max_bytes_per_word=4 * MAX_CHARACTERS_PER_WORD,
         token_out_type=tf.int32,
         unknown_token=tokenizer.special_tokens["unk"],

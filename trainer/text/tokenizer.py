@@ -39,6 +39,7 @@ CLASS_OF_ENCODER = {
     "albert": "AlbertTokenizer",
 }
 MODELS = ("WordPiece", "BPE", "Unigram")
+SPACE_SIGNS = "Ġ▁"  # what begins a token that has the space before it: byte-level BPE's sign, SentencePiece's
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
 
@@ -86,6 +87,11 @@ class Tokenizer:
         """The ids between the two texts of a pair: [SEP] once, as BERT has it, or twice, as RoBERTa."""
         between = self.backend.encode("a", "a").ids.count(self.sep_id) - 1
         return [self.sep_id] * max(between, 1)
+
+    @property
+    def piece_prefix(self) -> str:
+        """What a token begins with that goes on with a word, "##" for WordPiece; "" where tokens do not say so."""
+        return getattr(self.backend.model, "continuing_subword_prefix", None) or ""
 
     @property
     def vocabulary_size(self) -> int:
